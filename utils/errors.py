@@ -1,0 +1,24 @@
+"""The one error that a user can cause, and how a script ends on it.
+
+Everything a user can get wrong (a missing file, an unknown class, an unwritable folder) is
+raised as `InputError` with one sentence: what was given, what is wrong, what to do next.
+"""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """A user's mistake, in one sentence: what, where, what to do next."""
+
+
+def exit_with_sentence(main: Callable[[], None]) -> None:
+    """Run a script's `main`; an `InputError` becomes one line on stderr and exit status 1."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        raise SystemExit(130) from None
