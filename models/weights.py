@@ -1,0 +1,183 @@
+"""From MODEL and PRETRAINED to a CLIP with its weights, and to the facts that say which they are.
+
+PRETRAINED is an open_clip tag, a local file (.pt, .bin, .safetensors), a folder of a model
+repository, or "random". Pickled code in a weight file is never executed.
+"""
+
+import logging
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import nn
+
+from utils.errors import InputError
+from utils.files import sha256_of
+
+RANDOM = "random"
+RANDOM_SEED = 0
+# The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags
+# (laion400m_e31 and laion400m_e32) load the e31 file of the hub: only the sha256 says which.
+KNOWN_WEIGHTS = {
+    "8fb26589b9a8bab2e7a683d280e48df89b8e742f3a82132707282620b36facba": "LAION-400M, epoch 31",
+    "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
+    "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840": "LAION-400M, epoch 31",
+    "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3": "LAION-400M, epoch 31",
+}
+WHERE_TO_GET = (
+    "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
+    "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840) in the hub repository "
+    "timm/vit_base_patch16_plus_clip_240.laion400m_e31; fetch that file by hand, or set "
+    "HF_ENDPOINT to a mirror, and give its path as PRETRAINED"
+)
+# Looked for in a folder, in this order.
+FOLDER_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a model has."""
+
+    pretrained: str  # as given
+    sha256: str  # of the file; "" for random weights
+    description: str  # in words
+
+    @property
+    def random(self) -> bool:
+        """Whether they are random: no accuracy may be claimed from them."""
+        return self.pretrained == RANDOM
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A CLIP, its tokenizer, how its images are normalised, and which weights it has."""
+
+    model: nn.Module
+    tokenizer: open_clip.SimpleTokenizer
+    image_size: int  # pixels of the square input's side
+    mean: tuple[float, float, float]  # per RGB channel, of pixels in [0, 1]
+    std: tuple[float, float, float]
+    weights: Weights
+
+
+def load_clip(model_name: str, pretrained: str) -> LoadedClip:
+    """Build an open_clip model and load its weights, in float32 on the CPU.
+
+    `model_name` is open_clip's, or the path of a model config (.json). Everything that is missing,
+    damaged or of another architecture is an `InputError`.
+    """
+    name = register_config(model_name)
+    tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    file = None if pretrained == RANDOM else find_file(name, pretrained, tag)
+    model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
+    if file is None:
+        weights = Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
+    else:
+        load_file(model, file, name)
+        digest = sha256_of(file)
+        known = KNOWN_WEIGHTS.get(digest, "weights with a checksum not known here")
+        weights = Weights(pretrained, digest, f"{known} ({file.name})")
+    side = model.visual.image_size
+    if isinstance(side, tuple):
+        side = require_square(side, name)
+    mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = tag.get("std") or open_clip.OPENAI_DATASET_STD
+    tokenizer = open_clip.get_tokenizer(name)
+    return LoadedClip(model, tokenizer, side, tuple(mean), tuple(std), weights)
+
+
+def register_config(model_name: str) -> str:
+    """The name under which open_clip knows the model; a config file is made known to it first."""
+    if model_name.endswith(".json"):
+        if not Path(model_name).is_file():
+            raise InputError(f"MODEL: there is no model config {model_name}; check the path")
+        open_clip.add_model_config(Path(model_name))
+        model_name = Path(model_name).stem
+    if model_name not in open_clip.list_models():
+        raise InputError(
+            f'MODEL: open_clip has no model "{model_name}"; the paper\'s is "ViT-B-16-plus-240", '
+            "and open_clip.list_models() lists all"
+        )
+    return model_name
+
+
+def find_file(name: str, pretrained: str, tag: dict) -> Path:
+    """The local file of the weights; a tag's file is fetched by open_clip if it is not there."""
+    if tag:
+        try:
+            return Path(open_clip.download_pretrained(tag))
+        except Exception as error:  # the hub's client raises many kinds, all mean "not to be had"
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise InputError(
+                f'PRETRAINED = "{pretrained}": the weights of {name} could not be fetched '
+                f"({type(error).__name__}: {first_line}); {WHERE_TO_GET}"
+            ) from error
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        found = [path / file for file in FOLDER_FILES if (path / file).is_file()]
+        if not found:
+            raise InputError(
+                f"PRETRAINED: the folder {path} has none of {', '.join(FOLDER_FILES)}; "
+                f"{WHERE_TO_GET}"
+            )
+        return found[0]
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise InputError(
+                f"PRETRAINED: {path} does not end in one of {', '.join(SUFFIXES)}, the weight "
+                "files that open_clip reads"
+            )
+        return path
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+    raise InputError(
+        f'PRETRAINED = "{pretrained}" is no file, no folder and no tag of {name} (its tags: '
+        f"{tags}); {WHERE_TO_GET}"
+    )
+
+
+def create_model(name: str, quick_gelu: bool) -> nn.Module:
+    """An open_clip model with seeded random weights; the caller's random state is kept."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # open_clip warns that no weights were loaded yet
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return open_clip.create_model(name, force_quick_gelu=quick_gelu)
+    finally:
+        log.setLevel(level)
+
+
+def load_file(model: nn.Module, file: Path, name: str) -> None:
+    """Read a weight file into the model, without executing code that it may contain."""
+    try:
+        open_clip.load_checkpoint(model, str(file), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"PRETRAINED: {file} holds pickled code, or is no weight file: it was not executed; "
+            "use a .safetensors file, or a state_dict saved with torch.save"
+        ) from error
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        EOFError,
+    ) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+        raise InputError(
+            f"PRETRAINED: {file} does not load into {name} ({first_line}): it is damaged or of "
+            "another architecture; check its sha256, and that MODEL names its architecture"
+        ) from error
+
+
+def require_square(size: tuple[int, int], name: str) -> int:
+    """The side of a square input; tiles are square, so another shape is an `InputError`."""
+    if size[0] != size[1]:
+        raise InputError(f"MODEL: {name} takes {size[0]} x {size[1]} images; tiles are square")
+    return size[0]

@@ -1,0 +1,36 @@
+"""A script's options from a frozen dataclass: types, defaults and help come from one place."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+BOX = "│╭╮╰╯─"  # tyro frames its messages; a sentence has no frame
+
+
+def parse_options(default: Options, description: str, script: Path) -> Options:
+    """`default` with what the command line overrides; a wrong option is exit status 2.
+
+    `default` is an instance of a dataclass whose fields are documented by strings below them.
+    """
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                type(default), default=default, description=description, prog=script.name
+            )
+    except SystemExit as end:
+        if end.code:
+            print(f"error: {one_sentence(messages.getvalue(), script)}", file=sys.stderr)
+        raise
+
+
+def one_sentence(message: str, script: Path) -> str:
+    """What tyro says of a wrong option, without its frame and its second thoughts."""
+    lines = [line.strip(BOX + " ") for line in message.splitlines()[1:]]
+    told = lines[: lines.index("")] if "" in lines else lines
+    return f"{' '.join(told).rstrip('.')}; python {script.name} --help lists all options"
