@@ -1,0 +1,172 @@
+"""The one Dataset: an image of a split as tiles for the encoder, and its mask for the metrics.
+
+Decoding, conversion to RGB and resizing are those of open_clip's own transform, bit for bit, for
+square RGB and grey images. Everything else is named here: other modes are converted before they
+are resized, images that are not square become overlapping tiles or are squashed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as T
+
+from datasets.splits import Sample
+from utils.errors import InputError
+from utils.tiles import tile_boxes, tile_count
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image, ready to be encoded and evaluated; or the sentence that says why it is not."""
+
+    index: int  # of its row in the samples
+    tiles: Tensor  # (T, 3, S, S) uint8
+    mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
+    error: str = ""
+
+
+class ImageDataset(Dataset):
+    """The images of some rows of a split.
+
+    `side` is the encoder's input in pixels; `resize` as in `Protocol`; `eval_size` the shorter
+    side of maps and masks in the metrics, or "source" for each image's own shape.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        samples: list[Sample],
+        side: int,
+        resize: Literal["tile", "squash"],
+        eval_size: int | Literal["source"],
+    ):
+        self.root = root
+        self.samples = samples
+        self.side = side
+        self.resize = resize
+        self.eval_size = eval_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.samples[index]
+        try:
+            image = read_image(self.root / sample.image)
+            tiles = cut_tiles(image, self.side, self.resize)
+            shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
+            mask = np.zeros(shape, dtype=bool)
+            if sample.mask:
+                mask = read_mask(self.root / sample.mask, image.size, shape)
+            return Item(index, tiles, mask)
+        except InputError as error:
+            # A worker process cannot raise one clean sentence; it hands it over instead.
+            return Item(index, torch.empty(0), np.empty(0), str(error))
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image to RGB; a missing or damaged file is an `InputError`."""
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is in the split but not there; prepare the split again, or mend the data root"
+        ) from error
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); replace the file"
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB from any mode; 16-bit grey is scaled to 8 bits, since Pillow would cut it off at 255."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        grey = np.asarray(image, dtype=np.uint16) >> 8
+        image = Image.fromarray(grey.astype(np.uint8))
+    return image.convert("RGB")
+
+
+def cut_tiles(image: Image.Image, side: int, resize: Literal["tile", "squash"]) -> Tensor:
+    """Resize to the encoder's input and cut square tiles: (T, 3, side, side) uint8.
+
+    "tile": the shorter side to `side`, bicubic, as open_clip's own transform; then as many tiles
+    along the longer side as cover it. "squash": both sides to `side`, one tile.
+    """
+    target = [side, side] if resize == "squash" else [side]
+    pixels = T.pil_to_tensor(T.resize(image, target, InterpolationMode.BICUBIC))
+    height, width = pixels.shape[-2:]
+    boxes = tile_boxes(height, width, tile_count(height, width))
+    tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
+    return torch.stack(tiles)
+
+
+def normalise(tiles: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 pixels (T, 3, S, S) to open_clip's input, by the steps of its own transform."""
+    scaled = tiles.to(torch.float32).div(255)
+    return T.normalize(scaled, list(mean), list(std))
+
+
+def eval_shape(
+    height: int,
+    width: int,
+    eval_size: int | Literal["source"],
+    resize: Literal["tile", "squash"],
+) -> tuple[int, int]:
+    """The (height, width) at which an image's map is compared with its mask.
+
+    A number is the shorter side, the longer in proportion ("tile") or the same ("squash").
+    """
+    if eval_size == "source":
+        return height, width
+    if resize == "squash":
+        return eval_size, eval_size
+    short, long = sorted((height, width))
+    longer = int(eval_size * long / short)  # torchvision's own rule for the longer side
+    return (eval_size, longer) if height <= width else (longer, eval_size)
+
+
+def read_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+    """Read a mask: any value above 0 is anomalous; (H, W) bool at `shape`.
+
+    `image_size` is (width, height) of its image, which it must have. Resized bilinearly (with
+    Pillow's antialiasing) and cut at one half, as the public implementations do. A defect too
+    small to leave any pixel keeps those where it covers most: a mask never vanishes.
+    """
+    try:
+        with Image.open(path) as mask:
+            if mask.size != image_size:
+                raise InputError(
+                    f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
+                    f"{image_size[0]} x {image_size[1]}; replace it by the original"
+                )
+            anomalous = np.asarray(mask) > 0
+    except FileNotFoundError as error:
+        raise InputError(
+            f"the mask {path} is in the split but not there; prepare it again"
+        ) from error
+    except UNREADABLE as error:
+        raise InputError(f"the mask {path} cannot be read ({error}); replace the file") from error
+    if anomalous.ndim == 3:
+        anomalous = anomalous.any(axis=-1)
+    if not anomalous.any():
+        raise InputError(
+            f"the mask {path} of an anomalous image is empty; replace it by the original"
+        )
+    if anomalous.shape == shape:
+        return anomalous
+    coverage = Image.fromarray(anomalous.astype(np.uint8) * 255)
+    resized = np.asarray(T.resize(coverage, list(shape), InterpolationMode.BILINEAR)) > 127
+    if resized.any():
+        return resized
+    exact = np.asarray(T.resize(coverage.convert("F"), list(shape), InterpolationMode.BILINEAR))
+    return exact == exact.max()

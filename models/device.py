@@ -1,0 +1,67 @@
+"""The device and the precision of a run; one that the machine cannot do, or not fast, is refused."""
+
+import time
+
+import torch
+
+from models.weights import LoadedClip
+from utils.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# A CPU does bf16 fast if a product of this shape, (tokens, width, 4 width) of a ViT-B, takes less
+# time than in fp32. Without bf16 instructions it takes several times as long.
+PROBE = (1024, 768, 3072)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that DEVICE names; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f'DEVICE = "{name}": give "auto", "cpu", "cuda" or "cuda:N"') from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f'DEVICE = "{name}": torch sees {torch.cuda.device_count()} CUDA devices here; use '
+            '"cpu", or install a CUDA build of torch and its driver'
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f'DEVICE = "{name}": give "auto", "cpu", "cuda" or "cuda:N"')
+    return device
+
+
+def place(clip: LoadedClip, device: torch.device, precision: str) -> None:
+    """Move a CLIP to `device`, its vision tower in `precision`; text stays in fp32."""
+    if precision != "fp32":
+        check_precision(device, precision)
+    clip.model.to(device)
+    clip.model.visual.to(DTYPES[precision])
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse a precision that the device cannot do fast."""
+    if device.type == "cuda":
+        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise InputError('PRECISION = "bf16": this GPU has no bf16; use "fp16" or "fp32"')
+        return
+    if precision == "fp16":
+        raise InputError('PRECISION = "fp16" is for CUDA devices; on a CPU use "fp32" or "bf16"')
+    ratio = product_seconds(torch.float32) / product_seconds(DTYPES[precision])
+    if ratio < 1:
+        raise InputError(
+            f'PRECISION = "{precision}": this CPU does {precision} at {ratio:.2f} times the speed '
+            'of fp32; use "fp32"'
+        )
+
+
+def product_seconds(dtype: torch.dtype) -> float:
+    """The shortest of three timings of one matrix product, in seconds."""
+    rows, inner, columns = PROBE
+    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])  # the first one prepares

@@ -1,0 +1,73 @@
+"""Square tiles of an image that is not square, and one map from the tiles' maps.
+
+An image whose shorter side is S is cut into S x S tiles along its longer side, evenly spaced so
+that both ends are covered. A square image is the case of one tile.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+STRIDE = 0.8  # of the tile's side, at most: neighbours overlap by a fifth or more
+
+
+def tile_count(height: int, width: int) -> int:
+    """How many tiles cover an image of this shape."""
+    short, long = sorted((height, width))
+    return 1 + math.ceil((long - short) / (STRIDE * short))
+
+
+def tile_boxes(height: int, width: int, count: int) -> list[tuple[int, int, int]]:
+    """(top, left, side) of `count` square tiles, evenly spaced from one end to the other.
+
+    >>> tile_boxes(240, 360, 2)
+    [(0, 0, 240), (0, 120, 240)]
+    """
+    short, long = sorted((height, width))
+    starts = np.rint(np.linspace(0, long - short, count)).astype(int).tolist()
+    if width >= height:
+        return [(0, start, short) for start in starts]
+    return [(start, 0, short) for start in starts]
+
+
+def stitch(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """One map of an image from its tiles' maps: upsampled bilinearly, averaged where they overlap.
+
+    `maps` (T, G, G) float32, in the order of `tile_boxes`; returns (height, width) float32.
+    """
+    side = min(height, width)
+    grids = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[:, None]
+    tiles = F.interpolate(grids, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+    if len(maps) == 1 and height == width:
+        return tiles[0].numpy()
+    total = torch.zeros(height, width)
+    covering = torch.zeros(height, width)
+    for tile, (top, left, _) in zip(tiles, tile_boxes(height, width, len(maps)), strict=True):
+        total[top : top + side, left : left + side] += tile
+        covering[top : top + side, left : left + side] += 1
+    return (total / covering).numpy()
+
+
+class StitchedMaps:
+    """The maps of a category at their evaluation shapes, made one at a time when they are read.
+
+    A sequence of N maps (H_i, W_i) float32, from `maps` (M, G, G) with M tiles in all, `tiles`
+    (N,) the number of each image's tiles, and `shapes` N pairs (H_i, W_i).
+    """
+
+    def __init__(self, maps: np.ndarray, tiles: np.ndarray, shapes: list[tuple[int, int]]):
+        self.maps = maps
+        self.ends = np.cumsum(tiles)
+        self.tiles = tiles
+        self.shapes = shapes
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        end = self.ends[index]
+        return stitch(self.maps[end - self.tiles[index] : end], *self.shapes[index])
