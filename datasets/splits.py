@@ -4,6 +4,7 @@ A split is a CSV (`class_name,split,label,defect,image,mask`; POSIX paths relati
 root; sorted) and the `meta.json` that the field's other repositories read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -17,3 +18,14 @@ class Sample:
     defect: str  # "good", or the defect's folder name
     image: str
     mask: str  # "" where there is none
+
+
+def first_of_each_defect(samples: Sequence[Sample], count: int) -> list[int]:
+    """The places of the first `count` samples of each defect ("good" is one), in order."""
+    seen: dict[str, int] = {}
+    places = []
+    for place, sample in enumerate(samples):
+        seen[sample.defect] = seen.get(sample.defect, 0) + 1
+        if seen[sample.defect] <= count:
+            places.append(place)
+    return places

@@ -1,4 +1,4 @@
-"""The device and the precision of a run; one that the machine cannot do, or not fast, is refused."""
+"""The device and precision of a run; what the machine cannot do, or not fast, is refused."""
 
 import time
 

@@ -1,0 +1,26 @@
+"""Small CLIPs of the kinds that the tests need, with seeded random weights."""
+
+import json
+from pathlib import Path
+
+from models.weights import LoadedClip, load_clip
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+# (image_size, patch_size) of the paper's backbone and of two common ones: grids 15, 7 and 16.
+KINDS = {"ViT-B-16-plus-240": (240, 16), "ViT-B-32": (224, 32), "ViT-L-14": (224, 14)}
+
+
+def write_config(folder: Path, name: str, image_size: int, patch_size: int, **vision) -> Path:
+    """A model config: open_clip's real shapes in every dimension but width and depth."""
+    cfg = {"image_size": image_size, "patch_size": patch_size, "layers": 3, "width": 64}
+    cfg |= {"head_width": 16} | vision
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"embed_dim": 48, "vision_cfg": cfg, "text_cfg": TEXT}))
+    return path
+
+
+def small_clip(folder: Path, kind: str = "ViT-B-16-plus-240", **vision) -> LoadedClip:
+    """A small CLIP with the grid of `kind`."""
+    image_size, patch_size = KINDS[kind]
+    config = write_config(folder, f"small-{kind}", image_size, patch_size, **vision)
+    return load_clip(str(config), "random")

@@ -1,0 +1,177 @@
+import open_clip
+import pytest
+import torch
+
+from models.clip import WindowedEncoder
+from models.windows import window_indices
+from tests.clips import KINDS, small_clip
+from utils.errors import InputError
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def clip(request, tmp_path_factory):
+    return small_clip(tmp_path_factory.mktemp("clip"), request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return small_clip(tmp_path_factory.mktemp("clip"))
+
+
+def pixels_of(clip, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, clip.image_size, clip.image_size, generator=generator)
+
+
+@torch.inference_mode()
+def window_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """One window's embedding the obvious way: drop all other patches, run open_clip's blocks."""
+    x = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    classes = visual.class_embedding.expand(len(x), 1, -1)
+    x = visual.ln_pre(torch.cat([classes, x], dim=1) + visual.positional_embedding)
+    x = x[:, torch.cat([torch.tensor([0]), patches + 1])]
+    for block in visual.transformer.resblocks:
+        x = block(x)
+    return visual.ln_post(x[:, 0]) @ visual.proj
+
+
+def test_the_image_embedding_is_open_clips_own(clip):
+    pixels = pixels_of(clip, 2)
+    with torch.inference_mode():
+        wanted = clip.model.encode_image(pixels)
+    found = WindowedEncoder(clip.model, clip.tokenizer).encode_images(pixels).image
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_window_that_covers_the_whole_grid_is_the_image_embedding(clip):
+    whole = clip.model.visual.grid_size[0]
+    pixels = pixels_of(clip, 2)
+    features = WindowedEncoder(clip.model, clip.tokenizer, scales=(whole,)).encode_images(pixels)
+    with torch.inference_mode():
+        wanted = clip.model.encode_image(pixels)
+    assert features.windows[0].shape[1] == 1
+    torch.testing.assert_close(features.windows[0][:, 0], wanted, atol=1e-5, rtol=0)
+
+
+def test_every_window_equals_the_plain_forward_of_its_patches(clip):
+    encoder = WindowedEncoder(clip.model, clip.tokenizer, scales=(1, 2, 3))
+    pixels = pixels_of(clip, 1)
+    features = encoder.encode_images(pixels)
+    for scale, windows in zip(encoder.scales, features.windows, strict=True):
+        indices = window_indices(encoder.grid, scale)
+        assert windows.shape[1] == len(indices)
+        for row in (0, len(indices) // 2, len(indices) - 1):
+            wanted = window_by_hand(clip.model.visual, pixels, indices[row])
+            torch.testing.assert_close(windows[:, row], wanted, atol=1e-5, rtol=0)
+
+
+def test_windows_of_a_structured_image_differ_from_each_other(clip):
+    side = clip.image_size
+    pixels = torch.linspace(-2, 2, side * side).reshape(1, 1, side, side).expand(1, 3, -1, -1)
+    features = WindowedEncoder(clip.model, clip.tokenizer).encode_images(pixels)
+    for windows in features.windows:
+        distances = torch.cdist(windows[0], windows[0])
+        distances.fill_diagonal_(torch.inf)
+        assert distances.min() > 1e-4
+
+
+def test_one_image_alone_equals_the_same_image_among_others(plain):
+    encoder = WindowedEncoder(plain.model, plain.tokenizer)
+    pixels = pixels_of(plain, 3)
+    together, alone = encoder.encode_images(pixels), encoder.encode_images(pixels[1:2])
+    torch.testing.assert_close(together.image[1:2], alone.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.patches[1:2], alone.patches, atol=1e-5, rtol=0)
+    for many, one in zip(together.windows, alone.windows, strict=True):
+        torch.testing.assert_close(many[1:2], one, atol=1e-5, rtol=0)
+
+
+def test_a_batch_computed_together_equals_images_computed_alone(plain):
+    # What CUDA does; on a CPU `encode_images` hands over images one by one.
+    encoder = WindowedEncoder(plain.model, plain.tokenizer)
+    pixels = pixels_of(plain, 3)
+    with torch.inference_mode():
+        together = encoder._encode(pixels)
+    alone = encoder.encode_images(pixels)
+    torch.testing.assert_close(together.image, alone.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.windows[1], alone.windows[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.patches, alone.patches, atol=1e-5, rtol=0)
+
+
+def test_patch_tokens_are_the_protocols(plain):
+    visual, pixels = plain.model.visual, pixels_of(plain, 1)
+    found = {
+        kind: WindowedEncoder(plain.model, plain.tokenizer, patch_tokens=kind)
+        .encode_images(pixels)
+        .patches
+        for kind in ("post_ln", "pre_ln", "penultimate")
+    }
+    with torch.inference_mode():
+        blocks = visual.forward_intermediates(pixels, output_fmt="NLC")["image_intermediates"]
+        visual.output_tokens = True
+        try:
+            post_ln = visual(pixels)[1]
+        finally:
+            visual.output_tokens = False
+    torch.testing.assert_close(found["post_ln"], post_ln, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["pre_ln"], blocks[-1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["penultimate"], blocks[-2], atol=1e-5, rtol=0)
+
+
+def test_the_choice_of_patch_tokens_moves_no_embedding(plain):
+    pixels = pixels_of(plain, 1)
+    encoders = [
+        WindowedEncoder(plain.model, plain.tokenizer, patch_tokens=kind)
+        for kind in ("post_ln", "penultimate")
+    ]
+    one, other = (encoder.encode_images(pixels) for encoder in encoders)
+    torch.testing.assert_close(one.image, other.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(one.windows[0], other.windows[0], atol=1e-5, rtol=0)
+
+
+def test_text_cut_to_the_longest_prompt_equals_open_clips_own(clip):
+    prompts = ["a photo of a bottle.", "a jpeg corrupted photo of the metal nut without damage."]
+    with torch.inference_mode():
+        wanted = clip.model.encode_text(clip.tokenizer(prompts))
+    found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(prompts)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_window_larger_than_the_grid_is_refused(plain):
+    with pytest.raises(InputError, match="1 to 15 patches"):
+        WindowedEncoder(plain.model, plain.tokenizer, scales=(2, 16))
+
+
+@pytest.mark.parametrize(
+    ("vision", "reason"),
+    [
+        ({"pool_type": "avg"}, "not the class token's"),
+        ({"attentional_pool": True}, "not the class token's"),
+        ({"layers": 1}, "a single block"),
+        ({"scale_heads": True}, "not open_clip's plain residual attention blocks"),
+    ],
+)
+def test_towers_without_window_embeddings_are_refused(tmp_path, vision, reason):
+    clip = small_clip(tmp_path, **vision)
+    with pytest.raises(InputError, match=reason):
+        WindowedEncoder(clip.model, clip.tokenizer)
+
+
+def test_a_resnet_is_refused():
+    model = open_clip.create_model("RN50")
+    with pytest.raises(InputError, match=r"ModifiedResNet.*windows need"):
+        WindowedEncoder(model, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(KINDS))
+def test_real_shapes_the_whole_grid_window_is_the_image_embedding(name):
+    from models.weights import load_clip
+
+    clip = load_clip(name, "random")
+    whole = clip.model.visual.grid_size[0]
+    pixels = pixels_of(clip, 1)
+    features = WindowedEncoder(clip.model, clip.tokenizer, scales=(whole,)).encode_images(pixels)
+    with torch.inference_mode():
+        wanted = clip.model.encode_image(pixels)
+    torch.testing.assert_close(features.image, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.windows[0][:, 0], wanted, atol=1e-5, rtol=0)

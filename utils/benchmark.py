@@ -1,0 +1,209 @@
+"""One run from top to bottom: split, CLIP, banks, scores, metrics, heatmaps, tables.
+
+Every image is encoded once; all (shots, seed) pairs are scored from that. A category is the unit
+of work: its files are written when it is done, and a run that is started again goes on from there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets.images import ImageDataset
+from datasets.references import COLUMNS, draw_runs, given_runs, read_references
+from datasets.splits import SPLITS_FOLDER, Sample, first_of_each_defect, read_root, read_split
+from models.clip import WindowedEncoder
+from models.device import place, resolve_device
+from models.prompts import prompt_ensemble, words
+from models.weights import LoadedClip, load_clip
+from models.winclip import TextBank
+from utils.category import write_category
+from utils.errors import InputError, exit_with_sentence
+from utils.files import sha256_of, write_text
+from utils.folder import ResultFolder, check_writable, machine
+from utils.official import CATEGORIES, missing_from
+from utils.results import write_tables
+from utils.scoring import Encodings, Plan, batch_indices, score_category
+from utils.settings import Settings, settings_from
+from utils.stopwatch import Stopwatch
+
+
+def main(constants: dict, dataset: str) -> None:
+    """What a runner calls: `constants` is its globals(); ends the process on a user's mistake."""
+    exit_with_sentence(lambda: print(run(settings_from(constants, dataset))))
+
+
+def run(settings: Settings) -> str:
+    """Run a benchmark; returns the summary in Markdown. A user's mistake is an `InputError`."""
+    clock = Stopwatch()
+    split = SPLITS_FOLDER / f"{settings.dataset}.csv"
+    split = split if settings.split == "auto" else Path(settings.split).expanduser()
+    samples = read_split(split)
+    root = find_root(settings)
+    plans = make_plans(settings, samples)
+    check_writable(settings.result_folder)
+    with clock.stage("start-up"):
+        device = resolve_device(settings.device)
+        clip = load_clip(settings.model, settings.pretrained)
+        place(clip, device, settings.precision)
+        encoder = WindowedEncoder(
+            clip.model, clip.tokenizer, settings.scales, settings.method.patch_tokens
+        )
+    notes = make_notes(settings, clip, samples)
+    folder = ResultFolder(
+        settings.result_folder, settings, make_identity(settings, clip, split, device), notes
+    )
+    folder.write_settings(
+        weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
+        device=machine(device),
+    )
+    announce(settings, clip, device, notes)
+    finished = folder.finished()
+    pending = [plan for plan in plans if plan.category not in finished]
+    for plan in plans:
+        if plan.category in finished:
+            print(f"{plan.category}: done before, skipped")
+    if pending:
+        run_categories(settings, pending, root, clip, encoder, folder, clock)
+    folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
+    print(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
+    return write_summary(folder, settings.dataset)
+
+
+def find_root(settings: Settings) -> Path:
+    """The data root: as given, or as the preparation script recorded it."""
+    if settings.data_root == "auto":
+        root = read_root(settings.dataset)
+    else:
+        root = Path(settings.data_root).expanduser()
+    if not root.is_dir():
+        raise InputError(
+            f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
+            f"python datasets/{settings.dataset}.py --data-root DIR again"
+        )
+    return root
+
+
+def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
+    """What each wanted category needs, in the split's order."""
+    in_split = list(dict.fromkeys(sample.class_name for sample in samples))
+    for wanted in settings.categories:
+        if wanted not in in_split:
+            raise InputError(
+                f'CATEGORIES: there is no "{wanted}" in the split; it has {", ".join(in_split)}'
+            )
+    given = None
+    if settings.references != "draw":
+        given = read_references(Path(settings.references).expanduser())
+    plans = []
+    for category in in_split:
+        if settings.categories and category not in settings.categories:
+            continue
+        rows = [sample for sample in samples if sample.class_name == category]
+        train = [sample for sample in rows if sample.split == "train"]
+        tests = [sample for sample in rows if sample.split == "test"]
+        if settings.limit is not None:
+            tests = [tests[row] for row in first_of_each_defect(tests, settings.limit)]
+        if not tests:
+            raise InputError(f"{category} has no test images in the split; prepare it again")
+        if given is None:
+            runs = draw_runs(train, settings.shots, settings.seeds)
+        else:
+            runs = given_runs(given, train, settings.shots, settings.seeds)
+        used = {image for one in runs for image in one.images}
+        references = [sample for sample in train if sample.image in used]
+        plans.append(Plan(category, runs, references, tests))
+    return plans
+
+
+def make_notes(settings: Settings, clip: LoadedClip, samples: Sequence[Sample]) -> list[str]:
+    """What a reader of any number of this run must know first."""
+    notes = []
+    if clip.weights.random:
+        notes.append("RANDOM WEIGHTS: these numbers measure nothing but the plumbing")
+    if settings.limit is not None:
+        notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
+    missing = missing_from(settings.dataset, samples)
+    if missing:
+        notes.append(f"INCOMPLETE DATASET: {missing}")
+    return notes
+
+
+def make_identity(settings: Settings, clip: LoadedClip, split: Path, device: torch.device) -> dict:
+    """What results depend on: settings, and checksums of what they name."""
+    references = settings.references
+    if references != "draw":
+        references = sha256_of(Path(references).expanduser())
+    return settings.identity() | {
+        "split_sha256": sha256_of(split),
+        "weights": clip.weights.sha256 or clip.weights.description,
+        "references": references,
+        "device": device.type,
+    }
+
+
+def announce(
+    settings: Settings, clip: LoadedClip, device: torch.device, notes: Sequence[str]
+) -> None:
+    """Say what is run, before it runs."""
+    print(f"{settings.dataset}: {settings.model}, {clip.weights.description}")
+    if clip.weights.sha256:
+        print(f"weights sha256 {clip.weights.sha256}")
+    print(f"protocol {settings.protocol}, {settings.precision} on {machine(device)}")
+    for note in notes:
+        print(f"note: {note}")
+
+
+def run_categories(
+    settings: Settings,
+    plans: list[Plan],
+    root: Path,
+    clip: LoadedClip,
+    encoder: WindowedEncoder,
+    folder: ResultFolder,
+    clock: Stopwatch,
+) -> None:
+    """Score, evaluate and write every category; images are decoded ahead of the encoder."""
+    rows = [sample for plan in plans for sample in (*plan.references, *plan.tests)]
+    dataset = ImageDataset(root, rows, clip.image_size, settings.method.resize, settings.eval_size)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batch_indices(plans, settings.batch_size),
+        num_workers=settings.num_workers,
+        collate_fn=list,
+    )
+    encodings = Encodings(dataset, clip, encoder, loader, clock)
+    with tqdm(total=len(rows), unit="image", smoothing=0.1) as progress:
+        for plan in plans:
+            progress.set_description(plan.category)
+            with clock.stage("text"):
+                text = text_bank(settings, encoder, plan.category)
+            scores = score_category(encodings, plan, text, progress, clock)
+            write_category(folder, plan, scores, settings, root, clock)
+            write_summary(folder, settings.dataset)
+
+
+def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> TextBank:
+    """The two directions of one category, from its prompt ensemble."""
+    method = settings.method
+    name = words(category) if method.class_words else category
+    ensemble = prompt_ensemble(name, method.templates, *settings.extra_states(category))
+    normal, anomalous = (encoder.encode_text(prompts) for prompts in ensemble)
+    return TextBank.from_prompts(normal, anomalous, method.temperature, method.normalise_prompts)
+
+
+def write_summary(folder: ResultFolder, dataset: str) -> str:
+    """All tables from the finished categories; returns the summary in Markdown."""
+    finished = folder.finished()
+    metrics = pd.DataFrame(
+        [row for record in finished.values() for row in record["metrics"]],
+        columns=["category", "shots", "seed", "metric", "value"],
+    )
+    references = pd.DataFrame(
+        [row for record in finished.values() for row in record["references"]], columns=COLUMNS
+    )
+    write_text(folder.path / "shots.csv", references.to_csv(index=False, lineterminator="\n"))
+    return write_tables(folder.path, metrics, dataset, CATEGORIES[dataset], folder.record["notes"])

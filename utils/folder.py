@@ -1,0 +1,118 @@
+"""A result folder: what it was made with, which categories are done, and never two runs mixed.
+
+settings.json             all settings, versions, checksums, seconds per stage
+done/<category>.json      metrics and references of a finished category: written last, so that
+                          a category without it is done again
+"""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from utils.errors import InputError
+from utils.files import write_text
+from utils.settings import PROJECT, Settings
+
+PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow", "opencv-python")
+
+
+class ResultFolder:
+    """The result folder of one run; opening it checks that it holds nothing of another run."""
+
+    def __init__(self, path: Path, settings: Settings, identity: dict, notes: list[str]):
+        self.path = path
+        self.record = {
+            "settings": asdict(settings),
+            "identity": json.loads(json.dumps(identity)),
+            "notes": notes,
+            "git_revision": git_revision(),
+            "versions": {name: version(name) for name in PACKAGES}
+            | {"python": platform.python_version(), "platform": platform.platform()},
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        self._refuse_to_mix()
+        self.write_settings()
+
+    def _refuse_to_mix(self) -> None:
+        """End the run if the folder was made with settings that give other numbers."""
+        file = self.path / "settings.json"
+        if not file.exists():
+            return
+        there, here = read_json(file).get("identity", {}), self.record["identity"]
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        if names:
+            told = "; ".join(
+                f"{name}: {there.get(name)} there, {here.get(name)} now" for name in names
+            )
+            raise InputError(
+                f"{self.path} holds results made with other settings ({told}); choose another "
+                "RESULT_DIR, or delete that folder"
+            )
+
+    def write_settings(self, **more) -> None:
+        """Write settings.json, with `more` entries added to the record."""
+        self.record |= more
+        text = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.path / "settings.json", text)
+
+    def finish(self, category: str, record: dict) -> None:
+        """Mark a category as done; everything else of it must be written before."""
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        write_text(self.path / "done" / f"{category}.json", text)
+
+    def finished(self) -> dict[str, dict]:
+        """The records of the finished categories, sorted by name."""
+        files = sorted((self.path / "done").glob("*.json"))
+        return {file.stem: read_json(file) for file in files}
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder `path`; an `InputError` if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"RESULT_DIR: cannot write into {path} ({error.strerror}); choose another folder"
+        ) from error
+
+
+def read_json(path: Path) -> dict:
+    """Read a file that a run wrote; a damaged one is an `InputError`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); delete it, or choose another RESULT_DIR"
+        ) from error
+
+
+def git_revision() -> str:
+    """The project's commit, with "+changes" for an edited tree; "unknown" outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine(device: torch.device) -> str:
+    """The device in words, for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

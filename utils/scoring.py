@@ -1,0 +1,160 @@
+"""Every (shots, seed) of one category from one encoding of each of its images."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datasets.images import ImageDataset, Item, normalise
+from datasets.references import Run
+from datasets.splits import Sample
+from models.clip import WindowedEncoder
+from models.weights import LoadedClip
+from models.winclip import Features, TextBank, VisualBank, few_shot, few_shot_map, zero_shot
+from utils.errors import InputError
+from utils.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one category needs: its runs, the distinct references of all of them, its test rows."""
+
+    category: str
+    runs: list[Run]
+    references: list[Sample]
+    tests: list[Sample]
+
+
+@dataclass
+class Scores:
+    """All runs' scores of one category: R runs, N test images, M tiles in all, a G x G grid."""
+
+    image_scores: np.ndarray  # (R, N) float32
+    maps: np.ndarray  # (R, M, G, G) float32
+    tiles: np.ndarray  # (N,) tiles of each image
+    masks: list[np.ndarray] = field(repr=False)  # N of (H_i, W_i) bool, at the evaluation shape
+
+
+class Encodings:
+    """The images of all plans, in order, decoded ahead by worker processes and encoded once each.
+
+    `features_of(rows)` must be asked for the rows of the plans in their order: references, then
+    tests, plan after plan.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        clip: LoadedClip,
+        encoder: WindowedEncoder,
+        loader: "DataLoader[list[Item]]",
+        clock: Stopwatch,
+    ):
+        self.dataset = dataset
+        self.clip = clip
+        self.encoder = encoder
+        self.batches = iter(loader)
+        self.clock = clock
+
+    def batch(self) -> tuple[list[Item], Features]:
+        """The next batch of decoded images and the features of all their tiles."""
+        with self.clock.stage("decode"):
+            items = next(self.batches)
+        for item in items:
+            if item.error:
+                raise InputError(item.error)
+        with self.clock.stage("encode"):
+            tiles = torch.cat([item.tiles for item in items]).to(self.encoder.device)
+            features = self.encoder.encode_images(normalise(tiles, self.clip.mean, self.clip.std))
+            if self.encoder.device.type == "cuda":
+                torch.cuda.synchronize()  # so that the stage's seconds are its own
+        return items, features
+
+    def batches_of(self, rows: int) -> Iterator[tuple[list[Item], Features]]:
+        """The batches of the next `rows` images."""
+        while rows > 0:
+            items, features = self.batch()
+            rows -= len(items)
+            yield items, features
+
+
+def batch_indices(plans: Iterable[Plan], batch_size: int) -> list[list[int]]:
+    """Batches over the rows of all plans, none across references and tests or two plans."""
+    batches, start = [], 0
+    for plan in plans:
+        for rows in (plan.references, plan.tests):
+            numbers = range(start, start + len(rows))
+            batches += [list(numbers[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+            start += len(rows)
+    return batches
+
+
+def read_references(
+    encodings: Encodings, plan: Plan
+) -> tuple[VisualBank | None, list[torch.Tensor]]:
+    """The visual bank of all references, and the rows (tiles) of it that each run compares with."""
+    tiles_of, parts, start = {}, [], 0
+    for items, features in encodings.batches_of(len(plan.references)):
+        parts.append(features)
+        for item in items:
+            count = len(item.tiles)
+            image = encodings.dataset.samples[item.index].image
+            tiles_of[image] = torch.arange(start, start + count)
+            start += count
+    bank = VisualBank(Features.concatenate(parts)) if parts else None
+    device = encodings.encoder.device
+    rows = [
+        torch.cat([tiles_of[image] for image in run.images]).to(device) if run.images else None
+        for run in plan.runs
+    ]
+    return bank, rows
+
+
+def score_category(
+    encodings: Encodings, plan: Plan, text: TextBank, progress, clock: Stopwatch
+) -> Scores:
+    """Encode the references and the test images of one category, and score every run."""
+    bank, rows = read_references(encodings, plan)
+    progress.update(len(plan.references))
+    image_scores, maps, tiles, masks = [], [], [], []
+    for items, features in encodings.batches_of(len(plan.tests)):
+        with clock.stage("score"):
+            scores, batch_maps = score_runs(features, text, bank, rows)
+            counts = [len(item.tiles) for item in items]
+            image_scores.append(mean_over_tiles(scores.cpu().numpy(), counts))
+            maps.append(batch_maps.cpu().numpy())
+            tiles += counts
+            masks += [item.mask for item in items]
+        progress.update(len(items))
+    return Scores(
+        np.concatenate(image_scores, axis=1), np.concatenate(maps, axis=1), np.array(tiles), masks
+    )
+
+
+def score_runs(
+    features: Features,
+    text: TextBank,
+    bank: VisualBank | None,
+    rows: Sequence[torch.Tensor | None],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (R, B) and maps (R, B, G, G) of B tiles; a run without reference rows is zero-shot."""
+    zero_scores, zero_maps = zero_shot(features, text)
+    distances = bank.distances(features) if bank else []
+    scores, maps = [], []
+    for chosen in rows:
+        run_scores, run_maps = zero_scores, zero_maps
+        if chosen is not None:
+            visual = few_shot_map(distances, chosen, features.grid, features.scales)
+            run_scores, run_maps = few_shot(zero_scores, zero_maps, visual)
+        scores.append(run_scores)
+        maps.append(run_maps)
+    return torch.stack(scores), torch.stack(maps)
+
+
+def mean_over_tiles(scores: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Image scores (R, N) from the scores (R, M) of tiles, `counts` of them in each image."""
+    starts = np.cumsum([0, *counts[:-1]])
+    sums = np.add.reduceat(scores, starts, axis=1)
+    return (sums / np.array(counts)).astype(np.float32)
