@@ -4,6 +4,7 @@ PRETRAINED is an open_clip tag, a local file (.pt, .bin, .safetensors), a folder
 repository, or "random". Pickled code in a weight file is never executed.
 """
 
+import json
 import logging
 import pickle
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ WHERE_TO_GET = (
 )
 # Looked for in a folder, in this order.
 FOLDER_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -92,8 +94,7 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
 def register_config(model_name: str) -> str:
     """The name under which open_clip knows the model; a config file is made known to it first."""
     if model_name.endswith(".json"):
-        if not Path(model_name).is_file():
-            raise InputError(f"MODEL: there is no model config {model_name}; check the path")
+        check_config(Path(model_name))
         open_clip.add_model_config(Path(model_name))
         model_name = Path(model_name).stem
     if model_name not in open_clip.list_models():
@@ -102,6 +103,19 @@ def register_config(model_name: str) -> str:
             "and open_clip.list_models() lists all"
         )
     return model_name
+
+
+def check_config(path: Path) -> None:
+    """Refuse a model config that open_clip could not build a model from."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"MODEL: the model config {path} cannot be read ({error})") from error
+    missing = [key for key in CONFIG_KEYS if key not in config]
+    if missing:
+        raise InputError(
+            f"MODEL: the model config {path} has no {', '.join(missing)}; see those of open_clip"
+        )
 
 
 def find_file(name: str, pretrained: str, tag: dict) -> Path:
@@ -160,15 +174,7 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
             f"PRETRAINED: {file} holds pickled code, or is no weight file: it was not executed; "
             "use a .safetensors file, or a state_dict saved with torch.save"
         ) from error
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        OSError,
-        ValueError,
-        EOFError,
-    ) as error:
+    except Exception as error:  # readers raise almost anything on a damaged or foreign file
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise InputError(
             f"PRETRAINED: {file} does not load into {name} ({first_line}): it is damaged or of "

@@ -1,0 +1,167 @@
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from datasets.images import (
+    ImageDataset,
+    cut_tiles,
+    eval_shape,
+    normalise,
+    read_image,
+    read_mask,
+    to_rgb,
+)
+from datasets.splits import Sample
+from utils.errors import InputError
+
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("resize", ["tile", "squash"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [100, 240, 331, 1024])
+def test_square_images_are_open_clips_own_input_bit_for_bit(resize, channels, side):
+    image = Image.fromarray(noise(side, side, channels))
+    wanted = open_clip.image_transform(240, is_train=False)(image)
+    tiles = cut_tiles(to_rgb(image), 240, resize)
+    assert tiles.shape == (1, 3, 240, 240)
+    assert torch.equal(normalise(tiles, MEAN, STD)[0], wanted)
+
+
+def test_the_middle_tile_of_three_is_open_clips_centre_crop():
+    image = Image.fromarray(noise(240, 600))
+    tiles = cut_tiles(image, 240, "tile")
+    assert tiles.shape == (3, 3, 240, 240)
+    wanted = open_clip.image_transform(240, is_train=False)(image)
+    assert torch.equal(normalise(tiles, MEAN, STD)[1], wanted)
+
+
+def test_squashing_makes_one_tile_of_the_whole_image():
+    image = Image.fromarray(noise(300, 500))
+    tiles = cut_tiles(image, 240, "squash")
+    wanted = np.asarray(image.resize((240, 240), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(tiles[0].numpy(), wanted)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_every_mode_becomes_rgb(mode):
+    image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
+    assert np.asarray(to_rgb(image)).shape == (8, 8, 3)
+    assert np.asarray(to_rgb(image)).min() > 250
+
+
+def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path):
+    values = np.array([[0, 256], [32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    pixels = np.asarray(read_image(tmp_path / "deep.png"))
+    assert pixels[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "resize", "wanted"),
+    [
+        ((900, 900), 240, "tile", (240, 240)),
+        ((1000, 1500), 240, "tile", (240, 360)),
+        ((1500, 1000), 240, "tile", (360, 240)),
+        ((960, 1562), 240, "tile", (240, 390)),
+        ((1000, 1500), 240, "squash", (240, 240)),
+        ((1000, 1500), "source", "tile", (1000, 1500)),
+        ((1000, 1500), "source", "squash", (1000, 1500)),
+    ],
+)
+def test_maps_and_masks_are_compared_at_this_shape(source, size, resize, wanted):
+    assert eval_shape(*source, size, resize) == wanted
+
+
+def test_the_evaluation_shape_is_the_resized_image_shape():
+    for width in range(240, 1600, 13):
+        image = Image.new("RGB", (width, 777))
+        resized = cut_tiles(image, 240, "tile")
+        height, long = eval_shape(777, width, 240, "tile")
+        assert min(height, long) == 240
+        assert resized.shape[0] >= max(height, long) / 240
+
+
+def save_mask(path, values) -> None:
+    Image.fromarray(np.asarray(values)).save(path)
+
+
+@pytest.mark.parametrize("value", [True, 1, 9, 255])
+def test_any_value_above_zero_is_anomalous(tmp_path, value):
+    mask = np.zeros((20, 20), dtype=bool if value is True else np.uint8)
+    mask[5:10, 5:15] = value
+    save_mask(tmp_path / "mask.png", mask)
+    found = read_mask(tmp_path / "mask.png", (20, 20), (20, 20))
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, mask > 0)
+
+
+def test_a_mask_is_cut_at_half_coverage(tmp_path):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:, :20] = 3
+    save_mask(tmp_path / "mask.png", mask)
+    found = read_mask(tmp_path / "mask.png", (40, 40), (10, 10))
+    np.testing.assert_array_equal(found, np.arange(10)[None].repeat(10, 0) < 5)
+
+
+@pytest.mark.parametrize("side", [1000, 9000])
+def test_a_mask_of_one_pixel_never_vanishes(tmp_path, side):
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 3, side // 2] = 1
+    save_mask(tmp_path / "mask.png", mask)
+    found = read_mask(tmp_path / "mask.png", (side, side), (24, 24))
+    assert found[8, 12] or found[8, 11] or found[7, 12]
+    assert 1 <= found.sum() <= 4
+
+
+def sample(image: str, mask: str = "") -> Sample:
+    return Sample("bottle", "test", int(bool(mask)), "broken" if mask else "good", image, mask)
+
+
+def test_an_item_has_tiles_and_a_mask_at_the_evaluation_shape(tmp_path):
+    Image.fromarray(noise(300, 450)).save(tmp_path / "a.png")
+    save_mask(tmp_path / "m.png", np.full((300, 450), 7, np.uint8))
+    rows = [sample("a.png"), sample("a.png", "m.png")]
+    good, bad = ImageDataset(tmp_path, rows, 240, "tile", 240)
+    assert good.tiles.shape == (2, 3, 240, 240)
+    assert not good.mask.any()
+    assert bad.mask.all()
+    assert good.mask.shape == bad.mask.shape == (240, 360)
+
+
+def damage(path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def test_bad_files_become_one_sentence_each(tmp_path):
+    Image.fromarray(noise(60, 60)).save(tmp_path / "a.png")
+    Image.fromarray(noise(60, 60)).save(tmp_path / "cut.png")
+    damage(tmp_path / "cut.png")
+    save_mask(tmp_path / "other.png", np.ones((60, 61), np.uint8))
+    save_mask(tmp_path / "empty.png", np.zeros((60, 60), np.uint8))
+    (tmp_path / "text.png").write_text("no image")
+    cases = {
+        ("cut.png", ""): "cut.png cannot be read as an image",
+        ("none.png", ""): "none.png is in the split but not there",
+        ("text.png", ""): "text.png cannot be read as an image",
+        ("a.png", "other.png"): "61 x 60 pixels, its image 60 x 60",
+        ("a.png", "empty.png"): "empty.png of an anomalous image is empty",
+        ("a.png", "none.png"): "none.png is in the split but not there",
+        ("a.png", "text.png"): "text.png cannot be read",
+    }
+    dataset = ImageDataset(tmp_path, [sample(*case) for case in cases], 48, "tile", 48)
+    for item, wanted in zip(dataset, cases.values(), strict=True):
+        assert wanted in item.error
+        assert "\n" not in item.error
+
+
+def test_a_missing_image_read_alone_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")

@@ -1,0 +1,126 @@
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_winclip
+from models.protocols import PRESETS
+from utils.errors import InputError
+from utils.settings import PROJECT, Settings, settings_from
+
+
+@pytest.fixture
+def arguments(monkeypatch):
+    def give(*words: str) -> Settings:
+        monkeypatch.setattr(sys, "argv", ["run_winclip.py", *words])
+        return settings_from(vars(run_winclip), "mvtec")
+
+    return give
+
+
+def test_a_runners_constants_are_the_settings(arguments):
+    settings = arguments()
+    assert settings.dataset == "mvtec"
+    assert settings.shots == run_winclip.SHOTS == (0, 1, 2, 4)
+    assert settings.seeds == run_winclip.SEEDS
+    assert settings.result_folder == PROJECT / "result" / "mvtec"
+
+
+def test_every_constant_can_be_overridden(arguments):
+    settings = arguments(
+        *("--shots", "0", "1", "--categories", "bottle", "grid", "--eval-size", "source"),
+        *("--heatmaps", "3", "--protocol", "public", "--temperature", "0.01", "--limit", "2"),
+        *("--extra-anomalous-states", "grid: {} with bent wire", "--patch-tokens", "penultimate"),
+    )
+    assert settings.shots == (0, 1)
+    assert settings.categories == ("bottle", "grid")
+    assert (settings.eval_size, settings.heatmaps, settings.limit) == ("source", 3, 2)
+    assert settings.method.temperature == 0.01
+    assert settings.method.patch_tokens == "penultimate"
+    assert settings.method.templates == "public"
+    assert settings.extra_states("grid") == ([], ["{} with bent wire"])
+    assert settings.extra_states("bottle") == ([], [])
+
+
+def test_help_explains_every_setting(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        arguments("--help")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name in (name for name in vars(run_winclip) if name.isupper()):
+        assert f"--{name.lower().replace('_', '-')}" in text
+    assert "WinCLIP+ on MVTec AD" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--bogus", "3"], "Unrecognized options: --bogus"),
+        (["--shots", "zero"], "--shots"),
+        (["--eval-size", "big"], "--eval-size"),
+        (["--protocol", "mine"], "--protocol"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_status_2(arguments, capsys, words, told):
+    with pytest.raises(SystemExit) as end:
+        arguments(*words)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert "--help lists all options" in line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"shots": ()},
+        {"shots": (0, 0)},
+        {"shots": (-1,)},
+        {"seeds": ()},
+        {"batch_size": 0},
+        {"num_workers": -1},
+        {"limit": 0},
+        {"eval_size": 0},
+        {"heatmaps": -1},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(given):
+    (name,) = given
+    with pytest.raises(InputError, match=name.upper()):
+        Settings("mvtec", **given)
+
+
+def test_extra_states_must_name_a_class_and_hold_its_place():
+    settings = Settings("mvtec", extra_normal_states=("bottle shiny {}",))
+    with pytest.raises(InputError, match='"class: state with one'):
+        settings.extra_states("bottle")
+
+
+def test_a_misspelled_constant_is_named():
+    with pytest.raises(InputError, match="no setting BATCHSIZE"):
+        settings_from({"__file__": "r.py", "__doc__": "", "BATCHSIZE": 3}, "mvtec")
+
+
+def test_the_presets_differ_as_the_readme_says():
+    paper, public = PRESETS["paper"], PRESETS["public"]
+    assert (paper.templates, public.templates) == ("paper", "public")
+    assert (paper.class_words, public.class_words) == (True, False)
+    assert (paper.normalise_prompts, public.normalise_prompts) == (True, False)
+    assert (paper.patch_tokens, public.patch_tokens) == ("post_ln", "pre_ln")
+    assert (paper.resize, public.resize) == ("tile", "squash")
+    assert paper.temperature == public.temperature == 0.07
+
+
+def test_an_override_that_says_what_the_preset_says_is_the_same_run():
+    same = Settings("mvtec", temperature=0.07, batch_size=3, device="cpu", num_workers=0)
+    assert same.identity() == Settings("mvtec").identity()
+    assert Settings("mvtec", precision="bf16").identity() != same.identity()
+    assert Settings("mvtec", protocol="public").identity() != same.identity()
+
+
+def test_importing_a_runner_runs_nothing():
+    names = runpy.run_path(str(Path(run_winclip.__file__)))
+    assert names["PROTOCOL"] == "paper"

@@ -1,0 +1,219 @@
+import pickle
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.device import check_precision, resolve_device
+from models.weights import KNOWN_WEIGHTS, load_clip
+from tests.clips import small_clip, write_config
+from utils.errors import InputError
+from utils.files import sha256_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return small_clip(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    return str(write_config(tmp_path, "small-loaded", 240, 16))
+
+
+def shifted_state(source) -> dict:
+    """The state of `source`, told apart from random weights of the same seed."""
+    return {name: value + 1 for name, value in source.model.state_dict().items()}
+
+
+def save(state: dict, path) -> None:
+    if path.suffix == ".safetensors":
+        save_file({name: value.contiguous() for name, value in state.items()}, str(path))
+    else:
+        torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    "name", ["w.pt", "w.bin", "w.safetensors", "mit Leerzeichen ü.safetensors"]
+)
+def test_a_local_weight_file_is_loaded_and_told_by_its_checksum(source, config, tmp_path, name):
+    path = tmp_path / name
+    save(shifted_state(source), path)
+    loaded = load_clip(config, str(path))
+    for key, value in source.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value + 1), key
+    assert loaded.weights.sha256 == sha256_of(path)
+    assert "not known" in loaded.weights.description
+    assert not loaded.weights.random
+
+
+def test_a_training_checkpoint_with_a_state_dict_inside_is_loaded(source, config, tmp_path):
+    state = {f"module.{name}": value for name, value in shifted_state(source).items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "epoch.pt")
+    loaded = load_clip(config, str(tmp_path / "epoch.pt")).model.state_dict()
+    assert torch.equal(loaded["visual.proj"], state["module.visual.proj"])
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_a_folder_of_a_model_repository_is_loaded(source, config, tmp_path, name):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    save(shifted_state(source), folder / name)
+    loaded = load_clip(config, str(folder))
+    assert loaded.weights.sha256 == sha256_of(folder / name)
+
+
+def test_the_papers_weights_are_known_by_their_checksums():
+    assert len(KNOWN_WEIGHTS) == 4
+    assert all(len(digest) == 64 for digest in KNOWN_WEIGHTS)
+    epochs = [description.rsplit(maxsplit=1)[1] for description in KNOWN_WEIGHTS.values()]
+    assert sorted(epochs) == ["31", "31", "31", "32"]
+
+
+def test_a_known_checksum_is_said_in_words(source, config, tmp_path, monkeypatch):
+    save(shifted_state(source), tmp_path / "w.pt")
+    monkeypatch.setitem(KNOWN_WEIGHTS, sha256_of(tmp_path / "w.pt"), "LAION-400M, epoch 31")
+    assert load_clip(config, str(tmp_path / "w.pt")).weights.description.startswith("LAION-400M")
+
+
+def test_random_weights_are_seeded_and_leave_the_callers_random_state_alone(config):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, other = load_clip(config, "random"), load_clip(config, "random")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(one.model.visual.proj, other.model.visual.proj)
+    assert one.weights.random
+    assert "random" in one.weights.description
+
+
+class Hostile:
+    """Its pickle would write a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_pickled_code_is_refused_and_not_executed(config, tmp_path, how):
+    trap, path = tmp_path / "executed", tmp_path / "hostile.pt"
+    if how == "torch":
+        torch.save({"state_dict": Hostile(trap)}, path)
+    else:
+        path.write_bytes(pickle.dumps(Hostile(trap)))
+    with pytest.raises(InputError, match=r"hostile\.pt"):
+        load_clip(config, str(path))
+    assert not trap.exists()
+
+
+def test_damaged_and_foreign_weight_files_are_one_sentence(source, config, tmp_path):
+    state = shifted_state(source)
+    save(state, tmp_path / "whole.pt")
+    data = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.bin").write_bytes(b"")
+    save(state, tmp_path / "w.safetensors")
+    data = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.safetensors").write_bytes(b"this is a page that says 404")
+    other = {name: value for name, value in state.items() if "resblocks.2" not in name}
+    save(other, tmp_path / "other.safetensors")
+    save({"a": torch.ones(2)}, tmp_path / "a.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({}, tmp_path / "nothing.pt")
+    for name in (
+        *("cut.pt", "empty.bin", "cut.safetensors", "text.safetensors", "other.safetensors"),
+        *("a.pt", "list.pt", "nothing.pt"),
+    ):
+        with pytest.raises(InputError) as caught:
+            load_clip(config, str(tmp_path / name))
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_neither_file_nor_tag_is_said_with_the_papers_weights(config, tmp_path):
+    (tmp_path / "weights.txt").write_text("")
+    (tmp_path / "folder").mkdir()
+    for pretrained, wanted in [
+        ("laion400m_e99", "its tags: laion400m_e31, laion400m_e32"),
+        ("nowhere.pt", "no file, no folder and no tag"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            load_clip("ViT-B-16-plus-240", pretrained)
+        assert wanted in str(caught.value)
+        assert "f65b63da" in str(caught.value)
+    with pytest.raises(InputError, match=r"has none of open_clip_model\.safetensors"):
+        load_clip(config, str(tmp_path / "folder"))
+    with pytest.raises(InputError, match=r"does not end in one of \.pt"):
+        load_clip(config, str(tmp_path / "weights.txt"))
+
+
+def test_a_tag_that_cannot_be_fetched_says_where_to_get_it(monkeypatch):
+    def no_network(cfg):
+        raise ConnectionError("no network\nsecond line")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", no_network)
+    with pytest.raises(InputError) as caught:
+        load_clip("ViT-B-16-plus-240", "laion400m_e31")
+    sentence = str(caught.value)
+    assert "could not be fetched (ConnectionError: no network)" in sentence
+    assert "HF_ENDPOINT" in sentence
+    assert "timm/vit_base_patch16_plus_clip_240.laion400m_e31" in sentence
+    assert "\n" not in sentence
+
+
+def test_a_tags_file_is_loaded_through_open_clips_own_fetching(source, tmp_path, monkeypatch):
+    path = tmp_path / "fetched.safetensors"
+    model = open_clip.create_model("ViT-B-32")
+    save({name: value * 0 for name, value in model.state_dict().items()}, path)
+    asked = []
+
+    def fetch(cfg):
+        asked.append(cfg)
+        return str(path)
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fetch)
+    loaded = load_clip("ViT-B-32", "laion400m_e32")
+    assert asked == [open_clip.get_pretrained_cfg("ViT-B-32", "laion400m_e32")]
+    assert loaded.model.visual.proj.abs().max() == 0
+    assert loaded.mean == open_clip.OPENAI_DATASET_MEAN
+
+
+def test_unknown_models_and_configs_are_one_sentence(tmp_path):
+    with pytest.raises(InputError, match='no model "ViT-X"'):
+        load_clip("ViT-X", "random")
+    with pytest.raises(InputError, match=r"config .*gone\.json"):
+        load_clip(str(tmp_path / "gone.json"), "random")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match=r"broken\.json"):
+        load_clip(str(tmp_path / "broken.json"), "random")
+    (tmp_path / "foreign.json").write_text("{}")
+    with pytest.raises(InputError, match=r"foreign"):
+        load_clip(str(tmp_path / "foreign.json"), "random")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps", "cuda:x"])
+def test_a_device_that_is_not_there_is_one_sentence(name):
+    with pytest.raises(InputError, match="DEVICE"):
+        resolve_device(name)
+
+
+def test_the_cpu_refuses_half_precision_and_says_what_it_can():
+    with pytest.raises(InputError, match=r"is for CUDA devices; on a CPU use"):
+        check_precision(CPU, "fp16")
+
+
+@pytest.mark.parametrize("ratio", [0.2, 3.0])
+def test_bf16_is_taken_only_where_it_is_faster(monkeypatch, ratio):
+    seconds = {torch.float32: ratio, torch.bfloat16: 1.0}
+    monkeypatch.setattr("models.device.product_seconds", seconds.get)
+    if ratio > 1:
+        check_precision(CPU, "bf16")
+    else:
+        with pytest.raises(InputError, match=r"does bf16 at 0\.20 times the speed of fp32"):
+            check_precision(CPU, "bf16")
