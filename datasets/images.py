@@ -31,6 +31,7 @@ class Item:
     index: int  # of its row in the samples
     tiles: Tensor  # (T, 3, S, S) uint8
     mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
+    size: tuple[int, int]  # height and width of the source image in pixels
     error: str = ""
 
 
@@ -67,10 +68,10 @@ class ImageDataset(Dataset):
             mask = np.zeros(shape, dtype=bool)
             if sample.mask:
                 mask = read_mask(self.root / sample.mask, image.size, shape)
-            return Item(index, tiles, mask)
+            return Item(index, tiles, mask, (image.height, image.width))
         except InputError as error:
             # A worker process cannot raise one clean sentence; it hands it over instead.
-            return Item(index, torch.empty(0), np.empty(0), str(error))
+            return Item(index, torch.empty(0), np.empty(0), (0, 0), str(error))
 
 
 def read_image(path: Path) -> Image.Image:

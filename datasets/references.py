@@ -16,6 +16,7 @@ from datasets.splits import Sample
 from utils.errors import InputError
 
 COLUMNS = ["category", "shots", "seed", "image"]
+NO_SEED = -1  # of a zero-shot run: it draws no reference images
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,8 @@ class Run:
     """One (shots, seed) of a category: its reference images, paths relative to the data root."""
 
     shots: int
-    seed: int  # -1 for zero-shot, which draws nothing
+    seed: int  # NO_SEED for zero-shot
     images: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """For pictures and tables: "0-shot", "4-shot seed 2"."""
-        return f"{self.shots}-shot" + (f" seed {self.seed}" if self.shots else "")
 
 
 def draw_runs(train: Sequence[Sample], shots: Sequence[int], seeds: Sequence[int]) -> list[Run]:
@@ -45,7 +41,7 @@ def draw_runs(train: Sequence[Sample], shots: Sequence[int], seeds: Sequence[int
             f"SHOTS asks for {max(shots)} reference images, but {where} has {len(images)} train "
             "images in the split; ask for fewer"
         )
-    runs = [Run(0, -1, ())] if 0 in shots else []
+    runs = [Run(0, NO_SEED, ())] if 0 in shots else []
     for count in sorted(set(shots) - {0}):
         for seed in seeds:
             order = np.random.default_rng(seed).permutation(len(images))
@@ -60,7 +56,7 @@ def given_runs(
     category = train[0].class_name if train else ""
     known = {sample.image for sample in train}
     rows = table[table["category"] == category]
-    runs = [Run(0, -1, ())] if 0 in shots else []
+    runs = [Run(0, NO_SEED, ())] if 0 in shots else []
     for count in sorted(set(shots) - {0}):
         for seed in seeds:
             chosen = rows[(rows["shots"] == count) & (rows["seed"] == seed)]["image"].tolist()

@@ -1,7 +1,14 @@
 import pandas as pd
 import pytest
 
-from datasets.references import COLUMNS, draw_runs, given_runs, read_references, reference_rows
+from datasets.references import (
+    COLUMNS,
+    NO_SEED,
+    draw_runs,
+    given_runs,
+    read_references,
+    reference_rows,
+)
 from datasets.splits import Sample, first_of_each_defect
 from utils.errors import InputError
 
@@ -15,7 +22,7 @@ def test_there_is_one_zero_shot_run_and_one_for_each_shots_and_seed():
     runs = draw_runs(train_rows(9), (0, 1, 2, 4), (0, 1, 2, 3, 4))
     assert len(runs) == 1 + 3 * 5
     assert runs[0].images == ()
-    assert [run.title for run in runs[:2]] == ["0-shot", "1-shot seed 0"]
+    assert [(run.shots, run.seed) for run in runs[:3]] == [(0, NO_SEED), (1, 0), (1, 1)]
 
 
 def test_draws_are_nested_and_without_replacement():

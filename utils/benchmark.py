@@ -181,8 +181,8 @@ def run_categories(
             progress.set_description(plan.category)
             with clock.stage("text"):
                 text = text_bank(settings, encoder, plan.category)
-            scores = score_category(encodings, plan, text, progress, clock)
-            write_category(folder, plan, scores, settings, root, clock)
+            scores, masks = score_category(encodings, plan, text, progress, clock)
+            write_category(folder, plan, scores, masks, settings, root, clock)
             write_summary(folder, settings.dataset)
 
 

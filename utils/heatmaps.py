@@ -42,9 +42,10 @@ def panel(
 ) -> np.ndarray:
     """Draw one test image: (H, W, 3) uint8 RGB in, (h, w, 3) uint8 RGB out.
 
-    `mask` is (H, W) bool, or None for a good image. Each map is `(title, map, score, (low, high))`
-    and may have any size; it is stretched over the picture. `name` heads the panel, for instance
-    "bottle/broken_large/000.png"; `note` is a warning below it, for instance "random weights".
+    `mask` is bool, or None for a good image. Each map is `(title, map, score, (low, high))`. Mask
+    and maps may have any size; they are stretched over the picture. `name` heads the panel, for
+    instance "bottle/broken_large/000.png"; `note` is a warning below it, for instance "random
+    weights".
     """
     check_sizes(image, mask)
     picture = fit(image)
@@ -191,12 +192,10 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def check_sizes(image: np.ndarray, mask: np.ndarray | None) -> None:
-    """Raise `InputError` unless `image` is (H, W, 3) uint8 and `mask`, if any, (H, W)."""
+    """Raise `InputError` unless `image` is (H, W, 3) uint8 and `mask`, if any, 2-D."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(
             f"an image to draw is {image.dtype} {image.shape}; give uint8 (height, width, 3)"
         )
-    if mask is not None and mask.shape != image.shape[:2]:
-        raise InputError(
-            f"mask {mask.shape} and image {image.shape[:2]} differ in size; give the image's mask"
-        )
+    if mask is not None and mask.ndim != 2:
+        raise InputError(f"a mask to draw is {mask.shape}; give (height, width)")

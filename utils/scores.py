@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.references import NO_SEED
 from utils.errors import InputError
 from utils.files import atomic_path, write_text
 
-NO_SEED = -1  # the seed of a 0-shot run: it draws no reference images
 # What NumPy raises on a file that is cut short, is no archive, or lacks an array.
 DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -37,7 +37,7 @@ class Scores:
     image_scores: np.ndarray  # (R, N) float32
     maps: np.ndarray  # (R, M, G, G) float32
     tiles: np.ndarray  # (N,) int: how many tiles each image has
-    size: np.ndarray  # (N, 2) int: height and width of the resized image in pixels
+    size: np.ndarray  # (N, 2) int: height and width of the source image in pixels
 
     def run_names(self) -> list[str]:
         """`["0-shot", "1-shot seed 0", ...]`: a name for each of the R runs."""

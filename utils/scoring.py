@@ -1,11 +1,12 @@
 """Every (shots, seed) of one category from one encoding of each of its images."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from datasets.images import ImageDataset, Item, normalise
 from datasets.references import Run
@@ -14,6 +15,7 @@ from models.clip import WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features, TextBank, VisualBank, few_shot, few_shot_map, zero_shot
 from utils.errors import InputError
+from utils.scores import Scores
 from utils.stopwatch import Stopwatch
 
 
@@ -25,16 +27,6 @@ class Plan:
     runs: list[Run]
     references: list[Sample]
     tests: list[Sample]
-
-
-@dataclass
-class Scores:
-    """All runs' scores of one category: R runs, N test images, M tiles in all, a G x G grid."""
-
-    image_scores: np.ndarray  # (R, N) float32
-    maps: np.ndarray  # (R, M, G, G) float32
-    tiles: np.ndarray  # (N,) tiles of each image
-    masks: list[np.ndarray] = field(repr=False)  # N of (H_i, W_i) bool, at the evaluation shape
 
 
 class Encodings:
@@ -113,24 +105,35 @@ def read_references(
 
 
 def score_category(
-    encodings: Encodings, plan: Plan, text: TextBank, progress, clock: Stopwatch
-) -> Scores:
-    """Encode the references and the test images of one category, and score every run."""
+    encodings: Encodings, plan: Plan, text: TextBank, progress: tqdm, clock: Stopwatch
+) -> tuple[Scores, list[np.ndarray]]:
+    """Encode the references and the test images of one category, and score every run.
+
+    Returns the scores and the test images' masks, (H_i, W_i) bool at the evaluation shape.
+    """
     bank, rows = read_references(encodings, plan)
     progress.update(len(plan.references))
-    image_scores, maps, tiles, masks = [], [], [], []
+    image_scores, maps, tests = [], [], []
     for items, features in encodings.batches_of(len(plan.tests)):
         with clock.stage("score"):
             scores, batch_maps = score_runs(features, text, bank, rows)
             counts = [len(item.tiles) for item in items]
             image_scores.append(mean_over_tiles(scores.cpu().numpy(), counts))
             maps.append(batch_maps.cpu().numpy())
-            tiles += counts
-            masks += [item.mask for item in items]
+            tests += [(len(item.tiles), item.size, item.mask) for item in items]
         progress.update(len(items))
-    return Scores(
-        np.concatenate(image_scores, axis=1), np.concatenate(maps, axis=1), np.array(tiles), masks
+    tiles, sizes, masks = zip(*tests, strict=True)
+    scores = Scores(
+        image=np.array([sample.image for sample in plan.tests]),
+        label=np.array([sample.label for sample in plan.tests]),
+        shots=np.array([run.shots for run in plan.runs]),
+        seed=np.array([run.seed for run in plan.runs]),
+        image_scores=np.concatenate(image_scores, axis=1),
+        maps=np.concatenate(maps, axis=1),
+        tiles=np.array(tiles),
+        size=np.array(sizes),
     )
+    return scores, list(masks)
 
 
 def score_runs(
