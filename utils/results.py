@@ -51,16 +51,12 @@ def write_metrics(path: Path, metrics: pd.DataFrame) -> None:
 def read_metrics(path: Path) -> pd.DataFrame:
     """Read what `write_metrics` wrote, every bit of every value the same."""
     try:
-        rows = pd.read_csv(
-            path,
-            dtype={"category": str, "metric": str, "seed": "Int64"},
-            keep_default_na=False,
-            na_values={"value": [""], "seed": [""]},
-            float_precision="round_trip",
-        )
-    except (OSError, ValueError) as error:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows["value"] = [float(text or "nan") for text in rows["value"]]  # exact, unlike pandas'
+        rows["seed"] = [int(text) if text else None for text in rows["seed"]]
+        return checked(rows)
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot read {path}: {error}; delete it and run again") from error
-    return checked(rows)
 
 
 def checked(metrics: pd.DataFrame) -> pd.DataFrame:
