@@ -189,6 +189,12 @@ def test_wrong_rows_end_in_a_sentence(change, words):
         summarise(rows, "mvtec", ["bottle", "grid"])
 
 
+def test_no_rows_end_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="no metric rows"):
+        write_tables(tmp_path, frame(), "mvtec", ["bottle"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [None, "", "category,shots\nbottle,0\n", "a" * 99])
 def test_a_damaged_metrics_file_ends_in_a_sentence(tmp_path, content):
     path = tmp_path / "metrics.csv"
