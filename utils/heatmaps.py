@@ -49,31 +49,36 @@ def panel(
     """
     check_sizes(image, mask)
     picture = fit(image)
-    truth = (
-        ("ground truth   good", picture)
-        if mask is None
-        else ("ground truth", with_contour(picture, mask))
-    )
-    overlays = [
-        (f"{title}   score {score:.3f}", overlay(picture, values, scale))
-        for title, values, score, scale in maps
-    ]
-    height, width = picture.shape[:2]
+    columns = [("image", picture, None)]
+    if mask is None:
+        columns.append(("ground truth   good", picture, None))
+    else:
+        columns.append(("ground truth", with_contour(picture, mask), None))
+    for title, values, score, scale in maps:
+        columns.append((f"{title}   score {score:.3f}", overlay(picture, values, scale), scale))
+    return lay_out(columns, name, note)
+
+
+def lay_out(
+    columns: Sequence[tuple[str, np.ndarray, Scale | None]], name: str, note: str
+) -> np.ndarray:
+    """Put pictures of one size side by side: a title over each, a colour bar under each scale."""
+    height, width = columns[0][1].shape[:2]
     column = max(width, COLUMN_WIDTH)
+    room = len(columns) * (column + MARGIN) - MARGIN
     top = MARGIN + HEADER_LINE + (TITLE_LINE if note else 0) + TITLE_LINE
-    total = MARGIN + (2 + len(maps)) * (column + MARGIN)
-    sheet = Image.new("RGB", (total, top + height + LABEL_LINE + MARGIN), BACKGROUND)
+    size = room + 2 * MARGIN, top + height + LABEL_LINE + MARGIN
+    sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    room = total - 2 * MARGIN
     text_line(draw, (MARGIN, MARGIN), name, HEADER_SIZE, room)
     text_line(draw, (MARGIN, MARGIN + HEADER_LINE - 4), note, TITLE_SIZE, room, WARNING)
-    for index, (title, drawn) in enumerate([("image", picture), truth, *overlays]):
+    for index, (title, picture, scale) in enumerate(columns):
         left = MARGIN + index * (column + MARGIN)
         text_line(draw, (left, top - TITLE_LINE), title, TITLE_SIZE, column)
-        sheet.paste(Image.fromarray(drawn), (left, top))
+        sheet.paste(Image.fromarray(picture), (left, top))
         draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
-        if index >= 2:
-            colour_bar(sheet, (left, top + height + 8), column, maps[index - 2][3])
+        if scale is not None:
+            colour_bar(sheet, (left, top + height + 8), column, scale)
     return np.asarray(sheet)
 
 
@@ -87,13 +92,15 @@ def write_panel(path: Path, drawn: np.ndarray) -> None:
 def scale_of(maps: Iterable[np.ndarray]) -> Scale:
     """The lowest and the highest score in all `maps` of a category: one scale for its panels."""
     ends = [(float(values.min()), float(values.max())) for values in maps]
-    if not np.isfinite(ends).all() or not ends:
-        raise InputError(f"no scale for {len(ends)} maps with values {ends[:1]}; give finite maps")
+    if not ends:
+        raise InputError("no maps to take a colour scale from; give at least one")
+    if not np.isfinite(ends).all():
+        raise InputError("a map has NaN or infinite scores; score its category again")
     return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def fit(image: np.ndarray) -> np.ndarray:
-    """`image` in its own aspect, PICTURE_HEIGHT high or, if that is too wide, PICTURE_WIDTH wide."""
+    """`image` in its own aspect: PICTURE_HEIGHT high, lower where PICTURE_WIDTH would not do."""
     height, width = image.shape[:2]
     ratio = min(PICTURE_HEIGHT / height, PICTURE_WIDTH / width)
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
@@ -122,7 +129,7 @@ def colours(values: np.ndarray, scale: Scale) -> np.ndarray:
     """
     low, high = scale
     if not np.isfinite(values).all():
-        raise InputError("cannot draw a map with NaN or infinite scores; score the image again")
+        raise InputError("cannot draw a map with NaN or infinite scores; score its category again")
     unit = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return palette()[np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)]
 

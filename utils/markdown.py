@@ -40,7 +40,8 @@ def summary_page(
         parts += [title, comparison_table(means, "shots")]
     elif here != len(categories):
         parts.append(
-            f"No published mean is shown: it is over {len(categories)} categories, ours over {here}."
+            f"No published mean stands here: it is over {len(categories)} categories, ours is "
+            f"over {here}."
         )
     parts += source_notes(published)
     return "\n\n".join(parts) + "\n"

@@ -27,7 +27,7 @@ def load_published() -> pd.DataFrame:
 
     One table, read once; callers copy it before they change it.
     """
-    return pd.read_csv(PUBLISHED_FILE, float_precision="round_trip")
+    return pd.read_csv(PUBLISHED_FILE)
 
 
 def published_for(dataset: str) -> pd.DataFrame:

@@ -51,16 +51,12 @@ def write_metrics(path: Path, metrics: pd.DataFrame) -> None:
 def read_metrics(path: Path) -> pd.DataFrame:
     """Read what `write_metrics` wrote, every bit of every value the same."""
     try:
-        rows = pd.read_csv(
-            path,
-            dtype={"category": str, "metric": str, "seed": "Int64"},
-            keep_default_na=False,
-            na_values={"value": [""], "seed": [""]},
-            float_precision="round_trip",
-        )
-    except (OSError, ValueError) as error:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows["value"] = [float(text or "nan") for text in rows["value"]]  # exact, unlike pandas'
+        rows["seed"] = pd.array([int(s) if s else None for s in rows["seed"]], "Int64")
+        return checked(rows)
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot read {path}: {error}; delete it and run again") from error
-    return checked(rows)
 
 
 def checked(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -71,6 +67,8 @@ def checked(metrics: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in metrics.columns]
     if missing:
         raise InputError(f"metric rows lack the column {missing[0]}; they need {COLUMNS}")
+    if not len(metrics):
+        raise InputError("there are no metric rows to write; finish at least one category")
     rows = metrics[COLUMNS].astype({"shots": int, "seed": "Int64", "value": float})
     unknown = sorted(set(rows["metric"]) - set(METRICS))
     if unknown:

@@ -19,7 +19,10 @@ from utils.errors import InputError
 from utils.files import atomic_path, write_text
 
 # What NumPy raises on a file that is cut short, is no archive, or lacks an array.
-DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+DAMAGED = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(AttributeError, KeyError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ def save_scores(path: Path, scores: Scores) -> None:
 def load_scores(path: Path) -> Scores:
     """Read what `save_scores` wrote; `InputError` where it is missing, damaged or inconsistent."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             scores = Scores(**{field.name: archive[field.name] for field in fields(Scores)})
         check_scores(scores, path)
         return scores

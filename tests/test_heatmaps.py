@@ -1,0 +1,146 @@
+"""Panels: colours mean the same everywhere, hot spots and contours are where they belong."""
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.errors import InputError
+from utils.heatmaps import (
+    CONTOUR,
+    PICTURE_HEIGHT,
+    colours,
+    fit,
+    overlay,
+    panel,
+    scale_of,
+    with_contour,
+    write_panel,
+)
+
+GREY = np.full((64, 64, 3), 128, np.uint8)
+
+
+def spot(row, column, size=15):
+    values = np.zeros((size, size), np.float32)
+    values[row, column] = 1
+    return values
+
+
+def brightness(picture):
+    return picture.astype(int).sum(axis=2)
+
+
+def test_a_hot_spot_is_hot_at_its_place():
+    drawn = overlay(fit(GREY), spot(2, 11), (0, 1))
+    row, column = np.unravel_index(brightness(drawn).argmax(), drawn.shape[:2])
+    cell = PICTURE_HEIGHT / 15
+    assert abs(row - 2.5 * cell) < 2 and abs(column - 11.5 * cell) < 2
+
+
+def test_the_overlay_lies_in_the_panel_at_the_third_picture():
+    with_spot = panel(GREY, None, [("0-shot", spot(2, 11), 0.5, (0, 1))], "a")
+    without = panel(GREY, None, [("0-shot", spot(2, 11) * 0, 0.5, (0, 1))], "a")
+    rows, columns = np.nonzero(brightness(with_spot) != brightness(without))
+    assert columns.min() > 2 * PICTURE_HEIGHT
+    assert np.ptp(rows) < 3 * PICTURE_HEIGHT / 15
+
+
+def test_one_score_has_one_colour_in_every_image_with_the_same_scale():
+    first = np.array([[0.2, 0.5]], np.float32)
+    second = np.array([[0.5, 0.9]], np.float32)
+    scale = scale_of([first, second])
+    assert scale == pytest.approx((0.2, 0.9))
+    assert (colours(first, scale)[0, 1] == colours(second, scale)[0, 0]).all()
+    assert (colours(first, scale)[0, 0] != colours(second, scale)[0, 1]).any()
+
+
+def test_a_higher_score_is_brighter():
+    ramp = colours(np.linspace(0, 1, 256)[None], (0, 1))
+    assert (np.diff(cv2.cvtColor(ramp, cv2.COLOR_RGB2GRAY)[0].astype(int)) >= 0).all()
+
+
+def test_the_picture_stays_readable_under_the_map():
+    picture = fit(GREY).copy()
+    picture[:, :100] = 20
+    drawn = overlay(picture, np.full((15, 15), 0.5), (0, 1))
+    assert brightness(drawn)[:, :90].max() < brightness(drawn)[:, 110:].min()
+
+
+def test_constant_maps_are_drawn_evenly():
+    flat = np.full((15, 15), 0.4, np.float32)
+    drawn = overlay(fit(GREY), flat, scale_of([flat, flat]))
+    assert np.isfinite(drawn).all() and len(np.unique(drawn.reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_the_contour_shows_on_any_ground_and_only_on_the_border(shade):
+    picture = np.full((256, 256, 3), shade, np.uint8)
+    mask = np.zeros((512, 512), bool)
+    mask[100:300, 200:400] = True
+    drawn = with_contour(picture, mask)
+    changed = np.abs(drawn.astype(int) - picture).max(axis=2)
+    assert changed[100, 98:103].max() > 100 and changed[48:53, 150].max() > 100
+    assert changed[60:140, 110:190].max() == 0 and changed[:40].max() == 0
+    assert (np.abs(drawn.astype(int) - CONTOUR).max(axis=2) < 40).any()
+    assert (picture == shade).all()
+
+
+def test_a_defect_of_one_pixel_is_seen():
+    mask = np.zeros((2000, 2000), bool)
+    mask[1000, 1000] = True
+    picture = np.full((256, 256, 3), 200, np.uint8)
+    assert (with_contour(picture, mask) != picture).any()
+
+
+@pytest.mark.parametrize("shape", [(1000, 1500), (10, 20000), (2000, 100), (1, 1)])
+def test_any_aspect_is_kept_and_drawn(shape):
+    image = np.zeros((*shape, 3), np.uint8)
+    height, width = fit(image).shape[:2]
+    assert width / height == pytest.approx(shape[1] / shape[0], rel=0.05) or min(height, width) == 1
+    mask = np.ones(shape, bool)
+    drawn = panel(image, mask, [("0-shot", spot(0, 0, size=20), 1, (0, 1))], "a")
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and max(drawn.shape) < 2500
+
+
+def test_panels_of_equal_images_have_equal_sizes_however_long_the_name():
+    maps = [("4-shot", spot(3, 3), 0.5, (0, 1))]
+    short = panel(GREY, None, maps, "bottle/good/000.png")
+    long = panel(GREY, GREY[..., 0] > 0, maps, "bottle/" + "very_long_" * 40 + "/000.png")
+    assert short.shape == long.shape
+    assert (long[:60, -12:] == 255).all()  # the margin stays free
+
+
+def test_a_note_is_written_into_the_panel():
+    maps = [("0-shot", spot(3, 3), 0.5, (0, 1))]
+    drawn = panel(GREY, None, maps, "a", note="random weights").astype(int)
+    assert (drawn[:70, :, 0] - drawn[:70, :, 1] > 100).any()
+
+
+def test_rerun_writes_the_same_png(tmp_path):
+    for name in ("a.png", "b.png"):
+        write_panel(tmp_path / name, panel(GREY, None, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    again = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    assert (again == panel(GREY, None, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
+
+
+def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_panel(tmp_path / "taken" / "a.png", GREY)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: panel(GREY[..., 0], None, [], "a"),
+        lambda: panel(GREY / 255, None, [], "a"),
+        lambda: panel(GREY, np.zeros((32, 32), bool), [], "a"),
+        lambda: panel(GREY, None, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
+        lambda: scale_of([np.full((15, 15), np.nan)]),
+        lambda: scale_of([]),
+    ],
+)
+def test_what_cannot_be_drawn_ends_in_a_sentence(draw):
+    with pytest.raises(InputError):
+        draw()

@@ -1,0 +1,285 @@
+"""Tables and score files: worked examples by hand, published numbers, damaged and rerun files."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.errors import InputError
+from utils.metrics import METRICS
+from utils.published import PAPER, load_published
+from utils.results import COLUMNS, read_metrics, summarise, write_metrics, write_tables
+from utils.scores import NO_SEED, Scores, load_scores, save_scores, write_score_table
+
+VISA = [
+    *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
+    *("pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
+]
+
+
+def frame(*rows):
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def two_categories():
+    """By hand: bottle 80 and 90, grid 60 and 90; seed means 70 and 90."""
+    return frame(
+        ("bottle", 1, 0, "image_auroc", 0.8),
+        ("bottle", 1, 1, "image_auroc", 0.9),
+        ("grid", 1, 0, "image_auroc", 0.6),
+        ("grid", 1, 1, "image_auroc", 0.9),
+    )
+
+
+def row(summary, category, shots=1, metric="image_auroc"):
+    found = summary.query("category == @category and shots == @shots and metric == @metric")
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def published(**wanted):
+    rows = load_published()
+    for name, value in wanted.items():
+        rows = rows[rows[name] == value]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_mean_and_sample_deviation_are_over_seeds():
+    summary = summarise(two_categories(), "mvtec", ["grid", "bottle", "wood"])
+    assert row(summary, "bottle")["mean"] == pytest.approx(85)
+    assert row(summary, "bottle")["std"] == pytest.approx(math.sqrt(50))
+    assert row(summary, "bottle")["runs"] == 2
+
+
+def test_mean_row_averages_categories_within_each_seed_first():
+    summary = summarise(two_categories(), "mvtec", ["grid", "bottle", "wood"])
+    assert row(summary, "mean")["mean"] == pytest.approx(80)
+    assert row(summary, "mean")["std"] == pytest.approx(math.sqrt(200))  # of 70 and 90
+
+
+def test_rows_follow_the_official_order_of_categories_and_metrics():
+    rows = frame(
+        ("bottle", 0, None, "pixel_aupro", 0.5),
+        ("bottle", 0, None, "image_auroc", 0.5),
+        ("grid", 0, None, "pixel_aupro", 0.5),
+        ("grid", 0, None, "image_auroc", 0.5),
+    )
+    summary = summarise(rows, "mvtec", ["grid", "bottle"])
+    assert list(summary["category"]) == ["grid"] * 2 + ["bottle"] * 2 + ["mean"] * 2
+    assert list(summary["metric"]) == ["image_auroc", "pixel_aupro"] * 3
+
+
+def test_one_seed_has_no_deviation():
+    summary = summarise(two_categories().query("seed == 0"), "mvtec", ["grid", "bottle"])
+    assert math.isnan(row(summary, "bottle")["std"])
+
+
+def test_published_numbers_are_those_of_the_sources():
+    paper = dict(source=PAPER, dataset="mvtec")
+    assert published(**paper, shots=0, category="mean", metric="image_auroc")["value"] == 91.8
+    assert published(**paper, shots=0, category="bottle", metric="pixel_f1_max")["value"] == 58.1
+    one_shot = published(**paper, shots=1, category="mean", metric="image_auroc")
+    assert (one_shot["value"], one_shot["std"]) == (93.1, 2.0)
+    assert published(dataset="mpdd", metric="image_auroc")["value"] > 0
+    assert set(load_published()["metric"]) == set(METRICS)
+
+
+def test_published_means_stand_only_beside_all_categories():
+    def run(names):
+        return frame(*[(name, 0, None, "image_auroc", 0.5) for name in names])
+
+    whole = row(summarise(run(VISA), "visa", VISA), "mean", shots=0)
+    assert (whole["paper"], whole["public"]) == (78.1, 75.5)
+    assert whole["public_source"] == "accurate_winclip"
+    part = summarise(run(VISA[:-1]), "visa", VISA)
+    assert math.isnan(row(part, "mean", shots=0)["paper"])
+    assert not math.isnan(row(part, "candle", shots=0)["paper"])
+
+
+def test_undefined_is_na_and_has_no_mean(tmp_path):
+    rows = frame(
+        ("bottle", 0, None, "image_aupr", math.nan),
+        ("bottle", 0, None, "image_auroc", 0.9),
+        ("grid", 0, None, "image_aupr", 0.9),
+        ("grid", 0, None, "image_auroc", 0.9),
+    )
+    page = write_tables(tmp_path, rows, "mvtec", ["bottle", "grid"])
+    own = page.split("##")[1].splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in own if "|" in line}
+    assert (cells["bottle"], cells["grid"], cells["mean"]) == ("n/a", "90.0", "n/a")
+    assert "image_aupr: undefined in 1 of 2 categories, so it has no mean." in page
+    assert "bottle,0,,image_aupr,\n" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_page_shows_notes_deviations_and_published_numbers(tmp_path):
+    note = "Random weights: these numbers measure nothing"
+    page = write_tables(tmp_path, two_categories(), "mvtec", ["grid", "bottle"], [note])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    assert f"**{note}**" in page
+    assert ["mean", "80.0 ± 14.1"] in lines
+    assert ["1", "paper", "93.1 ± 2.0"] in lines
+    assert ["bottle", "paper", "98.2 ± 0.9"] in lines
+    assert ["bottle", "ours", "85.0 ± 7.1"] in lines
+
+
+def test_page_says_when_the_mean_is_over_fewer_categories(tmp_path):
+    page = write_tables(tmp_path, two_categories(), "mvtec", ["bottle", "grid", "wood"])
+    assert "| mean of 2/3 |" in page
+    assert "it is over 3 categories, ours is over 2" in page
+    assert "93.1 ± 2.0" not in page
+
+
+def test_only_published_metrics_and_shots_are_compared(tmp_path):
+    rows = frame(*[("tubes", k, s, m, 0.5) for k, s in [(0, None), (1, 0)] for m in METRICS])
+    page = write_tables(tmp_path, rows, "mpdd", ["tubes"])
+    header, _, *body = [
+        line for line in page.split("beside published")[1].splitlines() if "|" in line
+    ]
+    assert "pixel_aupro" in header and "pixel_f1_max" not in header
+    assert all(line.startswith("| 0 ") for line in body)
+
+
+def test_columns_of_the_page_are_aligned(tmp_path):
+    page = write_tables(tmp_path, two_categories(), "mvtec", ["grid", "bottle"])
+    for block in page.split("\n\n"):
+        if block.startswith("|"):
+            assert len({len(line) for line in block.splitlines()}) == 1
+
+
+def test_rerun_and_row_order_change_no_byte(tmp_path):
+    rows = two_categories()
+    write_tables(tmp_path / "a", rows, "mvtec", ["grid", "bottle"])
+    write_tables(tmp_path / "b", rows.iloc[::-1], "mvtec", ["grid", "bottle"])
+    for name in ("metrics.csv", "summary.csv", "summary.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_metrics_file_keeps_every_bit(tmp_path):
+    values = [0.1 + 0.2, 1 / 3, np.nextafter(1, 0), 5e-324, math.nan]
+    rows = frame(*[("bottle", 1, seed, "image_auroc", v) for seed, v in enumerate(values)])
+    write_metrics(tmp_path / "metrics.csv", rows)
+    again = read_metrics(tmp_path / "metrics.csv")
+    assert again["value"].to_numpy().tobytes() == np.array(values).tobytes()
+
+
+def test_zero_shot_has_an_empty_seed(tmp_path):
+    write_metrics(tmp_path / "m.csv", frame(("bottle", 0, None, "image_auroc", 0.5)))
+    assert (tmp_path / "m.csv").read_text().splitlines()[1] == "bottle,0,,image_auroc,0.5"
+    assert read_metrics(tmp_path / "m.csv")["seed"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metric": "image_ap"}, "unknown metric 'image_ap'"),
+        ({"value": 93.1}, "give fractions"),
+        ({"category": "bottel"}, "unknown category 'bottel'"),
+        ({"shots": 0}, "0-shot rows"),
+        ({"seed": 1}, "given twice"),
+        ({"seed": 7}, "different shots, seeds or metrics"),
+    ],
+)
+def test_wrong_rows_end_in_a_sentence(change, words):
+    rows = two_categories()
+    for name, value in change.items():
+        rows.loc[0, name] = value
+    with pytest.raises(InputError, match=words):
+        summarise(rows, "mvtec", ["bottle", "grid"])
+
+
+def test_no_rows_end_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="no metric rows"):
+        write_tables(tmp_path, frame(), "mvtec", ["bottle"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [None, "", "category,shots\nbottle,0\n", "a" * 99])
+def test_a_damaged_metrics_file_ends_in_a_sentence(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError):
+        read_metrics(path)
+
+
+def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
+    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    with pytest.raises(InputError, match="cannot write"):
+        write_tables(tmp_path / "taken", two_categories(), "mvtec", ["grid", "bottle"])
+    with pytest.raises(InputError, match="cannot write"):
+        save_scores(tmp_path / "taken" / "scores.npz", example_scores())
+
+
+def example_scores(**changes):
+    """Two runs over a square and a wide image, the latter of two tiles."""
+    arrays = dict(
+        image=np.array(["bottle/test/good/000.png", "bottle/test/größe/001.png"]),
+        label=np.array([0, 1]),
+        shots=np.array([0, 1]),
+        seed=np.array([NO_SEED, 0]),
+        image_scores=np.array([[0.1, 1 / 3], [0.2, 0.7]], np.float32),
+        maps=np.linspace(0, 1, 2 * 3 * 4, dtype=np.float32).reshape(2, 3, 2, 2),
+        tiles=np.array([1, 2]),
+        size=np.array([[240, 240], [240, 360]]),
+    )
+    return Scores(**{**arrays, **changes})
+
+
+def test_scores_come_back_as_they_were_and_rerun_to_the_same_bytes(tmp_path):
+    scores = example_scores()
+    save_scores(tmp_path / "a.npz", scores)
+    save_scores(tmp_path / "b.npz", scores)
+    again = load_scores(tmp_path / "a.npz")
+    for name, array in vars(scores).items():
+        assert (
+            np.array_equal(getattr(again, name), array)
+            and getattr(again, name).dtype == array.dtype
+        )
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": np.array(["a", "b"], object)},
+        {"label": np.array([0, 2])},
+        {"tiles": np.array([1, 1])},
+        {"tiles": np.array([0, 3])},
+        {"seed": np.array([0, 0])},
+        {"image_scores": np.zeros((2, 2))},
+        {"image_scores": np.full((2, 2), np.nan, np.float32)},
+        {"maps": np.zeros((2, 3, 2, 4), np.float32)},
+        {"size": np.zeros((2, 3), int)},
+    ],
+)
+def test_inconsistent_scores_end_in_a_sentence(tmp_path, changes):
+    with pytest.raises(InputError, match="no usable score file"):
+        save_scores(tmp_path / "a.npz", example_scores(**changes))
+    np.savez(tmp_path / "b.npz", **vars(example_scores(**changes)))
+    with pytest.raises(InputError, match="no usable score file"):
+        load_scores(tmp_path / "b.npz")
+
+
+def test_a_damaged_score_file_ends_in_a_sentence(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(InputError, match="no score file"):
+        load_scores(path)
+    save_scores(path, example_scores())
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[:300] + b"x" + whole[301:]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="no usable score file"):
+            load_scores(path)
+
+
+def test_score_table_has_a_column_per_run_in_full_float32(tmp_path):
+    write_score_table(tmp_path / "scores.csv", example_scores(), ["good", "größe"])
+    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == [
+        "image,label,defect,0-shot,1-shot seed 0",
+        "bottle/test/good/000.png,0,good,0.1,0.2",
+        "bottle/test/größe/001.png,1,größe,0.33333334,0.7",
+    ]
