@@ -17,11 +17,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
+from datasets.decode import read_anomalous, read_image
 from datasets.splits import Sample
 from utils.errors import InputError
 from utils.tiles import tile_boxes, tile_count
-
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -74,29 +73,6 @@ class ImageDataset(Dataset):
             return Item(index, torch.empty(0), np.empty(0), (0, 0), str(error))
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode an image to RGB; a missing or damaged file is an `InputError`."""
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} is in the split but not there; prepare the split again, or mend the data root"
-        ) from error
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({error}); replace the file"
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from any mode; 16-bit grey is scaled to 8 bits, since Pillow would cut it off at 255."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        grey = np.asarray(image, dtype=np.uint16) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
-    return image.convert("RGB")
-
-
 def cut_tiles(image: Image.Image, side: int, resize: Literal["tile", "squash"]) -> Tensor:
     """Resize to the encoder's input and cut square tiles: (T, 3, side, side) uint8.
 
@@ -137,32 +113,13 @@ def eval_shape(
 
 
 def read_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """Read a mask: any value above 0 is anomalous; (H, W) bool at `shape`.
+    """Read a mask of an anomalous image: (H, W) bool at `shape`.
 
     `image_size` is (width, height) of its image, which it must have. Resized bilinearly (with
     Pillow's antialiasing) and cut at one half, as the public implementations do. A defect too
     small to leave any pixel keeps those where it covers most: a mask never vanishes.
     """
-    try:
-        with Image.open(path) as mask:
-            if mask.size != image_size:
-                raise InputError(
-                    f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
-                    f"{image_size[0]} x {image_size[1]}; replace it by the original"
-                )
-            anomalous = np.asarray(mask) > 0
-    except FileNotFoundError as error:
-        raise InputError(
-            f"the mask {path} is in the split but not there; prepare it again"
-        ) from error
-    except UNREADABLE as error:
-        raise InputError(f"the mask {path} cannot be read ({error}); replace the file") from error
-    if anomalous.ndim == 3:
-        anomalous = anomalous.any(axis=-1)
-    if not anomalous.any():
-        raise InputError(
-            f"the mask {path} of an anomalous image is empty; replace it by the original"
-        )
+    anomalous = read_anomalous(path, image_size)
     if anomalous.shape == shape:
         return anomalous
     coverage = Image.fromarray(anomalous.astype(np.uint8) * 255)

@@ -4,14 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.decode import read_image, to_rgb
 from datasets.images import (
     ImageDataset,
     cut_tiles,
     eval_shape,
     normalise,
-    read_image,
     read_mask,
-    to_rgb,
 )
 from datasets.splits import Sample
 from utils.errors import InputError

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.images import ImageDataset
+from datasets.official import OFFICIAL, differences
 from datasets.references import COLUMNS, draw_runs, given_runs, read_references
 from datasets.splits import SPLITS_FOLDER, Sample, first_of_each_defect, read_root, read_split
 from models.clip import WindowedEncoder
@@ -24,7 +25,6 @@ from utils.category import write_category
 from utils.errors import InputError, exit_with_sentence
 from utils.files import sha256_of, write_text
 from utils.folder import ResultFolder, check_writable, machine
-from utils.official import CATEGORIES, missing_from
 from utils.results import write_tables
 from utils.scoring import Encodings, Plan, batch_indices, score_category
 from utils.settings import Settings, settings_from
@@ -88,8 +88,8 @@ def find_root(settings: Settings) -> Path:
 
 
 def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
-    """What each wanted category needs, in the split's order."""
-    in_split = list(dict.fromkeys(sample.class_name for sample in samples))
+    """What each wanted category needs; sorted, so that no result depends on a file's order."""
+    in_split = sorted({sample.class_name for sample in samples})
     for wanted in settings.categories:
         if wanted not in in_split:
             raise InputError(
@@ -102,8 +102,8 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
     for category in in_split:
         if settings.categories and category not in settings.categories:
             continue
-        rows = [sample for sample in samples if sample.class_name == category]
-        train = [sample for sample in rows if sample.split == "train"]
+        rows = sorted(sample for sample in samples if sample.class_name == category)
+        train = [sample for sample in rows if sample.split == "train" and sample.label == 0]
         tests = [sample for sample in rows if sample.split == "test"]
         if settings.limit is not None:
             tests = [tests[row] for row in first_of_each_defect(tests, settings.limit)]
@@ -126,9 +126,11 @@ def make_notes(settings: Settings, clip: LoadedClip, samples: Sequence[Sample]) 
         notes.append("RANDOM WEIGHTS: these numbers measure nothing but the plumbing")
     if settings.limit is not None:
         notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
-    missing = missing_from(settings.dataset, samples)
-    if missing:
-        notes.append(f"INCOMPLETE DATASET: {missing}")
+    wanted = settings.categories or tuple(OFFICIAL[settings.dataset])
+    _, wrong = differences(settings.dataset, samples)
+    wrong = [category for category in wrong if category in wanted]
+    if wrong:
+        notes.append(f"NOT THE OFFICIAL DATA: the counts of {', '.join(wrong)} differ")
     return notes
 
 
@@ -206,4 +208,6 @@ def write_summary(folder: ResultFolder, dataset: str) -> str:
         [row for record in finished.values() for row in record["references"]], columns=COLUMNS
     )
     write_text(folder.path / "shots.csv", references.to_csv(index=False, lineterminator="\n"))
-    return write_tables(folder.path, metrics, dataset, CATEGORIES[dataset], folder.record["notes"])
+    return write_tables(
+        folder.path, metrics, dataset, list(OFFICIAL[dataset]), folder.record["notes"]
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.images import read_image
+from datasets.decode import read_image
 from datasets.references import reference_rows
 from datasets.splits import Sample, first_of_each_defect
 from utils.folder import ResultFolder

@@ -1,0 +1,38 @@
+"""Check a raw MPDD folder against the official counts and write its split.
+
+    python datasets/mpdd.py --data-root DIR   # DIR holds bracket_black/, ..., or MPDD/ with them
+
+Reads every image and mask once; writes datasets/splits/mpdd.csv, the field's mpdd_meta.json, and
+the data root for run_mpdd.py. It never writes into the image folders. Licence of the data:
+CC BY-NC-SA 4.0.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from datasets.download import Archive
+from datasets.official import OFFICIAL
+from datasets.prepare import Dataset, main, scan_mvtec_layout
+
+MPDD = Dataset(
+    name="mpdd",
+    stem="mpdd",
+    title="MPDD",
+    archive=Archive(
+        "",
+        "",
+        None,
+        "open the README of https://github.com/stepanje/MPDD, follow its OneDrive link, download "
+        "the folder and unpack it, so that DIR/MPDD/bracket_black/train/good and so on are there",
+    ),
+    layout="bracket_black/train/good, bracket_black/test/<defect>, "
+    "bracket_black/ground_truth/<defect>, bracket_brown/...",
+    scan=lambda root: scan_mvtec_layout(root, list(OFFICIAL["mpdd"])),
+    top_folders=("MPDD",),
+)
+
+if __name__ == "__main__":
+    main(MPDD, __doc__, __file__)

@@ -1,0 +1,47 @@
+"""Check a raw MVTec AD folder against the official counts and write its split.
+
+    python datasets/mvtec.py --data-root DIR              # DIR holds bottle/, cable/, ...
+    python datasets/mvtec.py --data-root DIR --download   # fetch the archive (5 GB) into DIR first
+
+Reads every image and mask once; writes datasets/splits/mvtec.csv, the field's mvtec_meta.json, and
+the data root for run_winclip.py. It never writes into the image folders. Licence of the data:
+CC BY-NC-SA 4.0.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from datasets.download import Archive
+from datasets.official import OFFICIAL
+from datasets.prepare import Dataset, main, scan_mvtec_layout
+
+PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
+# The owner moves this address every few months; it then answers 404 and --url gives the new one.
+URL = (
+    "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282/download/"
+    "420938113-1629952094/mvtec_anomaly_detection.tar.xz"
+)
+SHA256 = "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
+SIZE = 5_264_982_680  # bytes
+
+MVTEC = Dataset(
+    name="mvtec",
+    stem="mvtec",
+    title="MVTec AD",
+    archive=Archive(
+        URL,
+        SHA256,
+        SIZE,
+        f"get mvtec_anomaly_detection.tar.xz by hand from {PAGE} ({SIZE:,} bytes, sha256 {SHA256}) "
+        "and unpack it",
+    ),
+    layout="bottle/train/good, bottle/test/<defect>, bottle/ground_truth/<defect>, cable/...",
+    scan=lambda root: scan_mvtec_layout(root, list(OFFICIAL["mvtec"])),
+    top_folders=("mvtec_anomaly_detection", "mvtec", "MVTec"),
+)
+
+if __name__ == "__main__":
+    main(MVTEC, __doc__, __file__)

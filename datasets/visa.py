@@ -1,0 +1,102 @@
+"""Check a raw VisA folder against its official split and counts, and write its split.
+
+    python datasets/visa.py --data-root DIR              # DIR holds candle/, ..., split_csv/
+    python datasets/visa.py --data-root DIR --download   # fetch the archive (1.9 GB) into DIR first
+
+Reads split_csv/1cls.csv and every image and mask once; writes datasets/splits/visa.csv, the
+field's visa_meta.json, and the data root for run_visa.py. VisA's masks hold defect-class ids 1 to
+9 on 0 and so look black: any value above 0 is the anomaly. No copy is made of anything. Licence of
+the data: CC BY 4.0.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pandas as pd
+
+from datasets.download import Archive
+from datasets.prepare import Dataset, Options, prepare
+from datasets.splits import SPLITS_FOLDER, Sample
+from utils.errors import InputError, exit_with_sentence
+from utils.files import sha256_of
+from utils.options import parse_options
+
+URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
+SHA256 = "2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"
+SIZE = 1_929_840_640  # bytes
+SPLIT_SHA256 = "a48557e6033318cb90556f706196bc9d247a776a23ea51aecee5a80dd0332995"  # of 1cls.csv
+COLUMNS = ["object", "split", "label", "image", "mask"]
+
+
+@dataclass(frozen=True)
+class VisaOptions(Options):
+    """The shared options, and which of VisA's splits."""
+
+    split: Literal["1cls", "2cls_fewshot", "2cls_highshot"] = "1cls"
+    """The official split; the paper and run_visa.py use 1cls."""
+
+
+def visa(split: str) -> Dataset:
+    """VisA under one of its official splits."""
+    return Dataset(
+        name="visa",
+        stem="visa" if split == "1cls" else f"visa_{split}",
+        title=f"VisA ({split})",
+        archive=Archive(
+            URL,
+            SHA256,
+            SIZE,
+            "get VisA_20220922.tar by hand as https://github.com/amazon-science/spot-diff says "
+            f"({SIZE:,} bytes, sha256 {SHA256}) and unpack it",
+        ),
+        layout=f"split_csv/{split}.csv, candle/Data/Images, candle/Data/Masks, capsules/...",
+        scan=lambda root: scan(root, split),
+        top_folders=("VisA_20220922", "VisA", "visa"),
+        named_defects=False,
+        official=split == "1cls",
+    )
+
+
+def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
+    """The rows of a split whose images are there; the faults of those rows."""
+    path = root / "split_csv" / f"{split}.csv"
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there is no {path}; give the folder that holds VisA's split_csv/ and object folders"
+        ) from error
+    except ValueError as error:  # undecodable or no table
+        raise InputError(f"{path} cannot be read as a CSV ({error}); restore it") from error
+    missing = [column for column in COLUMNS if column not in rows]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}; restore the official file")
+    if split == "1cls" and sha256_of(path) != SPLIT_SHA256:
+        print(f"note: {path} is not the official file (its sha256 differs)")
+    samples, faults = [], []
+    for row in rows[COLUMNS].itertuples(index=False):
+        if not (root / row.image).is_file():
+            continue  # the counts say what is missing
+        label = int(row.label == "anomaly")
+        if label and not (root / row.mask).is_file():
+            faults.append(f"{root / row.image}: its mask {row.mask or '(none named)'} is not there")
+            continue
+        defect, mask = ("anomaly", row.mask) if label else ("good", "")
+        samples.append(Sample(row.object, row.split, label, defect, row.image, mask))
+    return samples, faults
+
+
+def main() -> None:
+    """What the command line asks for."""
+    default = VisaOptions(data_root=SPLITS_FOLDER.parents[1] / "data" / "visa")
+    options = parse_options(default, __doc__, Path(__file__))
+    prepare(visa(options.split), options)
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)
