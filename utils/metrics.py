@@ -1,5 +1,176 @@
-"""Names of the seven metrics, in the order in which every table shows them."""
+"""The seven metrics, exact: image and pixel AUROC, AUPR and F1-max, and AUPRO.
+
+All depend on the ranking of scores alone, ties included, and all come from the same few numbers:
+for every distinct score of an anomalous pixel, how many normal scores are above it and equal to
+it. So normal pixels are never sorted, maps are read one at a time, and a category's maps need not
+be in memory together.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.counting import Engine, Places, as_floats, keys_of
+from utils.errors import InputError
 
 IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
+FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
+THREADS = min(4, os.cpu_count() or 1)  # each keeps its own counts, 8 bytes a threshold
+
+
+class Ranking(NamedTuple):
+    """K distinct anomalous scores in ascending order, against N normal scores."""
+
+    positives: np.ndarray  # (K,) int64: anomalous scores equal to each threshold
+    above: np.ndarray  # (K,) int64: normal scores above it
+    equal: np.ndarray  # (K,) int64: normal scores equal to it
+    weights: np.ndarray  # (K,) float64: regions' shares at it, 1 / (area x regions) per pixel
+    normals: int  # N
+
+
+def image_metrics(
+    scores: np.ndarray, labels: np.ndarray, engine: Engine = "numba"
+) -> dict[str, float]:
+    """AUROC, AUPR and F1-max of image scores (N,) and labels (N,), 0 good and 1 anomalous.
+
+    Values in [0, 1], NaN where there are no good or no anomalous images. NaN scores and other
+    shapes are an `InputError`.
+    """
+    scores, anomalous = np.asarray(scores), np.asarray(labels) > 0
+    if scores.ndim != 1 or scores.shape != anomalous.shape:
+        raise InputError(f"scores {scores.shape} and labels {anomalous.shape}: give two of (N,)")
+    values = PixelEvaluator(anomalous[:, None, None], engine).rank(scores[:, None, None])
+    return dict(zip(IMAGE_METRICS, ranking_metrics(values), strict=True))
+
+
+def pixel_metrics(
+    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], engine: Engine = "numba"
+) -> dict[str, float]:
+    """AUROC, AUPR, F1-max and AUPRO of maps (N, H, W) and masks (N, H, W), > 0 anomalous.
+
+    See `PixelEvaluator`; values in [0, 1], NaN where undefined.
+    """
+    return PixelEvaluator(masks, engine)(scores)
+
+
+class PixelEvaluator:
+    """The masks of a category, ready to be compared with the maps of one run after another.
+
+    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous.
+    """
+
+    def __init__(self, masks: Sequence[np.ndarray], engine: Engine = "numba"):
+        self.engine = engine
+        self.masks = [np.ascontiguousarray(mask) for mask in masks]
+        self.masks = [mask if mask.dtype == bool else mask > 0 for mask in self.masks]
+        self.places = [np.flatnonzero(mask) for mask in self.masks]
+        regions = [region_shares(mask) for mask in self.masks]
+        self.regions = sum(count for _, count in regions)
+        shares = [share for share, _ in regions]
+        self.shares = np.concatenate(shares) / max(1, self.regions) if shares else np.empty(0)
+        self.anomalous = sum(map(len, self.places))
+        self.normals = sum(mask.size for mask in self.masks) - self.anomalous
+
+    def __call__(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
+        """The four pixel metrics of maps (N, H, W), or a sequence of N (H_i, W_i).
+
+        A sequence that makes its maps when they are read is read twice, a few maps at a time. NaN
+        scores, and shapes other than the masks', are an `InputError`.
+        """
+        ranking = self.rank(scores)
+        values = (*ranking_metrics(ranking), aupro(ranking, self.regions))
+        return dict(zip(PIXEL_METRICS, values, strict=True))
+
+    def rank(self, scores: Sequence[np.ndarray]) -> Ranking:
+        """Read all maps and count."""
+        if len(scores) != len(self.masks):
+            raise InputError(f"{len(scores)} maps for {len(self.masks)} masks; give one of each")
+        with ThreadPoolExecutor(THREADS) as pool:
+            numbers = range(len(self.masks))
+            parts = list(pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers))
+            found = keys_of(np.concatenate(parts)) if parts else np.empty(0, np.uint32)
+            if not len(found) or not self.normals:
+                nothing = np.zeros(0, np.int64)
+                return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
+            thresholds = np.unique(found)
+            places = Places(thresholds, self.engine)
+            shares = np.array_split(np.array(numbers), THREADS)
+            counts = list(pool.map(lambda part: self._count(scores, part, places), shares))
+        between, equal = np.sum(counts, axis=0, dtype=np.int64)
+        own = np.searchsorted(thresholds, found)
+        return Ranking(
+            np.bincount(own, minlength=len(thresholds)),
+            np.cumsum((between + equal)[::-1])[::-1][1:],  # all places behind a threshold's own
+            equal[:-1],
+            np.bincount(own, self.shares, minlength=len(thresholds)),
+            self.normals,
+        )
+
+    def _read(self, scores: Sequence[np.ndarray], index: int) -> np.ndarray:
+        """One map as floats (n,), checked."""
+        one = np.asarray(scores[index])
+        if one.shape != self.masks[index].shape:
+            raise InputError(
+                f"map {index} is {one.shape}, its mask {self.masks[index].shape}; give both the "
+                "same shape"
+            )
+        floats = as_floats(one)
+        if np.isnan(floats).any():
+            raise InputError(f"map {index} has NaN scores; a score must be a number")
+        return floats
+
+    def _count(self, scores: Sequence[np.ndarray], part: Sequence[int], places: Places):
+        """The normal scores of some maps between the thresholds: (2, K + 1)."""
+        counts = places.new_counts()
+        for index in part:
+            places.count(self._read(scores, index), self.masks[index].reshape(-1), counts)
+        return counts
+
+
+def region_shares(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """1 / area of the 8-connected region of every anomalous pixel, in order; and the regions."""
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    own = labels[mask]
+    return (1 / np.maximum(1, np.bincount(own, minlength=count)))[own], count - 1
+
+
+def ranking_metrics(ranking: Ranking) -> tuple[float, float, float]:
+    """AUROC (a tie counts half), AUPR (average precision) and F1-max; NaN without both kinds."""
+    total = int(ranking.positives.sum())
+    if not total or not ranking.normals:
+        return (float("nan"),) * 3
+    below = ranking.normals - ranking.above - ranking.equal
+    wins = (ranking.positives * (below + ranking.equal / 2)).sum()
+    found = np.cumsum(ranking.positives[::-1])[::-1]  # true positives at score >= threshold
+    called = found + ranking.above + ranking.equal  # all positives there
+    precision = ranking.positives / total * (found / called)
+    return (
+        float(wins / total / ranking.normals),
+        float(precision.sum()),
+        float((2 * found / (called + total)).max()),
+    )
+
+
+def aupro(ranking: Ranking, regions: int) -> float:
+    """The area under the per-region overlap up to FPR_LIMIT, divided by it; NaN without regions.
+
+    Between two thresholds the curve is a straight line. At a threshold the false positive rate
+    goes from a = above / N to b = (above + equal) / N, and the overlap rises by the threshold's
+    weight w. Up to the limit L that weight covers w (L - (a + b) / 2) where b <= L, and
+    w (L - a)^2 / (2 (b - a)) where a < L < b: exact for any ties.
+    """
+    if not regions or not ranking.normals:
+        return float("nan")
+    a = ranking.above / ranking.normals
+    b = (ranking.above + ranking.equal) / ranking.normals
+    whole = FPR_LIMIT - (a + b) / 2
+    rise = np.where(b > a, b - a, 1)
+    part = np.maximum(0, FPR_LIMIT - a) ** 2 / (2 * rise)
+    covered = (ranking.weights * np.where(b <= FPR_LIMIT, whole, part)).sum()
+    return float(covered / ranking.weights.sum() / FPR_LIMIT)  # the weights add up to 1

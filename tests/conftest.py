@@ -1,0 +1,14 @@
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real benchmark images beside the project; tests that need them are skipped elsewhere."""
+    folder = PROJECT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real benchmark images are not beside this checkout")
+    return folder

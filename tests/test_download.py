@@ -1,0 +1,190 @@
+import io
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from datasets import mvtec
+from datasets.download import Archive, fetch, unpack
+from datasets.prepare import Options, prepare
+from datasets.splits import read_split
+from tests.layouts import make_mvtec
+from utils.errors import InputError
+from utils.files import sha256_of
+
+BY_HAND = "get it by hand from the owner's page"
+
+
+class Server:
+    """Serves one file on loopback; `cut` sends only so many bytes of an answer, once."""
+
+    def __init__(self, file: Path):
+        self.file, self.cut, self.asked, self.ranges_work = file, None, [], True
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.answer(self)
+
+            def log_message(self, *words):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/{file.name}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        wanted = handler.headers.get("Range")
+        self.asked.append(wanted)
+        if not handler.path.endswith(self.file.name):
+            handler.send_error(404)
+            return
+        data = self.file.read_bytes()
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges_work else 0
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        body = data[start:]
+        if self.cut is not None:
+            body, self.cut = body[: self.cut], None
+        handler.wfile.write(body)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A small MVTec AD in a .tar.xz, served on loopback, and its archive's description."""
+    source = make_mvtec(tmp_path / "source", ["bottle"])
+    file = tmp_path / "mvtec_small.tar.xz"
+    with tarfile.open(file, "w:xz") as archive:
+        archive.add(source, arcname=".")
+    server = Server(file)
+    archive = Archive(server.url, sha256_of(file), file.stat().st_size, BY_HAND)
+    yield server, archive
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_a_dataset_is_fetched_unpacked_and_prepared(served, tmp_path):
+    server, archive = served
+    options = Options(
+        *(tmp_path / "new folder", True, archive.url, archive.sha256.upper(), True),
+        splits_folder=tmp_path / "splits",
+    )
+    files = prepare(mvtec.MVTEC, options)
+    assert len(read_split(files[0])) == 11
+    assert server.asked == [None]
+
+
+def test_a_checked_archive_is_not_fetched_again(served, tmp_path):
+    server, archive = served
+    first = fetch(archive, tmp_path / "data")
+    assert fetch(archive, tmp_path / "data") == first
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("ranges_work", [True, False])
+def test_a_cut_connection_is_told_and_resumed(served, tmp_path, ranges_work):
+    server, archive = served
+    server.cut, server.ranges_work = 5000, ranges_work
+    with pytest.raises(InputError) as caught:
+        fetch(archive, tmp_path / "data")
+    assert f"cut after 5000 of {archive.size} bytes" in str(caught.value)
+    assert BY_HAND in str(caught.value)
+    part = tmp_path / "data" / "mvtec_small.tar.xz.part"
+    assert part.stat().st_size == 5000
+    whole = fetch(archive, tmp_path / "data")
+    assert whole.read_bytes() == server.file.read_bytes()
+    assert server.asked == [None, "bytes=5000-"]
+    assert not part.exists()
+
+
+def test_a_cut_connection_without_a_known_size_is_told_too(served, tmp_path):
+    server, archive = served
+    server.cut = 5000
+    with pytest.raises(InputError, match="cut after 5000 of"):
+        fetch(Archive(archive.url, archive.sha256, None, BY_HAND), tmp_path / "data")
+
+
+def test_a_wrong_checksum_is_never_unpacked(served, tmp_path):
+    _, archive = served
+    options = Options(tmp_path / "data", True, archive.url, "0" * 64, splits_folder=tmp_path)
+    with pytest.raises(InputError, match=r"has the sha256 .*, not 0000.*it was not unpacked"):
+        prepare(mvtec.MVTEC, options)
+    left = [path.name for path in (tmp_path / "data").iterdir()]
+    assert left == ["mvtec_small.tar.xz.wrong"]
+
+
+@pytest.mark.parametrize("url", ["/gone.tar", "no address", "http://127.0.0.1:1/x.tar"])
+def test_an_address_that_fails_says_what_to_do_by_hand(served, tmp_path, url):
+    server, archive = served
+    address = server.url.rsplit("/", 1)[0] + url if url.startswith("/") else url
+    with pytest.raises(InputError) as caught:
+        fetch(Archive(address, archive.sha256, None, BY_HAND), tmp_path / "data")
+    assert "could not be fetched" in str(caught.value)
+    assert BY_HAND in str(caught.value)
+
+
+def test_the_official_archive_is_described_for_those_who_must_fetch_it_by_hand(tmp_path):
+    options = Options(tmp_path, True, "http://127.0.0.1:1/mvtec.tar.xz", splits_folder=tmp_path)
+    with pytest.raises(InputError) as caught:
+        prepare(mvtec.MVTEC, options)
+    assert "https://www.mvtec.com/company/research/datasets/mvtec-ad" in str(caught.value)
+    assert "5,264,982,680 bytes" in str(caught.value)
+    assert mvtec.SHA256 in str(caught.value)
+
+
+def hostile_tar(path: Path, name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
+    with tarfile.open(path, "w") as archive:
+        for member_name, member_kind in (("bottle/ok.txt", tarfile.REGTYPE), (name, kind)):
+            member = tarfile.TarInfo(member_name)
+            member.type, member.linkname = member_kind, link
+            data = b"x" if member_kind == tarfile.REGTYPE else b""
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("../out.txt", tarfile.REGTYPE, ""),
+        ("a/../../out.txt", tarfile.REGTYPE, ""),
+        ("/tmp/out.txt", tarfile.REGTYPE, ""),
+        ("C:\\out.txt", tarfile.REGTYPE, ""),
+        ("link", tarfile.SYMTYPE, "/etc"),
+        ("link", tarfile.LNKTYPE, "../../secret"),
+        ("device", tarfile.CHRTYPE, ""),
+        ("pipe", tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_a_hostile_tar_never_leaves_its_folder(tmp_path, name, kind, link):
+    hostile_tar(tmp_path / "evil.tar", name, kind, link)
+    folder = tmp_path / "in" / "data"
+    with pytest.raises(InputError, match="was not unpacked further"):
+        unpack(tmp_path / "evil.tar", folder)
+    everything = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert everything == {"evil.tar", "in", "in/data", "in/data/bottle", "in/data/bottle/ok.txt"}
+
+
+def test_a_hostile_zip_never_leaves_its_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../out.txt", "x")
+    with pytest.raises(InputError, match="would leave the folder"):
+        unpack(tmp_path / "evil.zip", tmp_path / "data")
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_zip_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as archive:
+        archive.writestr("a/b.txt", "hello")
+    unpack(tmp_path / "good.zip", tmp_path / "data")
+    assert (tmp_path / "data/a/b.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xfd7zXZ\x00 broken"])
+def test_a_file_that_is_no_archive_is_one_sentence(tmp_path, content):
+    (tmp_path / "broken.tar.xz").write_bytes(content)
+    with pytest.raises(InputError, match="could not be unpacked"):
+        unpack(tmp_path / "broken.tar.xz", tmp_path / "data")
