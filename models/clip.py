@@ -87,16 +87,9 @@ class WindowedEncoder:
         """Embed images and all their windows.
 
         `pixels` (B, 3, H, W) float, normalised as open_clip's own transform does; returns float32
-        features of B images. On a CPU each image is computed alone: one is 2,896 tokens, enough
-        for full speed, and so no score depends on the batch that its image came in.
+        features of B images.
         """
-        pixels = pixels.to(self.device, self.dtype)
-        parts = pixels.split(1) if pixels.device.type == "cpu" else [pixels]
-        return Features.concatenate([self._encode(part) for part in parts])
-
-    def _encode(self, pixels: Tensor) -> Features:
-        """`encode_images` for one batch on the device."""
-        tokens = self._embed_patches(pixels)
+        tokens = self._embed_patches(pixels.to(self.device, self.dtype))
         classes, patches = self._transform(tokens)
         embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
         counts = [count for count, _ in self.shapes]

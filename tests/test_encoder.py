@@ -85,18 +85,6 @@ def test_one_image_alone_equals_the_same_image_among_others(plain):
         torch.testing.assert_close(many[1:2], one, atol=1e-5, rtol=0)
 
 
-def test_a_batch_computed_together_equals_images_computed_alone(plain):
-    # What CUDA does; on a CPU `encode_images` hands over images one by one.
-    encoder = WindowedEncoder(plain.model, plain.tokenizer)
-    pixels = pixels_of(plain, 3)
-    with torch.inference_mode():
-        together = encoder._encode(pixels)
-    alone = encoder.encode_images(pixels)
-    torch.testing.assert_close(together.image, alone.image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.windows[1], alone.windows[1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.patches, alone.patches, atol=1e-5, rtol=0)
-
-
 def test_patch_tokens_are_the_protocols(plain):
     visual, pixels = plain.model.visual, pixels_of(plain, 1)
     found = {

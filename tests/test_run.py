@@ -1,4 +1,435 @@
 """Whole runs of the real scripts, on small pictures and a small CLIP with random weights."""
 
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import run_winclip
+from datasets import mvtec, visa
+from datasets.prepare import Options, prepare
+from datasets.splits import read_split
+from models.clip import WindowedEncoder
+from tests.clips import write_config
+from tests.conftest import PROJECT
+from tests.layouts import make_mvtec, make_visa
+from utils.benchmark import main, run
+from utils.errors import InputError
+from utils.metrics import METRICS
+from utils.scores import load_scores
+from utils.settings import Settings
+
 SHOTS, SEEDS = (0, 1, 2), (0, 1)
-RUNS = 1 + 2 * 2
+RUNS = 1 + 2 * 2  # 0-shot once, then two numbers of shots with two seeds each
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Settings:
+    """Settings of a small MVTec AD of two categories, prepared, and a small CLIP."""
+    folder = tmp_path_factory.mktemp("bench") / "mit Leerzeichen"
+    root = make_mvtec(folder / "raw")
+    options = Options(root, splits_folder=folder / "splits", allow_incomplete=True)
+    split, _ = prepare(mvtec.MVTEC, options)
+    return Settings(
+        dataset="mvtec",
+        data_root=str(root),
+        split=str(split),
+        shots=SHOTS,
+        seeds=SEEDS,
+        model=str(write_config(folder, "small-run", 240, 16, layers=2, width=32)),
+        pretrained="random",
+        batch_size=3,
+        num_workers=0,
+        result_dir=str(folder / "result"),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(bench) -> Path:
+    """The result folder of one finished run."""
+    run(bench)
+    return bench.result_folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a result folder but settings.json, which has times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "settings.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_run_writes_everything_it_promises(done):
+    names = set(contents(done))
+    assert {"metrics.csv", "summary.csv", "summary.md", "shots.csv"} <= names
+    for category in ("bottle", "metal_nut"):
+        assert f"scores/{category}.npz" in names
+        assert f"scores/{category}.csv" in names
+        panels = {name for name in names if name.startswith(f"heatmaps/{category}/")}
+        assert len(panels) == 3 + 2 * 2
+        assert f"heatmaps/{category}/crack/001.png" in panels
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_metrics_have_a_row_for_every_run_and_metric(done):
+    table = pd.read_csv(done / "metrics.csv")
+    assert list(table.columns) == ["category", "shots", "seed", "metric", "value"]
+    assert len(table) == 2 * RUNS * len(METRICS)
+    assert table["value"].between(0, 1).all()
+    assert table[table["shots"] == 0]["seed"].isna().all()
+    assert sorted(table[table["shots"] == 2]["seed"].unique()) == list(SEEDS)
+
+
+def test_scores_hold_all_runs_of_all_images(done, bench):
+    scores = load_scores(done / "scores" / "bottle.npz")
+    rows = [s for s in read_split(Path(bench.split)) if s.class_name == "bottle"]
+    tests = [sample for sample in rows if sample.split == "test"]
+    assert scores.image.tolist() == [sample.image for sample in tests]
+    assert scores.label.tolist() == [sample.label for sample in tests]
+    assert scores.shots.tolist() == [0, 1, 1, 2, 2]
+    assert scores.seed.tolist() == [-1, 0, 1, 0, 1]
+    assert scores.maps.shape == (RUNS, len(tests), 15, 15)
+    assert scores.image_scores.shape == (RUNS, len(tests))
+    assert np.unique(scores.maps[0, 0]).size > 100  # a map, not a constant
+    table = pd.read_csv(done / "scores" / "bottle.csv")
+    assert table["2-shot seed 1"].to_numpy(np.float32).tolist() == scores.image_scores[4].tolist()
+
+
+def test_settings_say_everything_a_result_depends_on(done, bench):
+    record = json.loads((done / "settings.json").read_text())
+    assert record["settings"]["shots"] == list(SHOTS)
+    assert record["identity"]["temperature"] == 0.07
+    assert len(record["identity"]["split_sha256"]) == 64
+    assert {"torch", "open_clip_torch", "numpy", "python"} <= set(record["versions"])
+    stages = {"start-up", "text", "decode", "encode", "score", "metrics", "write", "heatmaps"}
+    assert set(record["seconds"]) == stages
+    assert record["git_revision"]
+    assert record["weights"]["description"] == "random weights (seed 0)"
+
+
+def test_random_weights_are_announced_in_every_output(done, bench, capsys):
+    assert "RANDOM WEIGHTS" in (done / "summary.md").read_text()
+    assert "RANDOM WEIGHTS" in json.loads((done / "settings.json").read_text())["notes"][0]
+    assert "RANDOM WEIGHTS" in run(bench)
+    assert "RANDOM WEIGHTS" in capsys.readouterr().out
+    with Image.open(done / "heatmaps/bottle/good/000.png") as panel:
+        red = (np.asarray(panel)[:80] == (185, 28, 28)).all(axis=-1)
+    assert red.sum() > 100  # the note, in its own colour, above the pictures
+
+
+def test_the_paper_stands_beside_ours(done):
+    table = pd.read_csv(done / "summary.csv").set_index(["category", "shots", "metric"])
+    row = table.loc[("bottle", 0, "pixel_auroc")]
+    assert (row["paper"], row["public"]) == (89.5, 85.7)
+    text = (done / "summary.md").read_text()
+    assert "| bottle" in text
+    assert "No published mean" in text
+
+
+def test_every_distinct_image_is_encoded_exactly_once(bench, tmp_path, monkeypatch):
+    encoded = []
+    original = WindowedEncoder.encode_images
+
+    def count(self, pixels):
+        encoded.extend(one.sum().item() for one in pixels)
+        return original(self, pixels)
+
+    monkeypatch.setattr(WindowedEncoder, "encode_images", count)
+    run(replace(bench, result_dir=str(tmp_path)))
+    shots = pd.read_csv(tmp_path / "shots.csv")
+    tests = [s for s in read_split(Path(bench.split)) if s.split == "test"]
+    assert len(shots) == 2 * 2 * (1 + 2)  # categories x seeds x (1-shot and 2-shot)
+    assert len(encoded) == len(set(encoded)) == shots["image"].nunique() + len(tests)
+
+
+def test_a_rerun_skips_what_is_done_and_changes_no_byte(done, bench, monkeypatch, capsys):
+    before = contents(done)
+    monkeypatch.setattr(WindowedEncoder, "encode_images", None)  # would fail if it were called
+    run(bench)
+    assert "bottle: done before, skipped" in capsys.readouterr().out
+    assert contents(done) == before
+
+
+def test_batch_size_workers_and_the_order_of_the_split_change_no_byte(done, bench, tmp_path):
+    header, *lines = Path(bench.split).read_text().splitlines()
+    random.Random(0).shuffle(lines)
+    shuffled = tmp_path / "mvtec.csv"
+    shuffled.write_text("\n".join([header, *lines]) + "\n")
+    other = replace(
+        *(bench,), batch_size=1, num_workers=2, split=str(shuffled), result_dir=str(tmp_path / "r")
+    )
+    run(other)
+    assert contents(tmp_path / "r") == contents(done)
+
+
+def test_a_given_list_of_references_is_used(done, bench, tmp_path):
+    given = replace(bench, references=str(done / "shots.csv"), result_dir=str(tmp_path / "a"))
+    run(given)
+    assert contents(tmp_path / "a") == contents(done)
+    table = pd.read_csv(done / "shots.csv")
+    table["seed"] = 1 - table["seed"]  # the two seeds' draws, changed over
+    table.to_csv(tmp_path / "swapped.csv", index=False)
+    run(replace(given, references=str(tmp_path / "swapped.csv"), result_dir=str(tmp_path / "b")))
+    one = load_scores(done / "scores/bottle.npz").maps
+    other = load_scores(tmp_path / "b/scores/bottle.npz").maps
+    np.testing.assert_array_equal(one[[1, 2]], other[[2, 1]])
+
+
+def test_categories_can_be_added_to_a_folder(done, bench, tmp_path):
+    part = replace(bench, result_dir=str(tmp_path), categories=("metal_nut",))
+    run(part)
+    assert "bottle" not in (tmp_path / "shots.csv").read_text()
+    run(replace(part, categories=()))
+    assert contents(tmp_path) == contents(done)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"protocol": "public"}, "templates: paper there, public now"),
+        ({"shots": (0, 1)}, "shots:"),
+        ({"eval_size": 120}, "eval_size: 240 there, 120 now"),
+        ({"limit": 1}, "limit: None there, 1 now"),
+    ],
+)
+def test_other_settings_are_not_mixed_into_a_folder(done, bench, change, told):
+    before = contents(done)
+    with pytest.raises(InputError) as caught:
+        run(replace(bench, **change))
+    assert told in str(caught.value)
+    assert "choose another RESULT_DIR" in str(caught.value)
+    assert contents(done) == before
+
+
+def test_a_limit_takes_the_first_of_each_defect_and_is_said(bench, tmp_path):
+    text = run(replace(bench, limit=1, heatmaps="none", result_dir=str(tmp_path)))
+    assert "LIMIT = 1" in text
+    scores = load_scores(tmp_path / "scores/bottle.npz")
+    assert scores.image.tolist() == [f"bottle/test/{d}/000.png" for d in ("good", "crack", "hole")]
+    assert not (tmp_path / "heatmaps").exists()
+
+
+def test_a_category_without_good_images_has_undefined_metrics_and_no_zeros(bench, tmp_path):
+    header, *lines = Path(bench.split).read_text().splitlines()
+    kept = [line for line in lines if "/test/good/" not in line]
+    (tmp_path / "mvtec.csv").write_text("\n".join([header, *kept]) + "\n")
+    text = run(replace(bench, split=str(tmp_path / "mvtec.csv"), result_dir=str(tmp_path / "r")))
+    assert "n/a" in text
+    table = pd.read_csv(tmp_path / "r/metrics.csv")
+    assert table[table["metric"].str.startswith("image")]["value"].isna().all()
+    assert table[table["metric"].str.startswith("pixel")]["value"].notna().all()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory, bench) -> Settings:
+    """Settings of a small VisA, whose images are 96 x 144."""
+    folder = tmp_path_factory.mktemp("visa")
+    root = make_visa(folder / "raw", ["capsules"])
+    options = Options(root, splits_folder=folder, allow_incomplete=True)
+    split, _ = prepare(visa.visa("1cls"), options)
+    return replace(bench, dataset="visa", data_root=str(root), split=str(split))
+
+
+def test_images_that_are_not_square_are_scored_in_tiles(wide, tmp_path):
+    run(replace(wide, result_dir=str(tmp_path)))
+    scores = load_scores(tmp_path / "scores/capsules.npz")
+    assert scores.tiles.tolist() == [2] * 6
+    assert scores.maps.shape == (RUNS, 12, 15, 15)
+    assert scores.size.tolist() == [[96, 144]] * 6
+    with Image.open(tmp_path / "heatmaps/capsules/anomaly/000.png") as panel:
+        assert panel.width > 5 * 256 * 1.4  # five pictures at their own aspect
+
+
+def test_the_public_protocol_squashes(wide, tmp_path):
+    run(replace(wide, protocol="public", result_dir=str(tmp_path)))
+    scores = load_scores(tmp_path / "scores/capsules.npz")
+    assert scores.tiles.tolist() == [1] * 6
+
+
+def test_metrics_at_the_source_size_are_those_of_that_size(wide, tmp_path):
+    run(replace(wide, eval_size="source", heatmaps="none", result_dir=str(tmp_path / "s")))
+    run(replace(wide, eval_size=96, heatmaps="none", result_dir=str(tmp_path / "96")))
+    tables = [(tmp_path / name / "metrics.csv").read_text() for name in ("s", "96")]
+    assert tables[0] == tables[1]  # the shorter side is 96: the same shape
+
+
+def options_of(settings: Settings) -> list[str]:
+    """The command line that gives these settings."""
+    words = []
+    for name in ("data_root", "split", "model", "pretrained", "result_dir", "num_workers"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    words += ["--shots", *map(str, settings.shots), "--seeds", *map(str, settings.seeds)]
+    return [*words, "--batch-size", "2"]
+
+
+def start(settings: Settings, *more: str, cwd: Path) -> subprocess.Popen:
+    script = {"mvtec": "run_winclip.py"}.get(settings.dataset, f"run_{settings.dataset}.py")
+    command = [sys.executable, str(PROJECT / script), *options_of(settings), *more]
+    return subprocess.Popen(
+        *(command,), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_killed_in_a_category_goes_on_to_the_same_files(done, bench, tmp_path):
+    settings = replace(bench, result_dir=str(tmp_path / "r"))
+    process = start(settings, cwd=tmp_path)
+    first = tmp_path / "r/done/bottle.json"
+    deadline = time.monotonic() + 60
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert first.exists()
+    assert not (tmp_path / "r/done/metal_nut.json").exists()
+    (tmp_path / "r/scores/metal_nut.npz").write_bytes(b"half a file of the killed category")
+    again = start(settings, cwd=tmp_path)
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "bottle: done before, skipped" in out
+    left = contents(tmp_path / "r")
+    assert {name: left[name] for name in contents(done)} == contents(done)
+
+
+def test_the_visa_script_runs_from_another_folder(wide, tmp_path):
+    process = start(replace(wide, result_dir="out"), "--heatmaps", "none", cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "capsules" in (tmp_path / "out/summary.md").read_text()
+    assert "seconds per stage" in out
+
+
+def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["connector"])
+    words = [str(PROJECT / "datasets/mpdd.py"), "--data-root", str(root), "--allow-incomplete"]
+    subprocess.run([sys.executable, *words, "--splits-folder", str(tmp_path)], check=True)
+    settings = replace(
+        bench,
+        dataset="mpdd",
+        data_root=str(root),
+        split=str(tmp_path / "mpdd.csv"),
+        result_dir=str(tmp_path / "out"),
+    )
+    process = start(settings, cwd=tmp_path)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "connector" in (tmp_path / "out/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["--split", "gone/mvtec.csv"], 1, "there is no split gone/mvtec.csv"),
+        (["--data-root", "gone"], 1, "DATA_ROOT: there is no folder gone"),
+        (
+            ["--categories", "bottel"],
+            1,
+            'no category "bottel" in the split; it has bottle, metal_nut',
+        ),
+        (["--pretrained", "gone.pt"], 1, 'PRETRAINED = "gone.pt" is no file'),
+        (["--shots", "9"], 1, "SHOTS asks for 9 reference images, but bottle has 4"),
+        (["--device", "cuda:7"], 1, 'DEVICE = "cuda:7"'),
+        (["--precision", "fp16", "--device", "cpu"], 1, 'PRECISION = "fp16"'),
+        (["--references", "gone.csv"], 1, "REFERENCES: gone.csv cannot be read"),
+        (["--extra-normal-states", "x"], 1, "EXTRA_..._STATES"),
+        (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
+        (["--result-dir", "{file}"], 1, "RESULT_DIR: cannot write into"),
+        (["--bogus"], 2, "Unrecognized options: --bogus"),
+        (["--batch-size", "many"], 2, "--batch-size"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(bench, tmp_path, monkeypatch, capsys, words, status, told):
+    (tmp_path / "file").write_text("")
+    words = [str(tmp_path / "file") if word == "{file}" else word for word in words]
+    settings = replace(bench, result_dir=str(tmp_path / "out"))
+    monkeypatch.setattr(sys, "argv", ["run_winclip.py", *options_of(settings), *words])
+    with pytest.raises(SystemExit) as end:
+        main(vars(run_winclip), "mvtec")
+    assert end.value.code == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+def test_a_mistake_ends_the_script_with_status_1_and_no_traceback(bench, tmp_path):
+    process = start(bench, "--split", "gone/visa.csv", cwd=tmp_path)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: there is no split gone/visa.csv; run python datasets/visa.py")
+
+
+def spoiled(bench: Settings, folder: Path) -> tuple[Settings, Path]:
+    """A copy of the small benchmark that may be damaged."""
+    root = make_mvtec(folder / "raw")
+    return replace(bench, data_root=str(root), result_dir=str(folder / "r")), root
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("victim", "told"),
+    [
+        ("metal_nut/test/good/001.png", "cannot be read as an image"),
+        ("metal_nut/ground_truth/crack/001_mask.png", "96 x 97 pixels, its image 96 x 96"),
+        ("metal_nut/test/hole/000.png", "is in the split but not there"),
+    ],
+)
+def test_a_bad_file_ends_the_run_in_one_sentence_and_keeps_what_is_done(
+    bench, tmp_path, victim, told, workers
+):
+    settings, root = spoiled(bench, tmp_path)
+    whole = (root / victim).read_bytes()
+    if "mask" in victim:
+        Image.fromarray(np.ones((97, 96), np.uint8)).save(root / victim)
+    elif "hole" in victim:
+        (root / victim).unlink()
+    else:
+        (root / victim).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError) as caught:
+        run(replace(settings, num_workers=workers))
+    assert told in str(caught.value)
+    assert victim in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "r/done/bottle.json").exists()
+    assert "bottle" in (tmp_path / "r/summary.md").read_text()
+    (root / victim).write_bytes(whole)
+    run(replace(settings, num_workers=workers))
+    assert "metal_nut" in (tmp_path / "r/summary.md").read_text()
+
+
+def test_a_damaged_record_of_a_finished_category_is_one_sentence(bench, tmp_path):
+    settings = replace(bench, result_dir=str(tmp_path), heatmaps="none")
+    run(settings)
+    (tmp_path / "done/bottle.json").write_text("{")
+    with pytest.raises(InputError, match=r"bottle\.json cannot be read .* delete it"):
+        run(settings)
+
+
+@pytest.mark.slow
+def test_the_papers_backbone_runs_on_real_images(shared_data, tmp_path):
+    options = Options(shared_data / "mvtec", splits_folder=tmp_path, allow_incomplete=True)
+    split, _ = prepare(mvtec.MVTEC, options)
+    settings = Settings(
+        *("mvtec", str(shared_data / "mvtec"), str(split), ("grid", "hazelnut")),
+        shots=(0, 1),
+        seeds=(0,),
+        pretrained="random",
+        limit=1,
+        result_dir=str(tmp_path / "r"),
+    )
+    run(settings)
+    for category, images in (("grid", 6), ("hazelnut", 5)):
+        scores = load_scores(tmp_path / f"r/scores/{category}.npz")
+        assert scores.maps.shape == (2, images, 15, 15)
+        spread = scores.maps.reshape(2 * images, -1).std(axis=1)
+        assert (spread > 1e-4).all()  # no map is constant
+    seconds = json.loads((tmp_path / "r/settings.json").read_text())["seconds"]
+    assert seconds["score"] < 0.05 * seconds["encode"]

@@ -32,8 +32,8 @@ class Plan:
 class Encodings:
     """The images of all plans, in order, decoded ahead by worker processes and encoded once each.
 
-    `features_of(rows)` must be asked for the rows of the plans in their order: references, then
-    tests, plan after plan.
+    `batches_of` must be asked for the rows of the plans in their order: references, then tests,
+    plan after plan.
     """
 
     def __init__(
@@ -50,26 +50,36 @@ class Encodings:
         self.batches = iter(loader)
         self.clock = clock
 
-    def batch(self) -> tuple[list[Item], Features]:
-        """The next batch of decoded images and the features of all their tiles."""
+    def decoded(self) -> list[Item]:
+        """The next batch of decoded images; a bad file ends the run."""
         with self.clock.stage("decode"):
             items = next(self.batches)
         for item in items:
             if item.error:
                 raise InputError(item.error)
+        return items
+
+    def encode(self, items: list[Item]) -> Features:
+        """The features of all tiles of some images."""
         with self.clock.stage("encode"):
             tiles = torch.cat([item.tiles for item in items]).to(self.encoder.device)
             features = self.encoder.encode_images(normalise(tiles, self.clip.mean, self.clip.std))
             if self.encoder.device.type == "cuda":
                 torch.cuda.synchronize()  # so that the stage's seconds are its own
-        return items, features
+        return features
 
     def batches_of(self, rows: int) -> Iterator[tuple[list[Item], Features]]:
-        """The batches of the next `rows` images."""
+        """The next `rows` images and the features of their tiles, batch by batch.
+
+        On a CPU every image is a batch of its own: its tokens are enough for full speed, and so
+        no score depends on the images beside it.
+        """
         while rows > 0:
-            items, features = self.batch()
+            items = self.decoded()
             rows -= len(items)
-            yield items, features
+            alone = self.encoder.device.type == "cpu"
+            for group in [[item] for item in items] if alone else [items]:
+                yield group, self.encode(group)
 
 
 def batch_indices(plans: Iterable[Plan], batch_size: int) -> list[list[int]]:

@@ -111,10 +111,18 @@ class Settings:
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
         """The further normal and anomalous states of one category."""
-        return (
-            states_of(category, self.extra_normal_states, "EXTRA_NORMAL_STATES"),
-            states_of(category, self.extra_anomalous_states, "EXTRA_ANOMALOUS_STATES"),
+        normal, anomalous = map(
+            split_states, (self.extra_normal_states, self.extra_anomalous_states)
         )
+        return (
+            [state for name, state in normal if name == category],
+            [state for name, state in anomalous if name == category],
+        )
+
+    def named_categories(self) -> list[str]:
+        """The categories that the settings name; each must be in the split."""
+        extra = split_states((*self.extra_normal_states, *self.extra_anomalous_states))
+        return [*self.categories, *(name for name, _ in extra)]
 
     def identity(self) -> dict:
         """The settings that results depend on: two runs that differ here must not be mixed."""
@@ -123,18 +131,17 @@ class Settings:
         return kept | asdict(self.method)
 
 
-def states_of(category: str, entries: tuple[str, ...], option: str) -> list[str]:
-    """The states that "class: state" entries give to one category."""
+def split_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Pairs of class and state from entries of the form "class: state"."""
     states = []
     for entry in entries:
         name, colon, state = (part.strip() for part in entry.partition(":"))
         if not colon or state.count("{}") != 1:
             raise InputError(
-                f'{option}: "{entry}" is not of the form "class: state with one {{}}", as in '
-                '"pcb1: {} with bad soldering"'
+                f'EXTRA_..._STATES: "{entry}" is not of the form "class: state with one {{}}", as '
+                'in "pcb1: {} with bad soldering"'
             )
-        if name == category:
-            states.append(state)
+        states.append((name, state))
     return states
 
 
