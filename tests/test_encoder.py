@@ -1,6 +1,7 @@
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import CustomResidualAttentionBlock
 
 from models.clip import WindowedEncoder
 from models.windows import window_indices
@@ -24,15 +25,23 @@ def pixels_of(clip, count: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def window_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """One window's embedding the obvious way: drop all other patches, run open_clip's blocks."""
+def tokens_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> list[torch.Tensor]:
+    """All tokens after each block, the obvious way: drop the other patches, run the blocks."""
     x = visual.conv1(pixels).flatten(2).transpose(1, 2)
     classes = visual.class_embedding.expand(len(x), 1, -1)
     x = visual.ln_pre(torch.cat([classes, x], dim=1) + visual.positional_embedding)
     x = x[:, torch.cat([torch.tensor([0]), patches + 1])]
+    after = []
     for block in visual.transformer.resblocks:
         x = block(x)
-    return visual.ln_post(x[:, 0]) @ visual.proj
+        after.append(x)
+    return after
+
+
+@torch.inference_mode()
+def window_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """One window's embedding from its own patches."""
+    return visual.ln_post(tokens_by_hand(visual, pixels, patches)[-1][:, 0]) @ visual.proj
 
 
 def test_the_image_embedding_is_open_clips_own(clip):
@@ -93,16 +102,16 @@ def test_patch_tokens_are_the_protocols(plain):
         .patches
         for kind in ("post_ln", "pre_ln", "penultimate")
     }
+    after = [x[:, 1:] for x in tokens_by_hand(visual, pixels, torch.arange(225))]
     with torch.inference_mode():
-        blocks = visual.forward_intermediates(pixels, output_fmt="NLC")["image_intermediates"]
         visual.output_tokens = True
         try:
             post_ln = visual(pixels)[1]
         finally:
             visual.output_tokens = False
     torch.testing.assert_close(found["post_ln"], post_ln, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found["pre_ln"], blocks[-1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found["penultimate"], blocks[-2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["pre_ln"], after[-1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["penultimate"], after[-2], atol=1e-5, rtol=0)
 
 
 def test_the_choice_of_patch_tokens_moves_no_embedding(plain):
@@ -135,12 +144,18 @@ def test_a_window_larger_than_the_grid_is_refused(plain):
         ({"pool_type": "avg"}, "not the class token's"),
         ({"attentional_pool": True}, "not the class token's"),
         ({"layers": 1}, "a single block"),
-        ({"scale_heads": True}, "not open_clip's plain residual attention blocks"),
     ],
 )
 def test_towers_without_window_embeddings_are_refused(tmp_path, vision, reason):
     clip = small_clip(tmp_path, **vision)
     with pytest.raises(InputError, match=reason):
+        WindowedEncoder(clip.model, clip.tokenizer)
+
+
+def test_other_blocks_are_refused(tmp_path):
+    clip = small_clip(tmp_path)
+    clip.model.visual.transformer.resblocks[1] = CustomResidualAttentionBlock(64, 4)
+    with pytest.raises(InputError, match="not open_clip's plain residual attention blocks"):
         WindowedEncoder(clip.model, clip.tokenizer)
 
 
