@@ -1,9 +1,9 @@
 """The seven metrics, exact: image and pixel AUROC, AUPR and F1-max, and AUPRO.
 
 All depend on the ranking of scores alone, ties included, and all come from the same few numbers:
-for every distinct score of an anomalous pixel, how many normal scores are above it and equal to
-it. So normal pixels are never sorted, maps are read one at a time, and a category's maps need not
-be in memory together.
+for every distinct score of an anomalous pixel (a threshold), how many normal scores are above it
+and equal to it. Normal scores are counted block by block, so a category's maps need not be in
+memory together.
 """
 
 import os
@@ -14,14 +14,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.counting import Engine, Places, as_floats, keys_of
 from utils.errors import InputError
 
 IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
-THREADS = min(4, os.cpu_count() or 1)  # each keeps its own counts, 8 bytes a threshold
+BLOCK = 1 << 23  # normal scores sorted at a time: enough to share the search among thresholds
+THREADS = min(4, os.cpu_count() or 1)  # each keeps its own counts, 16 bytes a threshold
 
 
 class Ranking(NamedTuple):
@@ -34,9 +34,7 @@ class Ranking(NamedTuple):
     normals: int  # N
 
 
-def image_metrics(
-    scores: np.ndarray, labels: np.ndarray, engine: Engine = "numba"
-) -> dict[str, float]:
+def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """AUROC, AUPR and F1-max of image scores (N,) and labels (N,), 0 good and 1 anomalous.
 
     Values in [0, 1], NaN where there are no good or no anomalous images. NaN scores and other
@@ -45,18 +43,16 @@ def image_metrics(
     scores, anomalous = np.asarray(scores), np.asarray(labels) > 0
     if scores.ndim != 1 or scores.shape != anomalous.shape:
         raise InputError(f"scores {scores.shape} and labels {anomalous.shape}: give two of (N,)")
-    values = PixelEvaluator(anomalous[:, None, None], engine).rank(scores[:, None, None])
+    values = PixelEvaluator(anomalous[None, None]).rank(scores[None, None])
     return dict(zip(IMAGE_METRICS, ranking_metrics(values), strict=True))
 
 
-def pixel_metrics(
-    scores: Sequence[np.ndarray], masks: Sequence[np.ndarray], engine: Engine = "numba"
-) -> dict[str, float]:
+def pixel_metrics(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
     """AUROC, AUPR, F1-max and AUPRO of maps (N, H, W) and masks (N, H, W), > 0 anomalous.
 
     See `PixelEvaluator`; values in [0, 1], NaN where undefined.
     """
-    return PixelEvaluator(masks, engine)(scores)
+    return PixelEvaluator(masks)(scores)
 
 
 class PixelEvaluator:
@@ -65,8 +61,7 @@ class PixelEvaluator:
     `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous.
     """
 
-    def __init__(self, masks: Sequence[np.ndarray], engine: Engine = "numba"):
-        self.engine = engine
+    def __init__(self, masks: Sequence[np.ndarray]):
         self.masks = [np.ascontiguousarray(mask) for mask in masks]
         self.masks = [mask if mask.dtype == bool else mask > 0 for mask in self.masks]
         self.places = [np.flatnonzero(mask) for mask in self.masks]
@@ -76,6 +71,7 @@ class PixelEvaluator:
         self.shares = np.concatenate(shares) / max(1, self.regions) if shares else np.empty(0)
         self.anomalous = sum(map(len, self.places))
         self.normals = sum(mask.size for mask in self.masks) - self.anomalous
+        self.blocks = blocks_of([mask.size for mask in self.masks])
 
     def __call__(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
         """The four pixel metrics of maps (N, H, W), or a sequence of N (H_i, W_i).
@@ -91,23 +87,22 @@ class PixelEvaluator:
         """Read all maps and count."""
         if len(scores) != len(self.masks):
             raise InputError(f"{len(scores)} maps for {len(self.masks)} masks; give one of each")
+        if not self.anomalous or not self.normals:
+            nothing = np.zeros(0, np.int64)
+            return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
         with ThreadPoolExecutor(THREADS) as pool:
             numbers = range(len(self.masks))
-            parts = list(pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers))
-            found = keys_of(np.concatenate(parts)) if parts else np.empty(0, np.uint32)
-            if not len(found) or not self.normals:
-                nothing = np.zeros(0, np.int64)
-                return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
+            found = pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers)
+            found = np.concatenate(list(found))
             thresholds = np.unique(found)
-            places = Places(thresholds, self.engine)
-            shares = np.array_split(np.array(numbers), THREADS)
-            counts = list(pool.map(lambda part: self._count(scores, part, places), shares))
-        between, equal = np.sum(counts, axis=0, dtype=np.int64)
+            shares = [self.blocks[start::THREADS] for start in range(THREADS)]
+            counts = pool.map(lambda blocks: self._count(scores, blocks, thresholds), shares)
+            above, equal = np.sum(list(counts), axis=0)
         own = np.searchsorted(thresholds, found)
         return Ranking(
             np.bincount(own, minlength=len(thresholds)),
-            np.cumsum((between + equal)[::-1])[::-1][1:],  # all places behind a threshold's own
-            equal[:-1],
+            above,
+            equal,
             np.bincount(own, self.shares, minlength=len(thresholds)),
             self.normals,
         )
@@ -120,21 +115,44 @@ class PixelEvaluator:
                 f"map {index} is {one.shape}, its mask {self.masks[index].shape}; give both the "
                 "same shape"
             )
-        floats = as_floats(one)
+        small = one.dtype in (np.float16, np.float32)
+        floats = np.ascontiguousarray(one, np.float32 if small else np.float64).reshape(-1)
         if np.isnan(floats).any():
             raise InputError(f"map {index} has NaN scores; a score must be a number")
         return floats
 
-    def _count(self, scores: Sequence[np.ndarray], part: Sequence[int], places: Places):
-        """The normal scores of some maps between the thresholds: (2, K + 1)."""
-        counts = places.new_counts()
-        for index in part:
-            places.count(self._read(scores, index), self.masks[index].reshape(-1), counts)
+    def _count(
+        self, scores: Sequence[np.ndarray], blocks: list[list[int]], thresholds: np.ndarray
+    ) -> np.ndarray:
+        """The normal scores of some blocks of maps above and equal to each threshold: (2, K)."""
+        counts = np.zeros((2, len(thresholds)), np.int64)
+        for block in blocks:
+            parts = (self._read(scores, i)[~self.masks[i].reshape(-1)] for i in block)
+            normal = np.concatenate(list(parts))
+            normal.sort()
+            behind = np.searchsorted(normal, thresholds, side="right")
+            counts[0] += len(normal) - behind
+            counts[1] += behind - np.searchsorted(normal, thresholds, side="left")
         return counts
+
+
+def blocks_of(sizes: Sequence[int]) -> list[list[int]]:
+    """The numbers of consecutive maps, in blocks of up to BLOCK pixels (or one map)."""
+    blocks: list[list[int]] = []
+    room = 0
+    for index, size in enumerate(sizes):
+        if size > room:
+            blocks.append([])
+            room = BLOCK
+        blocks[-1].append(index)
+        room -= size
+    return blocks
 
 
 def region_shares(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """1 / area of the 8-connected region of every anomalous pixel, in order; and the regions."""
+    if not mask.any():
+        return np.zeros(0), 0
     count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
     own = labels[mask]
     return (1 / np.maximum(1, np.bincount(own, minlength=count)))[own], count - 1
