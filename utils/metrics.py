@@ -43,6 +43,9 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     scores, anomalous = np.asarray(scores), np.asarray(labels) > 0
     if scores.ndim != 1 or scores.shape != anomalous.shape:
         raise InputError(f"scores {scores.shape} and labels {anomalous.shape}: give two of (N,)")
+    if np.isnan(scores.astype(float)).any():
+        place = int(np.isnan(scores.astype(float)).argmax())
+        raise InputError(f"image {place} has a NaN score; a score must be a number")
     values = PixelEvaluator(anomalous[None, None]).rank(scores[None, None])
     return dict(zip(IMAGE_METRICS, ranking_metrics(values), strict=True))
 
@@ -87,13 +90,13 @@ class PixelEvaluator:
         """Read all maps and count."""
         if len(scores) != len(self.masks):
             raise InputError(f"{len(scores)} maps for {len(self.masks)} masks; give one of each")
-        if not self.anomalous or not self.normals:
-            nothing = np.zeros(0, np.int64)
-            return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
         with ThreadPoolExecutor(THREADS) as pool:
             numbers = range(len(self.masks))
-            found = pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers)
-            found = np.concatenate(list(found))
+            parts = list(pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers))
+            if not self.anomalous or not self.normals:
+                nothing = np.zeros(0, np.int64)
+                return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
+            found = np.concatenate(parts)
             thresholds = np.unique(found)
             shares = [self.blocks[start::THREADS] for start in range(THREADS)]
             counts = pool.map(lambda blocks: self._count(scores, blocks, thresholds), shares)
