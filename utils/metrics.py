@@ -144,7 +144,7 @@ def blocks_of(sizes: Sequence[int]) -> list[list[int]]:
     blocks: list[list[int]] = []
     room = 0
     for index, size in enumerate(sizes):
-        if size > room:
+        if not blocks or size > room:
             blocks.append([])
             room = BLOCK
         blocks[-1].append(index)
