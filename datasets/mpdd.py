@@ -26,7 +26,9 @@ MPDD = Dataset(
         "",
         None,
         "open the README of https://github.com/stepanje/MPDD, follow its OneDrive link, download "
-        "the folder and unpack it, so that DIR/MPDD/bracket_black/train/good and so on are there",
+        "the folder and unpack it, so that DIR or DIR/MPDD holds bracket_black, bracket_brown, "
+        "bracket_white, connector, metal_plate and tubes, each with train/good, test/<defect> and "
+        "ground_truth/<defect>; then run this script with --data-root DIR",
     ),
     layout="bracket_black/train/good, bracket_black/test/<defect>, "
     "bracket_black/ground_truth/<defect>, bracket_brown/...",

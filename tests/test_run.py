@@ -248,10 +248,12 @@ def test_images_that_are_not_square_are_scored_in_tiles(wide, tmp_path):
         assert panel.width > 5 * 256 * 1.4  # five pictures at their own aspect
 
 
-def test_the_public_protocol_squashes(wide, tmp_path):
-    run(replace(wide, protocol="public", result_dir=str(tmp_path)))
+@pytest.mark.parametrize("eval_size", [240, "source"])
+def test_the_public_protocol_squashes(wide, tmp_path, eval_size):
+    run(replace(wide, protocol="public", eval_size=eval_size, result_dir=str(tmp_path)))
     scores = load_scores(tmp_path / "scores/capsules.npz")
     assert scores.tiles.tolist() == [1] * 6
+    assert pd.read_csv(tmp_path / "metrics.csv")["value"].notna().all()
 
 
 def test_metrics_at_the_source_size_are_those_of_that_size(wide, tmp_path):

@@ -35,6 +35,11 @@ def test_a_square_map_is_upsampled_bilinearly():
     np.testing.assert_allclose(found[0], [0, 0.25, 0.75, 1.0])
 
 
+def test_a_squashed_image_gets_its_map_stretched():
+    found = stitch(np.array([[[0.0, 1.0], [0.0, 1.0]]]), 2, 4)
+    np.testing.assert_allclose(found, [[0, 0.25, 0.75, 1.0]] * 2)
+
+
 def test_overlapping_tiles_are_averaged():
     # 4 x 6, two tiles of side 4 from 0 and 2: columns 2 and 3 are in both, 1 and 3 on average 2.
     maps = np.stack([np.full((3, 3), 1.0), np.full((3, 3), 3.0)])

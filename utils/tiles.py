@@ -35,12 +35,14 @@ def tile_boxes(height: int, width: int, count: int) -> list[tuple[int, int, int]
 def stitch(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     """One map of an image from its tiles' maps: upsampled bilinearly, averaged where they overlap.
 
-    `maps` (T, G, G) float32, in the order of `tile_boxes`; returns (height, width) float32.
+    `maps` (T, G, G) float32, in the order of `tile_boxes`; returns (height, width) float32. A
+    single tile is the whole image, also where that was squashed to a square.
     """
     side = min(height, width)
+    size = (height, width) if len(maps) == 1 else (side, side)
     grids = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[:, None]
-    tiles = F.interpolate(grids, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
-    if len(maps) == 1 and height == width:
+    tiles = F.interpolate(grids, size=size, mode="bilinear", align_corners=False)[:, 0]
+    if len(tiles) == 1:
         return tiles[0].numpy()
     total = torch.zeros(height, width)
     covering = torch.zeros(height, width)
