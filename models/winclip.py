@@ -40,11 +40,6 @@ class Features:
             parts[0].scales,
         )
 
-    def select(self, rows: Tensor) -> "Features":
-        """The images at `rows` (an index or a mask)."""
-        windows = tuple(scale[rows] for scale in self.windows)
-        return Features(self.image[rows], windows, self.patches[rows], self.grid, self.scales)
-
 
 @dataclass(frozen=True)
 class TextBank:

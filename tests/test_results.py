@@ -9,7 +9,7 @@ import pytest
 from utils.errors import InputError
 from utils.metrics import METRICS
 from utils.published import PAPER, load_published
-from utils.results import COLUMNS, read_metrics, summarise, write_metrics, write_tables
+from utils.results import COLUMNS, summarise, write_metrics, write_tables
 from utils.scores import NO_SEED, Scores, load_scores, save_scores, write_score_table
 
 VISA = [
@@ -160,14 +160,14 @@ def test_metrics_file_keeps_every_bit(tmp_path):
     values = [0.1 + 0.2, 1 / 3, np.nextafter(1, 0), 5e-324, math.nan]
     rows = frame(*[("bottle", 1, seed, "image_auroc", v) for seed, v in enumerate(values)])
     write_metrics(tmp_path / "metrics.csv", rows)
-    again = read_metrics(tmp_path / "metrics.csv")
-    assert again["value"].to_numpy().tobytes() == np.array(values).tobytes()
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
+    again = [float(line.rsplit(",", 1)[1] or "nan") for line in lines]
+    assert np.array(again).tobytes() == np.array(values).tobytes()
 
 
 def test_zero_shot_has_an_empty_seed(tmp_path):
     write_metrics(tmp_path / "m.csv", frame(("bottle", 0, None, "image_auroc", 0.5)))
     assert (tmp_path / "m.csv").read_text().splitlines()[1] == "bottle,0,,image_auroc,0.5"
-    assert read_metrics(tmp_path / "m.csv")["seed"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -193,15 +193,6 @@ def test_no_rows_end_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match="no metric rows"):
         write_tables(tmp_path, frame(), "mvtec", ["bottle"])
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("content", [None, "", "category,shots\nbottle,0\n", "a" * 99])
-def test_a_damaged_metrics_file_ends_in_a_sentence(tmp_path, content):
-    path = tmp_path / "metrics.csv"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError):
-        read_metrics(path)
 
 
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):

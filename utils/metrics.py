@@ -170,10 +170,10 @@ def ranking_metrics(ranking: Ranking) -> tuple[float, float, float]:
     wins = (ranking.positives * (below + ranking.equal / 2)).sum()
     found = np.cumsum(ranking.positives[::-1])[::-1]  # true positives at score >= threshold
     called = found + ranking.above + ranking.equal  # all positives there
-    precision = ranking.positives / total * (found / called)
+    precision = found / called
     return (
         float(wins / total / ranking.normals),
-        float(precision.sum()),
+        float((ranking.positives * precision).sum() / total),
         float((2 * found / (called + total)).max()),
     )
 
@@ -194,4 +194,5 @@ def aupro(ranking: Ranking, regions: int) -> float:
     rise = np.where(b > a, b - a, 1)
     part = np.maximum(0, FPR_LIMIT - a) ** 2 / (2 * rise)
     covered = (ranking.weights * np.where(b <= FPR_LIMIT, whole, part)).sum()
-    return float(covered / ranking.weights.sum() / FPR_LIMIT)  # the weights add up to 1
+    # The weights add up to 1, and so do shares of the limit, but for rounding.
+    return min(1.0, float(covered / ranking.weights.sum() / FPR_LIMIT))

@@ -48,17 +48,6 @@ def write_metrics(path: Path, metrics: pd.DataFrame) -> None:
     write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
-def read_metrics(path: Path) -> pd.DataFrame:
-    """Read what `write_metrics` wrote, every bit of every value the same."""
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-        rows["value"] = [float(text or "nan") for text in rows["value"]]  # exact, unlike pandas'
-        rows["seed"] = pd.array([int(s) if s else None for s in rows["seed"]], "Int64")
-        return checked(rows)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot read {path}: {error}; delete it and run again") from error
-
-
 def checked(metrics: pd.DataFrame) -> pd.DataFrame:
     """`metrics` with its COLUMNS only, typed and sorted; `InputError` where a row cannot be.
 
