@@ -27,6 +27,10 @@ def test_a_runners_constants_are_the_settings(arguments):
     assert settings.result_folder == PROJECT / "result" / "mvtec"
 
 
+def test_random_weights_have_a_result_folder_of_their_own():
+    assert Settings("visa", pretrained="random").result_folder.name == "visa-random"
+
+
 def test_every_constant_can_be_overridden(arguments):
     settings = arguments(
         *("--shots", "0", "1", "--categories", "bottle", "grid", "--eval-size", "source"),

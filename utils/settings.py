@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from models.protocols import PRESETS, PatchTokens, Protocol, Resize, Templates
+from models.weights import RANDOM
 from utils.errors import InputError
 from utils.options import parse_options
 
@@ -73,7 +74,7 @@ class Settings:
     limit: int | None = None
     """Only the first N images of each defect (a trial; said in every output)."""
     result_dir: str = "auto"
-    """Folder of the results; "auto": result/<dataset>."""
+    """Folder of the results; "auto": result/<dataset>, or result/<dataset>-random."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have, in one sentence."""
@@ -106,7 +107,8 @@ class Settings:
     def result_folder(self) -> Path:
         """Where results are written."""
         if self.result_dir == "auto":
-            return PROJECT / "result" / self.dataset
+            suffix = "-random" if self.pretrained == RANDOM else ""  # not to be taken for results
+            return PROJECT / "result" / f"{self.dataset}{suffix}"
         return Path(self.result_dir).expanduser()
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
