@@ -103,6 +103,34 @@ def test_extra_states_must_name_a_class_and_hold_its_place():
         settings.extra_states("bottle")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shots", 4),
+        ("shots", (0, "1")),
+        ("categories", "bottle"),
+        ("protocol", "Paper"),
+        ("precision", None),
+        ("eval_size", "big"),
+        ("eval_size", 240.0),
+        ("batch_size", True),
+        ("temperature", "0.07"),
+        ("data_root", None),
+        ("limit", "5"),
+    ],
+)
+def test_a_constant_of_another_type_is_refused(name, value):
+    constants = {"__file__": "r.py", "__doc__": "", name.upper(): value}
+    with pytest.raises(InputError, match=f"^{name.upper()} = .*: it must be of the type"):
+        settings_from(constants, "mvtec")
+
+
+def test_a_list_serves_as_a_tuple(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["r.py"])
+    constants = {"__file__": "r.py", "__doc__": "", "SHOTS": [0, 2], "DATA_ROOT": "d"}
+    assert settings_from(constants, "mvtec").shots == (0, 2)
+
+
 def test_a_misspelled_constant_is_named():
     with pytest.raises(InputError, match="no setting BATCHSIZE"):
         settings_from({"__file__": "r.py", "__doc__": "", "BATCHSIZE": 3}, "mvtec")

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -78,6 +79,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have, in one sentence."""
+        for name, hint in get_type_hints(Settings).items():
+            value = getattr(self, name)
+            if not fits(value, hint):
+                wanted = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
+                raise InputError(f"{name.upper()} = {value!r}: it must be of the type {wanted}")
         for name, values in (("SHOTS", self.shots), ("SEEDS", self.seeds)):
             if not values or min(values) < 0 or len(set(values)) != len(values):
                 raise InputError(f"{name} = {values}: give distinct whole numbers from 0 up")
@@ -133,6 +139,24 @@ class Settings:
         return kept | asdict(self.method)
 
 
+def fits(value: object, hint: object) -> bool:
+    """Whether a value has the type of a setting.
+
+    >>> fits((0, 1), tuple[int, ...]), fits(4, tuple[int, ...]), fits("big", int | Literal["all"])
+    (True, False, False)
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(fits(one, arguments[0]) for one in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
 def split_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
     """Pairs of class and state from entries of the form "class: state"."""
     states = []
@@ -151,6 +175,7 @@ def settings_from(constants: dict, dataset: str) -> Settings:
     """A runner's constants (its globals), with what the command line overrides."""
     script = Path(constants["__file__"])
     given = {name.lower(): value for name, value in constants.items() if name.isupper()}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     known = {field.name for field in fields(Settings)} - {"dataset"}
     for name in given.keys() - known:
         raise InputError(
