@@ -93,9 +93,9 @@ def batch_indices(plans: Iterable[Plan], batch_size: int) -> list[list[int]]:
     return batches
 
 
-def read_references(
+def build_visual_bank(
     encodings: Encodings, plan: Plan
-) -> tuple[VisualBank | None, list[torch.Tensor]]:
+) -> tuple[VisualBank | None, list[torch.Tensor | None]]:
     """The visual bank of all references, and the rows (tiles) of it that each run compares with."""
     tiles_of, parts, start = {}, [], 0
     for items, features in encodings.batches_of(len(plan.references)):
@@ -121,7 +121,7 @@ def score_category(
 
     Returns the scores and the test images' masks, (H_i, W_i) bool at the evaluation shape.
     """
-    bank, rows = read_references(encodings, plan)
+    bank, rows = build_visual_bank(encodings, plan)
     progress.update(len(plan.references))
     image_scores, maps, tests = [], [], []
     for items, features in encodings.batches_of(len(plan.tests)):
