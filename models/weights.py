@@ -7,6 +7,7 @@ repository, or "random". Pickled code in a weight file is never executed.
 import json
 import logging
 import pickle
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,13 +122,13 @@ def check_config(path: Path) -> None:
 def find_file(name: str, pretrained: str, tag: dict) -> Path:
     """The local file of the weights; a tag's file is fetched by open_clip if it is not there."""
     if tag:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
         try:
             return Path(open_clip.download_pretrained(tag))
         except Exception as error:  # the hub's client raises many kinds, all mean "not to be had"
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise InputError(
                 f'PRETRAINED = "{pretrained}": the weights of {name} could not be fetched '
-                f"({type(error).__name__}: {first_line}); {WHERE_TO_GET}"
+                f"({type(error).__name__}: {in_short(error)}); {WHERE_TO_GET}"
             ) from error
     path = Path(pretrained).expanduser()
     if path.is_dir():
@@ -175,11 +176,15 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
             "use a .safetensors file, or a state_dict saved with torch.save"
         ) from error
     except Exception as error:  # readers raise almost anything on a damaged or foreign file
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
         raise InputError(
-            f"PRETRAINED: {file} does not load into {name} ({first_line}): it is damaged or of "
+            f"PRETRAINED: {file} does not load into {name} ({in_short(error)}): it is damaged or of "
             "another architecture; check its sha256, and that MODEL names its architecture"
         ) from error
+
+
+def in_short(error: Exception) -> str:
+    """The first words of what a library says of an error, on one line."""
+    return textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")
 
 
 def require_square(size: tuple[int, int], name: str) -> int:

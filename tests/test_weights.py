@@ -161,7 +161,7 @@ def test_a_tag_that_cannot_be_fetched_says_where_to_get_it(monkeypatch):
     with pytest.raises(InputError) as caught:
         load_clip("ViT-B-16-plus-240", "laion400m_e31")
     sentence = str(caught.value)
-    assert "could not be fetched (ConnectionError: no network)" in sentence
+    assert "could not be fetched (ConnectionError: no network second line)" in sentence
     assert "HF_ENDPOINT" in sentence
     assert "timm/vit_base_patch16_plus_clip_240.laion400m_e31" in sentence
     assert "\n" not in sentence

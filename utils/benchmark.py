@@ -45,6 +45,7 @@ def run(settings: Settings) -> str:
     root = find_root(settings)
     plans = make_plans(settings, samples)
     check_writable(settings.result_folder)
+    print(f"loading {settings.model}, {settings.pretrained}", flush=True)
     with clock.stage("start-up"):
         device = resolve_device(settings.device)
         clip = load_clip(settings.model, settings.pretrained)
@@ -151,10 +152,10 @@ def announce(
     settings: Settings, clip: LoadedClip, device: torch.device, notes: Sequence[str]
 ) -> None:
     """Say what is run, before it runs."""
-    print(f"{settings.dataset}: {settings.model}, {clip.weights.description}")
+    print(f"weights: {clip.weights.description}")
     if clip.weights.sha256:
-        print(f"weights sha256 {clip.weights.sha256}")
-    print(f"protocol {settings.protocol}, {settings.precision} on {machine(device)}")
+        print(f"weights' sha256: {clip.weights.sha256}")
+    print(f"protocol: {settings.protocol}, {settings.precision} on {machine(device)}")
     for note in notes:
         print(f"note: {note}")
 
