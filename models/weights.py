@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 import textwrap
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,7 +170,9 @@ def create_model(name: str, quick_gelu: bool) -> nn.Module:
 def load_file(model: nn.Module, file: Path, name: str) -> None:
     """Read a weight file into the model, without executing code that it may contain."""
     try:
-        open_clip.load_checkpoint(model, str(file), weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error below says it in one sentence
+            open_clip.load_checkpoint(model, str(file), weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"PRETRAINED: {file} holds pickled code, or is no weight file: it was not executed; "
@@ -177,8 +180,8 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
         ) from error
     except Exception as error:  # readers raise almost anything on a damaged or foreign file
         raise InputError(
-            f"PRETRAINED: {file} does not load into {name} ({in_short(error)}): it is damaged or of "
-            "another architecture; check its sha256, and that MODEL names its architecture"
+            f"PRETRAINED: {file} does not load into {name} ({in_short(error)}): it is damaged or "
+            "of another architecture; check its sha256, and that MODEL names its architecture"
         ) from error
 
 
