@@ -129,9 +129,8 @@ def make_notes(settings: Settings, clip: LoadedClip, samples: Sequence[Sample]) 
         notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
     _, wrong = differences(settings.dataset, samples)
     if wrong:
-        notes.append(
-            f"NOT THE OFFICIAL DATA: {len(wrong)} categories of the split have other counts"
-        )
+        of = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
+        notes.append(f"NOT THE OFFICIAL DATA: other counts in {of}")
     return notes
 
 
