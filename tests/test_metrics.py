@@ -1,10 +1,13 @@
 import itertools
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from tests.conftest import PROJECT
 from utils.errors import InputError
 from utils.metrics import (
     FPR_LIMIT,
@@ -279,6 +282,17 @@ def test_a_lazy_sequence_of_other_shapes_is_read_twice():
     labels, scores = (np.concatenate([one.ravel() for one in many]) for many in (masks, maps))
     assert found["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     assert found["pixel_aupro"] == pytest.approx(slow_aupro(maps, masks), abs=1e-9)
+
+
+def test_the_benchmark_runs_and_prints_its_table(tmp_path):
+    script = PROJECT / "benchmarks" / "metrics.py"
+    done = subprocess.run(
+        *([sys.executable, str(script), "--quick"],), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "16 images of 240x240" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("scikit-learn  ")]
+    assert float(line.split()[-1]) < 1e-12  # the largest difference from ours
 
 
 def test_one_evaluator_serves_many_runs():
