@@ -7,8 +7,8 @@
 computes what it offers from the same arrays in one process: repeats are interleaved, so that a
 busy moment of the machine meets all of them, and the median is printed. "ours" includes labelling
 the regions. "error" is the largest difference from ours, which the tests hold against slow
-definitions. A library that is not installed or does not run is named. `--quick` takes 16 small images.
-Nothing is written.
+definitions. A library that is not installed or does not run is named. `--quick` takes 16 small
+images. Nothing is written.
 """
 
 import argparse
