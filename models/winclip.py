@@ -78,13 +78,12 @@ def zero_shot(features: Features, bank: TextBank) -> tuple[Tensor, Tensor]:
 def association(queries: Tensor, references: Tensor) -> Tensor:
     """Equation 4 per reference image: half the smallest cosine distance to any of its entries.
 
-    `queries` (B, Q, D), `references` (R, K, D), any lengths; returns (R, B, Q) in [0, 1].
-    The paper's minimum over a set of references is the minimum over dimension 0 of its rows.
-    One product serves all references, so that every reference set is scored from it.
+    `queries` (B, Q, D) of any length, `references` (R, K, D) of length 1; returns (R, B, Q) in
+    [0, 1]. The paper's minimum over a set of references is the minimum over rows of dimension 0.
     """
     rows = F.normalize(queries, dim=-1).flatten(0, 1)
     distances = []
-    for reference in F.normalize(references, dim=-1):
+    for reference in references:
         nearest = (rows @ reference.T).amax(dim=-1)  # max <F, r>
         distances.append(((1 - nearest) / 2).clamp(min=0))  # rounding may pass a cosine of 1
     return torch.stack(distances).unflatten(-1, queries.shape[:2])
@@ -92,15 +91,23 @@ def association(queries: Tensor, references: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VisualBank:
-    """Features of the reference images; every set of references is a choice of its rows."""
+    """The reference images' windows per scale, then their patches, each (R, K, D) of length 1.
 
-    references: Features  # (R, ...): R reference images (tiles)
+    R is the number of reference images (tiles); every set of references is a choice of rows.
+    """
+
+    entries: tuple[Tensor, ...]
+
+    @staticmethod
+    def from_features(references: Features) -> "VisualBank":
+        """The bank of some reference images' features."""
+        scales = (*references.windows, references.patches)
+        return VisualBank(tuple(F.normalize(scale, dim=-1) for scale in scales))
 
     def distances(self, features: Features) -> list[Tensor]:
         """Equation 4 at every scale: windows per scale (R, B, W_s), then patches (R, B, N)."""
-        windows = zip(features.windows, self.references.windows, strict=True)
-        distances = [association(queries, references) for queries, references in windows]
-        return [*distances, association(features.patches, self.references.patches)]
+        scales = (*features.windows, features.patches)
+        return [association(*pair) for pair in zip(scales, self.entries, strict=True)]
 
 
 def few_shot_map(

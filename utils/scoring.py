@@ -105,7 +105,7 @@ def build_visual_bank(
             image = encodings.dataset.samples[item.index].image
             tiles_of[image] = torch.arange(start, start + count)
             start += count
-    bank = VisualBank(Features.concatenate(parts)) if parts else None
+    bank = VisualBank.from_features(Features.concatenate(parts)) if parts else None
     device = encodings.encoder.device
     rows = [
         torch.cat([tiles_of[image] for image in run.images]).to(device) if run.images else None
