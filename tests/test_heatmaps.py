@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
     [
         lambda: panel(GREY[..., 0], None, [], "a"),
         lambda: panel(GREY / 255, None, [], "a"),
-        lambda: panel(GREY, np.zeros((32, 32), bool), [], "a"),
+        lambda: panel(GREY, np.zeros((1, 32, 32), bool), [], "a"),
         lambda: panel(GREY, None, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
         lambda: scale_of([np.full((15, 15), np.nan)]),
         lambda: scale_of([]),
