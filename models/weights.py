@@ -76,7 +76,14 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     name = register_config(model_name)
     tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
     file = None if pretrained == RANDOM else find_file(name, pretrained, tag)
-    model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
+    try:
+        model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
+        tokenizer = open_clip.get_tokenizer(name)
+    except (ImportError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f'MODEL: open_clip cannot build "{model_name}" here ({in_short(error)}); choose '
+            'another, such as "ViT-B-16-plus-240"'
+        ) from error
     if file is None:
         weights = Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
     else:
@@ -89,7 +96,6 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
         side = require_square(side, name)
     mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = tag.get("std") or open_clip.OPENAI_DATASET_STD
-    tokenizer = open_clip.get_tokenizer(name)
     return LoadedClip(model, tokenizer, side, tuple(mean), tuple(std), weights)
 
 

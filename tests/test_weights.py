@@ -197,6 +197,21 @@ def test_unknown_models_and_configs_are_one_sentence(tmp_path):
         load_clip(str(tmp_path / "foreign.json"), "random")
 
 
+def test_a_model_that_needs_what_is_not_installed_is_one_sentence(monkeypatch, config):
+    def needs_more(name):
+        raise ModuleNotFoundError("No module named 'transformers'")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", needs_more)
+    with pytest.raises(InputError, match=r"cannot build .*No module named 'transformers'"):
+        load_clip(config, "random")
+
+
+def test_a_config_with_an_impossible_tower_is_one_sentence(tmp_path):
+    bad = write_config(tmp_path, "small-impossible", 240, 16, width=-4)
+    with pytest.raises(InputError, match="cannot build"):
+        load_clip(str(bad), "random")
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps", "cuda:x"])
 def test_a_device_that_is_not_there_is_one_sentence(name):
     with pytest.raises(InputError, match="DEVICE"):
