@@ -1,12 +1,14 @@
-"""What the three benchmarks officially hold: categories, and images per category and defect.
+"""What the benchmarks officially hold: categories, and images per category and defect.
 
-MVTec AD and MPDD: counted from their papers' tables; VisA: its split 1cls.csv.
+MVTec AD and MPDD: counted from their papers' tables; VisA: its split 1cls.csv; the demo: as it is
+rendered.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from datasets.render.catalogue import PRODUCTS
 from datasets.splits import Sample
 
 
@@ -22,6 +24,11 @@ class Counts:
 
 def _mvtec(train: int, good: int, **defects: int) -> Counts:
     return Counts(train, good, sum(defects.values()), defects)
+
+
+def _demo(role: str) -> dict[str, Counts]:
+    kinds = {name: product.defects for name, product in PRODUCTS.items() if product.role == role}
+    return {name: _mvtec(6, 10, **dict.fromkeys(four, 4)) for name, four in kinds.items()}
 
 
 def _sums(train: int, good: int, anomalous: int) -> Counts:
@@ -85,6 +92,11 @@ OFFICIAL: dict[str, dict[str, Counts]] = {
         "metal_plate": _sums(54, 26, 71),
         "tubes": _sums(122, 32, 69),
     },
+    "demo": _demo("seen") | _demo("unseen"),
+}
+# Categories whose means stand by themselves, besides the mean over all.
+GROUPS: dict[str, dict[str, list[str]]] = {
+    "demo": {f"{role} categories": list(_demo(role)) for role in ("seen", "unseen")},
 }
 
 

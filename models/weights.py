@@ -23,11 +23,13 @@ RANDOM = "random"
 RANDOM_SEED = 0
 # The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags
 # (laion400m_e31 and laion400m_e32) load the e31 file of the hub: only the sha256 says which.
+DEMO = "demo weights, trained on rendered pictures"
 KNOWN_WEIGHTS = {
     "8fb26589b9a8bab2e7a683d280e48df89b8e742f3a82132707282620b36facba": "LAION-400M, epoch 31",
     "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840": "LAION-400M, epoch 31",
     "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3": "LAION-400M, epoch 31",
+    "DEMO_SHA": DEMO,
 }
 WHERE_TO_GET = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
@@ -53,6 +55,11 @@ class Weights:
     def random(self) -> bool:
         """Whether they are random: no accuracy may be claimed from them."""
         return self.pretrained == RANDOM
+
+    @property
+    def demo(self) -> bool:
+        """Whether they are the demo's: they know rendered pictures only."""
+        return self.description.startswith(DEMO)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Every image is encoded once; all (shots, seed) pairs are scored from that. A cat
 of work: its files are written when it is done, and a run that is started again goes on from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.images import ImageDataset
-from datasets.official import OFFICIAL, differences
+from datasets.official import GROUPS, OFFICIAL, differences
 from datasets.references import COLUMNS, draw_runs, given_runs, read_references
 from datasets.splits import SPLITS_FOLDER, Sample, first_of_each_defect, read_root, read_split
 from models.clip import WindowedEncoder
@@ -31,9 +31,19 @@ from utils.settings import Settings, settings_from
 from utils.stopwatch import Stopwatch
 
 
-def main(constants: dict, dataset: str) -> None:
-    """What a runner calls: `constants` is its globals(); ends the process on a user's mistake."""
-    exit_with_sentence(lambda: print(run(settings_from(constants, dataset))))
+def main(constants: dict, dataset: str, before: Callable[[], None] | None = None) -> None:
+    """What a runner calls: `constants` is its globals(); ends the process on a user's mistake.
+
+    `before` is done once the settings are known to be right, before the run.
+    """
+
+    def from_settings() -> None:
+        settings = settings_from(constants, dataset)
+        if before:
+            before()
+        print(run(settings))
+
+    exit_with_sentence(from_settings)
 
 
 def run(settings: Settings) -> str:
@@ -123,6 +133,10 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
 def make_notes(settings: Settings, clip: LoadedClip, samples: Sequence[Sample]) -> list[str]:
     """What a reader of any number of this run must know first."""
     notes = []
+    if settings.dataset == "demo":
+        notes.append("RENDERED DATA, not comparable with published results")
+    if clip.weights.demo:
+        notes.append("DEMO MODEL: trained on rendered pictures alone, for trying the program out")
     if clip.weights.random:
         notes.append("RANDOM WEIGHTS: these numbers measure nothing but the plumbing")
     if settings.limit is not None:
@@ -209,5 +223,10 @@ def write_summary(folder: ResultFolder, dataset: str) -> str:
     )
     write_text(folder.path / "shots.csv", references.to_csv(index=False, lineterminator="\n"))
     return write_tables(
-        folder.path, metrics, dataset, list(OFFICIAL[dataset]), folder.record["notes"]
+        folder.path,
+        metrics,
+        dataset,
+        list(OFFICIAL[dataset]),
+        folder.record["notes"],
+        GROUPS.get(dataset, {}),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from utils.metrics import METRICS
-from utils.published import MEAN, PAPER, SOURCES
+from utils.published import MEAN, MEAN_OF, PAPER, SOURCES
 
 UNDEFINED = "n/a"
 UNPUBLISHED = "-"
@@ -24,13 +24,13 @@ def summary_page(
 ) -> str:
     """The whole page as Markdown. `categories` is the dataset's full official list."""
     parts = [f"# WinCLIP on {dataset}", *(f"**{note}**" for note in notes), LEGEND]
-    here = summary.loc[summary["category"] != MEAN, "category"].nunique()
+    here = summary.loc[~is_mean(summary), "category"].nunique()
     label = MEAN if here == len(categories) else f"mean of {here}/{len(categories)}"
     for shots, part in summary.groupby("shots"):
         parts += [f"## {shots}-shot{seeds_text(part)}", own_table(part, label)]
         parts += undefined_notes(part)
     published = summary[summary[["paper", "public"]].notna().any(axis=1)]
-    per_category = published[published["category"] != MEAN]
+    per_category = published[~is_mean(published)]
     for shots, part in per_category.groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"
         parts += [title, comparison_table(part, "category")]
@@ -45,6 +45,11 @@ def summary_page(
         )
     parts += source_notes(published)
     return "\n\n".join(parts) + "\n"
+
+
+def is_mean(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are means over categories."""
+    return rows["category"].eq(MEAN) | rows["category"].str.startswith(MEAN_OF)
 
 
 def own_table(part: pd.DataFrame, mean_label: str) -> str:
@@ -81,8 +86,8 @@ def comparison_table(part: pd.DataFrame, by: str) -> str:
 
 def undefined_notes(part: pd.DataFrame) -> list[str]:
     """A sentence for each metric that has no mean because it is undefined in some category."""
-    rows = part[(part["category"] != MEAN) & part["mean"].isna()]
-    total = part.loc[part["category"] != MEAN, "category"].nunique()
+    rows = part[~is_mean(part) & part["mean"].isna()]
+    total = part.loc[~is_mean(part), "category"].nunique()
     return [
         f"{metric}: undefined in {len(names)} of {total} categories, so it has no mean."
         for metric, names in rows.groupby("metric", sort=False)["category"]

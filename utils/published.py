@@ -18,6 +18,7 @@ SOURCES = {
     "the only published WinCLIP result on MPDD.",
 }
 MEAN = "mean"  # the category that stands for the mean over all categories of a dataset
+MEAN_OF = "mean of "  # and the start of those for the mean over a group
 KEYS = ["category", "shots", "metric"]  # what names one number of a dataset
 
 

@@ -6,8 +6,9 @@ percent) and `summary.md` (the same to read, percent with one decimal). The CSV 
 precision. An undefined value is empty in the CSV files and n/a in `summary.md`, never 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from utils.errors import InputError
 from utils.files import write_text
 from utils.markdown import summary_page
 from utils.metrics import METRICS
-from utils.published import KEYS, MEAN, published_for
+from utils.published import KEYS, MEAN, MEAN_OF, published_for
 
 COLUMNS = ["category", "shots", "seed", "metric", "value"]  # of metrics.csv, in this order
 PERCENT = 100.0  # metrics are in [0, 1], published numbers and summaries in percent
@@ -27,14 +28,16 @@ def write_tables(
     dataset: str,
     categories: Sequence[str],
     notes: Sequence[str] = (),
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> str:
     """Write `metrics.csv`, `summary.csv` and `summary.md` into `folder`; return the Markdown.
 
     `metrics` has the COLUMNS of `metrics.csv`; `categories` is the dataset's full official list;
-    `notes` are sentences for the top of `summary.md`. Each file is there whole or not at all, and
+    `notes` are sentences for the top of `summary.md`; `groups` names categories that get a mean
+    of their own, once all of a group are there. Each file is there whole or not at all, and
     the same arguments write the same bytes.
     """
-    summary = summarise(metrics, dataset, categories)
+    summary = summarise(metrics, dataset, categories, groups)
     page = summary_page(summary, dataset, categories, notes)
     write_metrics(folder / "metrics.csv", metrics)
     write_text(folder / "summary.csv", summary.to_csv(index=False, lineterminator="\n"))
@@ -75,7 +78,12 @@ def checked(metrics: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="order").reset_index(drop=True)
 
 
-def summarise(metrics: pd.DataFrame, dataset: str, categories: Sequence[str]) -> pd.DataFrame:
+def summarise(
+    metrics: pd.DataFrame,
+    dataset: str,
+    categories: Sequence[str],
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> pd.DataFrame:
     """Mean and sample standard deviation over seeds, in percent, beside the published numbers.
 
     Columns: category, shots, metric, mean, std, runs (seeds averaged over; 1 for 0 shots), paper,
@@ -83,24 +91,35 @@ def summarise(metrics: pd.DataFrame, dataset: str, categories: Sequence[str]) ->
     METRICS. The category "mean" is the mean over the given categories within each seed, then the
     mean and deviation of these over seeds, as in the paper; published means stand beside it only
     where every one of `categories` is there. A metric undefined in one category has no mean.
+    The mean of a group is the category "mean of <group>".
     """
     rows = checked(metrics)
     check_categories(rows, categories)
-    by_seed = rows.groupby(["shots", "seed", "metric"], dropna=False)["value"]
-    mean_rows = by_seed.agg(whole_mean).reset_index().assign(category=MEAN)
-    rows = pd.concat([rows, mean_rows], ignore_index=True)
+    here = set(rows["category"])
+    means = [means_of(rows, MEAN)]
+    for name, members in groups.items():
+        if here.issuperset(members):
+            means.append(means_of(rows[rows["category"].isin(members)], f"{MEAN_OF}{name}"))
+    rows = pd.concat([rows, *means], ignore_index=True)
     rows["value"] *= PERCENT
     summary = rows.groupby(KEYS)["value"].agg(mean=whole_mean, std=whole_std, runs="size")
     summary = summary.reset_index()
     published = published_for(dataset)
-    if set(rows["category"]) != {*categories, MEAN}:
+    if here != set(categories):
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")
-    rank = {name: index for index, name in enumerate([*categories, MEAN, *METRICS])}
+    order = [*categories, MEAN, *(f"{MEAN_OF}{name}" for name in groups), *METRICS]
+    rank = {name: index for index, name in enumerate(order)}
     summary = summary.sort_values(
         ["shots", "category", "metric"], key=lambda column: column.map(lambda v: rank.get(v, v))
     )
     return summary.reset_index(drop=True)
+
+
+def means_of(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The mean over the categories of some rows, within each seed, as the category `name`."""
+    by_seed = rows.groupby(["shots", "seed", "metric"], dropna=False)["value"]
+    return by_seed.agg(whole_mean).reset_index().assign(category=name)
 
 
 def whole_mean(values: pd.Series) -> float:

@@ -23,7 +23,7 @@ BY_CHECKSUM = ("split", "references", "pretrained")
 class Settings:
     """Everything that a run depends on."""
 
-    dataset: Annotated[Literal["mvtec", "visa", "mpdd"], tyro.conf.Suppress]
+    dataset: Annotated[Literal["mvtec", "visa", "mpdd", "demo"], tyro.conf.Suppress]
     data_root: str = "auto"
     """Folder of the raw dataset; "auto": the one that its preparation script was given."""
     split: str = "auto"

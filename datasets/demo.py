@@ -1,0 +1,106 @@
+"""Render the demo benchmark, in MVTec AD's layout, and write its split.
+
+    python datasets/demo.py                  # into data/demo/; run_demo.py does it by itself
+    python datasets/demo.py --data-root DIR
+
+Twelve products, 32 pictures of each with exact masks, made by drawing (datasets/render/): the same
+bytes on every run. Six of the products are "unseen": the demo CLIP was trained without them.
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets import prepare
+from datasets.download import Archive
+from datasets.official import OFFICIAL
+from datasets.render.catalogue import render, seed_of
+from datasets.splits import SPLITS_FOLDER, read_root, read_split
+from utils.errors import InputError, exit_with_sentence
+from utils.files import atomic_path
+from utils.options import parse_options
+
+SEED = 2023  # of every picture; another one gives another benchmark
+WORKERS = 2  # threads that draw; NumPy and OpenCV work outside Python's lock
+PNG_LEVEL = 1  # 0 to 9; a higher one saves 3 % of a picture
+
+DEMO = prepare.Dataset(
+    name="demo",
+    stem="demo",
+    title="the demo benchmark",
+    archive=Archive("", "", None, "run python datasets/demo.py, which renders it"),
+    layout="wood/train/good, wood/test/<defect>, wood/ground_truth/<defect>, leather/...",
+    scan=lambda root: prepare.scan_mvtec_layout(root, list(OFFICIAL["demo"])),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    data_root: Path = prepare.PROJECT / "data" / "demo"
+    """Where the pictures are put."""
+    splits_folder: Path = SPLITS_FOLDER
+    """Where the split is written."""
+
+
+def render_all(root: Path) -> None:
+    """Draw every picture and mask of the benchmark into `root`."""
+    jobs = []
+    for name, counts in OFFICIAL["demo"].items():
+        jobs += [(root, name, "train", "good", number) for number in range(counts.train)]
+        jobs += [(root, name, "test", "good", number) for number in range(counts.good)]
+        for defect, count in counts.defects.items():
+            jobs += [(root, name, "test", defect, number) for number in range(count)]
+    with ThreadPoolExecutor(WORKERS) as executor:
+        drawn = executor.map(render_one, jobs)
+        list(tqdm(drawn, total=len(jobs), desc="rendering", unit="image"))
+
+
+def render_one(job: tuple[Path, str, str, str, int]) -> None:
+    """Draw one picture, and its mask where it has one."""
+    root, product, split, defect, number = job
+    rng = seed_of(SEED, product, split, defect, number)
+    picture, mask = render(product, None if defect == "good" else defect, rng)
+    write_png(root / product / split / defect / f"{number:03}.png", picture[..., ::-1])
+    if defect != "good":
+        name = f"{number:03}_mask.png"
+        write_png(root / product / "ground_truth" / defect / name, mask.astype(np.uint8) * 255)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write grey or BGR pixels, atomically."""
+    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def make(options: Options) -> None:
+    """Render the benchmark and write its split."""
+    root = options.data_root.expanduser().resolve()
+    render_all(root)
+    prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
+
+
+def make_once() -> None:
+    """Render the benchmark into its usual place, unless it is there."""
+    try:
+        root = read_root("demo")
+        samples = read_split(SPLITS_FOLDER / "demo.csv")
+        there = all((root / sample.image).is_file() for sample in samples)
+    except InputError:
+        there = False
+    if not there:
+        make(Options())
+
+
+if __name__ == "__main__":
+    exit_with_sentence(lambda: make(parse_options(Options(), __doc__, Path(__file__))))

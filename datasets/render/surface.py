@@ -1,0 +1,195 @@
+"""What every rendered product is made of: a plane to draw on, noise, shapes, and a camera.
+
+A `Surface` is colour, relief and gloss per pixel; a product draws one as a function of the plane's
+coordinates, a defect changes it, and `photograph` lights it and takes the picture. Moving the
+coordinates before drawing moves, turns or bends the product, exactly.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+EXTENT = 1.7  # noise is defined on [-EXTENT, EXTENT] squared; the picture spans [-1, 1]
+AMBIENT = 0.42  # share of light that comes from everywhere
+
+
+@dataclass
+class Plane:
+    """Coordinates of every pixel, (H, W) each, in half pictures: (-1, -1) is the upper left."""
+
+    u: np.ndarray
+    v: np.ndarray
+
+    @property
+    def pixel(self) -> float:
+        """One pixel, in these coordinates."""
+        return 2.0 / self.u.shape[0]
+
+
+@dataclass
+class Surface:
+    """What the camera sees: all (H, W), colours (H, W, 3); colours, gloss and part in [0, 1]."""
+
+    colour: np.ndarray
+    height: np.ndarray  # relief, in pixels
+    gloss: np.ndarray  # strength of highlights
+    part: np.ndarray  # 1 where the product is, 0 where its ground is
+    lost: np.ndarray | None = None  # where a component was left out, where one was
+
+    def paint(self, colour: np.ndarray | tuple, alpha: np.ndarray) -> None:
+        """Mix a colour in, by alpha (H, W)."""
+        alpha = alpha[..., None]
+        self.colour = self.colour * (1 - alpha) + np.asarray(colour, np.float32) * alpha
+
+    def shine(self, gloss: float, alpha: np.ndarray) -> None:
+        """Mix a gloss in, by alpha (H, W)."""
+        self.gloss = self.gloss * (1 - alpha) + gloss * alpha
+
+
+@dataclass
+class Look:
+    """The variation of one picture: a generator, and how far its products differ."""
+
+    rng: np.random.Generator
+    spread: float = 1.0  # 1: pieces of one production; more: as of other factories
+
+    def vary(self, value: float, share: float = 0.05) -> float:
+        """`value` give or take a share of it."""
+        return value * float(np.exp(share * self.spread * np.clip(self.rng.normal(), -2, 2)))
+
+    def hue(self, colour: tuple[float, float, float], share: float = 0.04) -> np.ndarray:
+        """A colour (3,) near the given one."""
+        noise = share * self.spread * np.clip(self.rng.normal(size=4), -2, 2)
+        shade = 0.4 * noise[:3] + noise[3]  # dye differs less than brightness
+        return np.clip(np.asarray(colour) * np.exp(shade), 0, 1).astype(np.float32)
+
+    def angle(self) -> float:
+        """Any direction, in radians."""
+        return self.rng.uniform(0, 2 * np.pi)
+
+
+def make_plane(size: int, turn: float = 0, zoom: float = 1, shift: tuple = (0, 0)) -> Plane:
+    """A plane of `size` x `size` pixels, turned by radians, zoomed and shifted."""
+    line = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1
+    x, y = np.meshgrid(line - shift[0], line - shift[1])
+    cosine, sine = np.cos(turn) / zoom, np.sin(turn) / zoom
+    return Plane(
+        (cosine * x + sine * y).astype(np.float32), (cosine * y - sine * x).astype(np.float32)
+    )
+
+
+def noise(
+    look: Look, plane: Plane, frequency: float, octaves: int = 1, stretch: tuple = (1, 1)
+) -> np.ndarray:
+    """Smooth noise (H, W), about mean 0 and deviation 1; `frequency` bumps per unit of length."""
+    total, weight = np.zeros_like(plane.u), 0.0
+    for octave in range(octaves):
+        dense = frequency * 2**octave
+        cells = [max(4, int(2 * EXTENT * dense * along) + 4) for along in stretch]
+        grid = look.rng.normal(size=(cells[1], cells[0])).astype(np.float32)
+        x = (plane.u + EXTENT) * np.float32(dense * stretch[0]) + 1
+        y = (plane.v + EXTENT) * np.float32(dense * stretch[1]) + 1
+        layer = cv2.remap(grid, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        total += layer * 0.55**octave
+        weight += 0.55 ** (2 * octave)
+    return total * np.float32(1.35 / np.sqrt(weight))
+
+
+def cells(look: Look, plane: Plane, frequency: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A cellular pattern: distance to the nearest seed, margin to the second, a number per cell.
+
+    Each (H, W); distances in cells, the number in [0, 1).
+    """
+    count = int(2 * EXTENT * frequency) + 4
+    jitter = look.rng.uniform(0.12, 0.88, (count, count, 2)).astype(np.float32)
+    number = look.rng.random((count, count), dtype=np.float32)
+    x = np.clip((plane.u + EXTENT) * np.float32(frequency) + 1, 1, count - 2.001)
+    y = np.clip((plane.v + EXTENT) * np.float32(frequency) + 1, 1, count - 2.001)
+    column, row = x.astype(np.intp), y.astype(np.intp)
+    middle = row * count + column
+    seed_x, seed_y, number = jitter[..., 0].ravel(), jitter[..., 1].ravel(), number.ravel()
+    dx, dy = (column - x).astype(np.float32), (row - y).astype(np.float32)
+    first = np.full_like(x, 81.0)
+    second, nearest = first.copy(), middle
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            cell = middle + (down * count + right)
+            distance = (dx + right + seed_x[cell]) ** 2 + (dy + down + seed_y[cell]) ** 2
+            nearest = np.where(distance < first, cell, nearest)
+            second = np.minimum(second, np.maximum(first, distance))
+            first = np.minimum(first, distance)
+    first = np.sqrt(first)
+    return first, np.sqrt(second) - first, number[nearest]
+
+
+def inside(distance: np.ndarray, plane: Plane, soft: float = 1.0) -> np.ndarray:
+    """1 where a signed distance is negative, 0 outside, with an edge `soft` pixels wide."""
+    return np.clip(0.5 - distance / (soft * plane.pixel), 0, 1)
+
+
+def circle(plane: Plane, radius: float, centre: tuple = (0, 0)) -> np.ndarray:
+    """Signed distance to a circle."""
+    return np.hypot(plane.u - centre[0], plane.v - centre[1]) - np.float32(radius)
+
+
+def box(plane: Plane, half: tuple, rounding: float = 0, centre: tuple = (0, 0)) -> np.ndarray:
+    """Signed distance to a box of the given half sides, with round corners."""
+    x = np.abs(plane.u - centre[0]) - (half[0] - rounding)
+    y = np.abs(plane.v - centre[1]) - (half[1] - rounding)
+    return np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - rounding
+
+
+def hexagon(plane: Plane, radius: float) -> np.ndarray:
+    """Signed distance to a regular hexagon of that inner radius."""
+    x, y = np.abs(plane.u), np.abs(plane.v)
+    return np.maximum(x * np.float32(0.8660254) + y * np.float32(0.5), y) - radius
+
+
+def ground(look: Look, plane: Plane, colour: tuple, rough: float = 0.02) -> Surface:
+    """An empty ground for objects: a sheet or belt of one colour."""
+    grain = noise(look, plane, 30, 2) * rough + noise(look, plane, 1.5) * rough
+    colours = look.hue(colour) * (1 + grain[..., None])
+    flat = np.zeros_like(plane.u)
+    return Surface(colours.astype(np.float32), flat, flat + 0.02, flat.copy())
+
+
+def photograph(surface: Surface, look: Look) -> np.ndarray:
+    """Light a surface and take its picture: (H, W, 3) uint8 RGB."""
+    rng, spread = look.rng, min(look.spread, 2.5)
+    height = surface.height.astype(np.float32)
+    slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=1 / 8)
+    slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=1 / 8)
+    length = np.sqrt(slope_x**2 + slope_y**2 + 1)
+    azimuth = -2.2 + 0.35 * spread * rng.normal()
+    elevation = np.clip(0.95 + 0.08 * spread * rng.normal(), 0.6, 1.3)
+    light = np.array(
+        [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), 0]
+    ).astype(np.float32)
+    up = np.float32(np.sin(elevation))
+    facing = (up - slope_x * light[0] - slope_y * light[1]) / length
+    half = np.array([light[0], light[1], up + 1.0])
+    half /= np.linalg.norm(half)
+    glint = np.clip((half[2] - slope_x * half[0] - slope_y * half[1]) / length, 0, 1) ** 24
+    lit = AMBIENT + (1 - AMBIENT) * np.clip(facing, 0, None) / up
+    lit *= cast_shadow(surface.part.astype(np.float32), light)
+    picture = surface.colour * lit[..., None] + (surface.gloss * glint * 0.55)[..., None]
+    plane = make_plane(len(height))
+    tilt = look.angle()
+    fall = 1 + 0.06 * spread * rng.normal() * (np.cos(tilt) * plane.u + np.sin(tilt) * plane.v)
+    fall -= 0.07 * (plane.u**2 + plane.v**2)
+    exposure = np.exp(0.05 * spread * rng.normal())
+    balance = np.exp(0.008 * spread * rng.normal(size=3)).astype(np.float32)
+    picture = picture * (fall * exposure)[..., None].astype(np.float32) * balance
+    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.45, 0.75))
+    picture += rng.normal(0, 1, picture.shape).astype(np.float32) * rng.uniform(0.006, 0.014)
+    return np.rint(255 * np.clip(picture, 0, 1) ** 0.85).astype(np.uint8)
+
+
+def cast_shadow(part: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """What an object's soft shadow leaves of the light on its ground: (H, W) in (0, 1]."""
+    reach = part.shape[0] * 0.03
+    move = np.array([[1, 0, -light[0] * 2 * reach], [0, 1, -light[1] * 2 * reach]], np.float32)
+    shadow = cv2.warpAffine(part, move, part.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    shadow = cv2.GaussianBlur(shadow, (0, 0), reach / 2)
+    return 1 - 0.45 * shadow * (1 - part)
