@@ -33,6 +33,7 @@ NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in betw
 EVAL_SIZE = 240  # shorter side of maps and masks in the pixel metrics, or "source"
 HEATMAPS = "all"  # "all", "none", or the first N of each defect
 RESULT_DIR = "auto"  # "auto": result/mvtec/
+QUIET = False  # True: say nothing but errors; run.log in the result folder has the rest
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

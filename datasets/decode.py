@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.errors import InputError
 
@@ -11,11 +11,15 @@ from utils.errors import InputError
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode an image to RGB; a missing or damaged file is an `InputError`."""
+def read_image(path: Path, upright: bool = False) -> Image.Image:
+    """Decode an image to RGB; a missing or damaged file is an `InputError`.
+
+    `upright` turns it as its EXIF orientation says.
+    """
     try:
         with Image.open(path) as image:
-            return to_rgb(image)
+            rgb = to_rgb(image)
+            return ImageOps.exif_transpose(rgb) if upright else rgb
     except FileNotFoundError as error:
         raise InputError(
             f"{path} is in the split but not there; prepare the split again, or mend the data root"
@@ -27,10 +31,21 @@ def read_image(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from any mode; 16-bit grey is scaled to 8 bits, since Pillow would cut it off at 255."""
+    """RGB from any mode: 16-bit grey is scaled to 8 bits, since Pillow would cut it off at 255.
+
+    What is transparent is laid on white; numbers without a range (mode F) are a ValueError.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers without a range")
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         grey = np.asarray(image, dtype=np.uint16) >> 8
         image = Image.fromarray(grey.astype(np.uint8))
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
+        white.alpha_composite(clear)
+        white.info = image.info  # where Pillow keeps the orientation
+        return white.convert("RGB")
     return image.convert("RGB")
 
 

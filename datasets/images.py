@@ -38,7 +38,8 @@ class ImageDataset(Dataset):
     """The images of some rows of a split.
 
     `side` is the encoder's input in pixels; `resize` as in `Protocol`; `eval_size` the shorter
-    side of maps and masks in the metrics, or "source" for each image's own shape.
+    side of maps and masks in the metrics, or "source" for each image's own shape; `upright` turns
+    photos as their EXIF says (a benchmark's masks fit the pixels as they are stored).
     """
 
     def __init__(
@@ -48,20 +49,26 @@ class ImageDataset(Dataset):
         side: int,
         resize: Literal["tile", "squash"],
         eval_size: int | Literal["source"],
+        upright: bool = False,
     ):
         self.root = root
         self.samples = samples
         self.side = side
         self.resize = resize
         self.eval_size = eval_size
+        self.upright = upright
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def read(self, image: str) -> Image.Image:
+        """An image of the samples, decoded."""
+        return read_image(self.root / image, self.upright)
+
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
         try:
-            image = read_image(self.root / sample.image)
+            image = self.read(sample.image)
             tiles = cut_tiles(image, self.side, self.resize)
             shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
             mask = np.zeros(shape, dtype=bool)

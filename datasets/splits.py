@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from utils.errors import InputError
 from utils.files import write_text
 
+UNKNOWN = -1  # label of a picture that nobody has judged; only one's own pictures have it
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
 
 

@@ -18,6 +18,7 @@ from utils.heatmaps import (
 )
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
+GOOD = np.zeros((64, 64), bool)  # the mask of a good image
 
 
 def spot(row, column, size=15):
@@ -38,8 +39,8 @@ def test_a_hot_spot_is_hot_at_its_place():
 
 
 def test_the_overlay_lies_in_the_panel_at_the_third_picture():
-    with_spot = panel(GREY, None, [("0-shot", spot(2, 11), 0.5, (0, 1))], "a")
-    without = panel(GREY, None, [("0-shot", spot(2, 11) * 0, 0.5, (0, 1))], "a")
+    with_spot = panel(GREY, GOOD, [("0-shot", spot(2, 11), 0.5, (0, 1))], "a")
+    without = panel(GREY, GOOD, [("0-shot", spot(2, 11) * 0, 0.5, (0, 1))], "a")
     rows, columns = np.nonzero(brightness(with_spot) != brightness(without))
     assert columns.min() > 2 * PICTURE_HEIGHT
     assert np.ptp(rows) < 3 * PICTURE_HEIGHT / 15
@@ -104,7 +105,7 @@ def test_any_aspect_is_kept_and_drawn(shape):
 
 def test_panels_of_equal_images_have_equal_sizes_however_long_the_name():
     maps = [("4-shot", spot(3, 3), 0.5, (0, 1))]
-    short = panel(GREY, None, maps, "bottle/good/000.png")
+    short = panel(GREY, GOOD, maps, "bottle/good/000.png")
     long = panel(GREY, GREY[..., 0] > 0, maps, "bottle/" + "very_long_" * 40 + "/000.png")
     assert short.shape == long.shape
     assert (long[:60, -12:] == 255).all()  # the margin stays free
@@ -112,16 +113,16 @@ def test_panels_of_equal_images_have_equal_sizes_however_long_the_name():
 
 def test_a_note_is_written_into_the_panel():
     maps = [("0-shot", spot(3, 3), 0.5, (0, 1))]
-    drawn = panel(GREY, None, maps, "a", note="random weights").astype(int)
+    drawn = panel(GREY, GOOD, maps, "a", note="random weights").astype(int)
     assert (drawn[:70, :, 0] - drawn[:70, :, 1] > 100).any()
 
 
 def test_rerun_writes_the_same_png(tmp_path):
     for name in ("a.png", "b.png"):
-        write_panel(tmp_path / name, panel(GREY, None, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
+        write_panel(tmp_path / name, panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     again = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
-    assert (again == panel(GREY, None, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
+    assert (again == panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
 
 
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
@@ -136,7 +137,7 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
         lambda: panel(GREY[..., 0], None, [], "a"),
         lambda: panel(GREY / 255, None, [], "a"),
         lambda: panel(GREY, np.zeros((1, 32, 32), bool), [], "a"),
-        lambda: panel(GREY, None, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
+        lambda: panel(GREY, GOOD, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
         lambda: scale_of([np.full((15, 15), np.nan)]),
         lambda: scale_of([]),
     ],

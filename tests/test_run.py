@@ -62,8 +62,9 @@ def done(bench) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a result folder but settings.json, which has times."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "settings.json"]
+    """Every file of a result folder but those that have times in them."""
+    timed = ("settings.json", "run.log", "report.html")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in timed]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

@@ -5,6 +5,7 @@ of work: its files are written when it is done, and a run that is started again 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,7 @@ from utils.category import write_category
 from utils.errors import InputError, exit_with_sentence
 from utils.files import sha256_of, write_text
 from utils.folder import ResultFolder, check_writable, machine
+from utils.log import log, spoken, written
 from utils.results import write_tables
 from utils.scoring import Encodings, Plan, batch_indices, score_category
 from utils.settings import Settings, settings_from
@@ -46,42 +48,64 @@ def main(constants: dict, dataset: str, before: Callable[[], None] | None = None
     exit_with_sentence(from_settings)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is run: which images, where they are, and what a reader must know of them."""
+
+    root: Path
+    plans: list[Plan]
+    categories: list[str]  # all that the benchmark has; fewer may be planned
+    notes: list[str]
+    identity: dict  # what the results depend on besides the settings and the weights
+
+
 def run(settings: Settings) -> str:
     """Run a benchmark; returns the summary in Markdown. A user's mistake is an `InputError`."""
-    clock = Stopwatch()
     split = SPLITS_FOLDER / f"{settings.dataset}.csv"
     split = split if settings.split == "auto" else Path(settings.split).expanduser()
     samples = read_split(split)
-    root = find_root(settings)
-    plans = make_plans(settings, samples)
+    job = Job(
+        find_root(settings),
+        make_plans(settings, samples),
+        list(OFFICIAL[settings.dataset]),
+        notes_on(settings, samples),
+        {"split_sha256": sha256_of(split)},
+    )
+    with spoken(settings.quiet):
+        return execute(settings, job)
+
+
+def execute(settings: Settings, job: Job) -> str:
+    """Load the model, run what is not finished yet, write everything; returns the summary."""
     check_writable(settings.result_folder)
-    print(f"loading {settings.model}, {settings.pretrained}", flush=True)
-    with clock.stage("start-up"):
-        device = resolve_device(settings.device)
-        clip = load_clip(settings.model, settings.pretrained)
-        place(clip, device, settings.precision)
-        encoder = WindowedEncoder(
-            clip.model, clip.tokenizer, settings.scales, settings.method.patch_tokens
+    with written(settings.result_folder / "run.log"):
+        clock = Stopwatch()
+        log.info(f"loading {settings.model}, {settings.pretrained}")
+        with clock.stage("start-up"):
+            device = resolve_device(settings.device)
+            clip = load_clip(settings.model, settings.pretrained)
+            place(clip, device, settings.precision)
+            encoder = WindowedEncoder(
+                clip.model, clip.tokenizer, settings.scales, settings.method.patch_tokens
+            )
+        notes = notes_on_weights(clip) + job.notes
+        identity = make_identity(settings, clip, device) | job.identity
+        folder = ResultFolder(settings.result_folder, settings, identity, notes)
+        folder.write_settings(
+            weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
+            device=machine(device),
         )
-    notes = make_notes(settings, clip, samples)
-    folder = ResultFolder(
-        settings.result_folder, settings, make_identity(settings, clip, split, device), notes
-    )
-    folder.write_settings(
-        weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
-        device=machine(device),
-    )
-    announce(settings, clip, device, notes)
-    finished = folder.finished()
-    pending = [plan for plan in plans if plan.category not in finished]
-    for plan in plans:
-        if plan.category in finished:
-            print(f"{plan.category}: done before, skipped")
-    if pending:
-        run_categories(settings, pending, root, clip, encoder, folder, clock)
-    folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
-    print(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
-    return write_summary(folder, settings.dataset)
+        announce(settings, clip, device, notes)
+        finished = folder.finished()
+        for plan in job.plans:
+            if plan.category in finished:
+                log.info(f"{plan.category}: done before, skipped")
+        pending = [plan for plan in job.plans if plan.category not in finished]
+        if pending:
+            run_categories(settings, job, pending, clip, encoder, folder, clock)
+        folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
+        log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
+        return write_summary(folder, settings.dataset, job.categories)
 
 
 def find_root(settings: Settings) -> Path:
@@ -130,15 +154,20 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
     return plans
 
 
-def make_notes(settings: Settings, clip: LoadedClip, samples: Sequence[Sample]) -> list[str]:
-    """What a reader of any number of this run must know first."""
+def notes_on_weights(clip: LoadedClip) -> list[str]:
+    """What a reader of any number must know of the model."""
+    if clip.weights.random:
+        return ["RANDOM WEIGHTS: these numbers measure nothing but the plumbing"]
+    if clip.weights.demo:
+        return ["DEMO MODEL: trained on rendered pictures alone, to try the program out with"]
+    return []
+
+
+def notes_on(settings: Settings, samples: Sequence[Sample]) -> list[str]:
+    """What a reader of any number must know of the data."""
     notes = []
     if settings.dataset == "demo":
-        notes.append("RENDERED DATA, not comparable with published results")
-    if clip.weights.demo:
-        notes.append("DEMO MODEL: trained on rendered pictures alone, for trying the program out")
-    if clip.weights.random:
-        notes.append("RANDOM WEIGHTS: these numbers measure nothing but the plumbing")
+        notes.append("RENDERED DATA: not comparable with published results")
     if settings.limit is not None:
         notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
     _, wrong = differences(settings.dataset, samples)
@@ -148,13 +177,15 @@ def make_notes(settings: Settings, clip: LoadedClip, samples: Sequence[Sample]) 
     return notes
 
 
-def make_identity(settings: Settings, clip: LoadedClip, split: Path, device: torch.device) -> dict:
-    """What results depend on: settings, and checksums of what they name."""
-    references = settings.references
-    if references != "draw":
+def make_identity(settings: Settings, clip: LoadedClip, device: torch.device) -> dict:
+    """What results depend on: settings, and checksums of the files that they name."""
+    references, model = settings.references, settings.model
+    if settings.dataset != "custom" and references != "draw":
         references = sha256_of(Path(references).expanduser())
+    if model.endswith(".json"):
+        model = sha256_of(Path(model))
     return settings.identity() | {
-        "split_sha256": sha256_of(split),
+        "model": model,
         "weights": clip.weights.sha256 or clip.weights.description,
         "references": references,
         "device": device.type,
@@ -165,18 +196,18 @@ def announce(
     settings: Settings, clip: LoadedClip, device: torch.device, notes: Sequence[str]
 ) -> None:
     """Say what is run, before it runs."""
-    print(f"weights: {clip.weights.description}")
+    log.info(f"weights: {clip.weights.description}")
     if clip.weights.sha256:
-        print(f"weights' sha256: {clip.weights.sha256}")
-    print(f"protocol: {settings.protocol}, {settings.precision} on {machine(device)}")
+        log.info(f"weights' sha256: {clip.weights.sha256}")
+    log.info(f"protocol: {settings.protocol}, {settings.precision} on {machine(device)}")
     for note in notes:
-        print(f"note: {note}")
+        log.info(f"note: {note}")
 
 
 def run_categories(
     settings: Settings,
+    job: Job,
     plans: list[Plan],
-    root: Path,
     clip: LoadedClip,
     encoder: WindowedEncoder,
     folder: ResultFolder,
@@ -184,7 +215,14 @@ def run_categories(
 ) -> None:
     """Score, evaluate and write every category; images are decoded ahead of the encoder."""
     rows = [sample for plan in plans for sample in (*plan.references, *plan.tests)]
-    dataset = ImageDataset(root, rows, clip.image_size, settings.method.resize, settings.eval_size)
+    dataset = ImageDataset(
+        job.root,
+        rows,
+        clip.image_size,
+        settings.method.resize,
+        settings.eval_size,
+        upright=settings.dataset == "custom",
+    )
     loader = DataLoader(
         dataset,
         batch_sampler=batch_indices(plans, settings.batch_size),
@@ -192,14 +230,14 @@ def run_categories(
         collate_fn=list,
     )
     encodings = Encodings(dataset, clip, encoder, loader, clock)
-    with tqdm(total=len(rows), unit="image", smoothing=0.1) as progress:
+    with tqdm(total=len(rows), unit="image", smoothing=0.1, disable=settings.quiet) as progress:
         for plan in plans:
             progress.set_description(plan.category)
             with clock.stage("text"):
                 text = text_bank(settings, encoder, plan.category)
-            scores, masks = score_category(encodings, plan, text, progress, clock)
-            write_category(folder, plan, scores, masks, settings, root, clock)
-            write_summary(folder, settings.dataset)
+            result = score_category(encodings, plan, text, progress, clock)
+            write_category(folder, plan, result, settings, dataset, clock)
+            write_summary(folder, settings.dataset, job.categories)
 
 
 def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> TextBank:
@@ -211,7 +249,7 @@ def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> Te
     return TextBank.from_prompts(normal, anomalous, method.temperature, method.normalise_prompts)
 
 
-def write_summary(folder: ResultFolder, dataset: str) -> str:
+def write_summary(folder: ResultFolder, dataset: str, categories: Sequence[str]) -> str:
     """All tables from the finished categories; returns the summary in Markdown."""
     finished = folder.finished()
     metrics = pd.DataFrame(
@@ -222,11 +260,13 @@ def write_summary(folder: ResultFolder, dataset: str) -> str:
         [row for record in finished.values() for row in record["references"]], columns=COLUMNS
     )
     write_text(folder.path / "shots.csv", references.to_csv(index=False, lineterminator="\n"))
+    if metrics.empty:
+        return "no labels, so no metrics"
     return write_tables(
         folder.path,
         metrics,
         dataset,
-        list(OFFICIAL[dataset]),
+        list(categories),
         folder.record["notes"],
         GROUPS.get(dataset, {}),
     )

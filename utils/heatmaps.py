@@ -42,17 +42,18 @@ def panel(
 ) -> np.ndarray:
     """Draw one test image: (H, W, 3) uint8 RGB in, (h, w, 3) uint8 RGB out.
 
-    `mask` is bool, or None for a good image. Each map is `(title, map, score, (low, high))`. Mask
-    and maps may have any size; they are stretched over the picture. `name` heads the panel, for
+    `mask` is bool, empty for a good image, or None where the truth is unknown. Each map is
+    `(title, map, score, (low, high))`. Mask and maps may have any size; they are stretched over
+    the picture. `name` heads the panel, for
     instance "bottle/broken_large/000.png"; `note` is a warning below it, for instance "random
     weights".
     """
     check_sizes(image, mask)
     picture = fit(image)
     columns = [("image", picture, None)]
-    if mask is None:
+    if mask is not None and not mask.any():
         columns.append(("ground truth   good", picture, None))
-    else:
+    elif mask is not None:
         columns.append(("ground truth", with_contour(picture, mask), None))
     for title, values, score, scale in maps:
         columns.append((f"{title}   score {score:.3f}", overlay(picture, values, scale), scale))

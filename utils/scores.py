@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.references import NO_SEED
+from datasets.splits import UNKNOWN
 from utils.errors import InputError
 from utils.files import atomic_path, write_text
 
@@ -34,7 +35,7 @@ class Scores:
     """
 
     image: np.ndarray  # (N,) str: paths relative to the data root
-    label: np.ndarray  # (N,) int: 0 good, 1 anomalous
+    label: np.ndarray  # (N,) int: 0 good, 1 anomalous, UNKNOWN
     shots: np.ndarray  # (R,) int
     seed: np.ndarray  # (R,) int; NO_SEED for 0 shots
     image_scores: np.ndarray  # (R, N) float32
@@ -105,8 +106,8 @@ def check_scores(scores: Scores, path: Path) -> None:
             raise unreadable(path, f"{name} is {array.dtype} {array.shape}, expected {shape}")
         if kinds == "f" and (array.dtype != np.float32 or not np.isfinite(array).all()):
             raise unreadable(path, f"{name} must be float32 and finite")
-    if not np.isin(scores.label, (0, 1)).all() or (scores.tiles < 1).any():
-        raise unreadable(path, "labels must be 0 or 1, and every image needs a tile")
+    if not np.isin(scores.label, (UNKNOWN, 0, 1)).all() or (scores.tiles < 1).any():
+        raise unreadable(path, "labels must be 0, 1 or -1 (unknown), and every image needs a tile")
     if ((scores.shots == 0) != (scores.seed == NO_SEED)).any():
         raise unreadable(path, f"0-shot runs, and only they, have the seed {NO_SEED}")
 

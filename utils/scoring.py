@@ -27,6 +27,16 @@ class Plan:
     runs: list[Run]
     references: list[Sample]
     tests: list[Sample]
+    leave_one_out: bool = False  # whether to score each reference against the others
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one category once all of its images are encoded."""
+
+    scores: Scores
+    masks: list[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
+    leave_one_out: list[float]  # image scores of the references, where they were asked for
 
 
 class Encodings:
@@ -95,33 +105,48 @@ def batch_indices(plans: Iterable[Plan], batch_size: int) -> list[list[int]]:
 
 def build_visual_bank(
     encodings: Encodings, plan: Plan
-) -> tuple[VisualBank | None, list[torch.Tensor | None]]:
-    """The visual bank of all references, and the rows (tiles) of it that each run compares with."""
+) -> tuple[VisualBank | None, dict[str, torch.Tensor], list[Features]]:
+    """The visual bank of all references, the rows (tiles) of each in it, and their features."""
     tiles_of, parts, start = {}, [], 0
     for items, features in encodings.batches_of(len(plan.references)):
         parts.append(features)
         for item in items:
             count = len(item.tiles)
             image = encodings.dataset.samples[item.index].image
-            tiles_of[image] = torch.arange(start, start + count)
+            tiles_of[image] = torch.arange(start, start + count, device=encodings.encoder.device)
             start += count
     bank = VisualBank.from_features(Features.concatenate(parts)) if parts else None
-    device = encodings.encoder.device
-    rows = [
-        torch.cat([tiles_of[image] for image in run.images]).to(device) if run.images else None
-        for run in plan.runs
-    ]
-    return bank, rows
+    return bank, tiles_of, parts
+
+
+def rows_of(images: Sequence[str], tiles_of: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    """The rows of the visual bank that a set of references has; None for no references."""
+    return torch.cat([tiles_of[image] for image in images]) if images else None
+
+
+def leave_one_out(
+    parts: Sequence[Features],
+    text: TextBank,
+    bank: VisualBank,
+    tiles_of: dict[str, torch.Tensor],
+) -> list[float]:
+    """The image score of each reference against all others; of none where there is only one."""
+    if len(tiles_of) < 2:
+        return []
+    images = list(tiles_of)
+    rows = [rows_of([one for one in images if one != left], tiles_of) for left in images]
+    scores = torch.cat([score_runs(features, text, bank, rows)[0] for features in parts], dim=1)
+    own = [scores[index, tiles_of[image]].mean() for index, image in enumerate(images)]
+    return torch.stack(own).tolist()
 
 
 def score_category(
     encodings: Encodings, plan: Plan, text: TextBank, progress: tqdm, clock: Stopwatch
-) -> tuple[Scores, list[np.ndarray]]:
-    """Encode the references and the test images of one category, and score every run.
-
-    Returns the scores and the test images' masks, (H_i, W_i) bool at the evaluation shape.
-    """
-    bank, rows = build_visual_bank(encodings, plan)
+) -> Result:
+    """Encode the references and the test images of one category, and score every run."""
+    bank, tiles_of, parts = build_visual_bank(encodings, plan)
+    rows = [rows_of(run.images, tiles_of) for run in plan.runs]
+    left_out = leave_one_out(parts, text, bank, tiles_of) if plan.leave_one_out and bank else []
     progress.update(len(plan.references))
     image_scores, maps, tests = [], [], []
     for items, features in encodings.batches_of(len(plan.tests)):
@@ -143,7 +168,7 @@ def score_category(
         tiles=np.array(tiles),
         size=np.array(sizes),
     )
-    return scores, list(masks)
+    return Result(scores, list(masks), left_out)
 
 
 def score_runs(

@@ -15,15 +15,15 @@ from utils.options import parse_options
 PROJECT = Path(__file__).resolve().parents[1]
 # What may change from one run to the next into the same result folder: it moves no number, or
 # is told by a checksum instead of a name.
-FREE = ("data_root", "categories", "batch_size", "num_workers", "device", "result_dir")
-BY_CHECKSUM = ("split", "references", "pretrained")
+FREE = ("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet")
+BY_CHECKSUM = ("split", "references", "model", "pretrained")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that a run depends on."""
 
-    dataset: Annotated[Literal["mvtec", "visa", "mpdd", "demo"], tyro.conf.Suppress]
+    dataset: Annotated[Literal["mvtec", "visa", "mpdd", "demo", "custom"], tyro.conf.Suppress]
     data_root: str = "auto"
     """Folder of the raw dataset; "auto": the one that its preparation script was given."""
     split: str = "auto"
@@ -76,10 +76,12 @@ class Settings:
     """Only the first N images of each defect (a trial; said in every output)."""
     result_dir: str = "auto"
     """Folder of the results; "auto": result/<dataset>, or result/<dataset>-random."""
+    quiet: bool = False
+    """Say nothing but errors; result_dir/run.log has the rest."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have, in one sentence."""
-        for name, hint in get_type_hints(Settings).items():
+        for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not fits(value, hint):
                 wanted = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
@@ -171,15 +173,15 @@ def split_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
     return states
 
 
-def settings_from(constants: dict, dataset: str) -> Settings:
-    """A runner's constants (its globals), with what the command line overrides."""
+def settings_from(constants: dict, dataset: str, kind: type[Settings] = Settings) -> Settings:
+    """A runner's constants (its globals), with what the command line overrides, as a `kind`."""
     script = Path(constants["__file__"])
     given = {name.lower(): value for name, value in constants.items() if name.isupper()}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    known = {field.name for field in fields(Settings)} - {"dataset"}
+    known = {field.name for field in fields(kind)} - {"dataset"}
     for name in given.keys() - known:
         raise InputError(
             f"{script.name}: there is no setting {name.upper()}; known are "
             f"{', '.join(sorted(known)).upper()}"
         )
-    return parse_options(Settings(dataset, **given), constants["__doc__"], script)
+    return parse_options(kind(dataset, **given), constants["__doc__"], script)

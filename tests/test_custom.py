@@ -1,0 +1,224 @@
+"""One's own pictures: formats, layouts, faults, and the threshold, through the real script."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.custom import find_pictures
+from datasets.decode import read_image
+from datasets.splits import UNKNOWN
+from tests.clips import write_config
+from tests.conftest import PROJECT
+from tests.layouts import make_mvtec
+from utils.custom import CustomSettings, meaning, run
+from utils.errors import InputError
+from utils.scores import load_scores
+
+
+def gradient(width=60, height=40) -> Image.Image:
+    """Red grows to the right, green downwards: an image whose orientation shows."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 128)], axis=-1).astype(np.uint8))
+
+
+def odd_formats(folder: Path) -> dict[str, Image.Image]:
+    """The same picture in many formats, with the RGB that each should give."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = gradient()
+    wanted = {}
+    for suffix in ("png", "bmp", "tif", "webp", "JPG"):
+        name = f"plain {suffix}.{suffix}"
+        image.save(folder / name, lossless=True, quality=95)
+        wanted[name] = image
+    image.convert("L").save(folder / "grey.png")
+    wanted["grey.png"] = image.convert("L").convert("RGB")
+    deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(folder / "deep.tiff")
+    wanted["deep.tiff"] = wanted["grey.png"]
+    image.convert("CMYK").save(folder / "print.jpg", quality=95)
+    wanted["print.jpg"] = image
+    image.quantize(256).save(folder / "palette.gif")
+    wanted["palette.gif"] = image
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.new("L", image.size, 0))
+    clear.save(folder / "clear.png")
+    wanted["clear.png"] = Image.new("RGB", image.size, "white")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter to the right
+    image.rotate(90, expand=True).save(folder / "Größe 图.jpg", exif=exif, quality=95)
+    wanted["Größe 图.jpg"] = image
+    return wanted
+
+
+def test_every_format_gives_the_picture_that_a_viewer_shows(tmp_path):
+    for name, wanted in odd_formats(tmp_path).items():
+        found = read_image(tmp_path / name, upright=True)
+        assert found.size == wanted.size, name
+        off = np.abs(np.asarray(found).astype(int) - np.asarray(wanted).astype(int))
+        assert off.mean() < 12, name
+
+
+def test_a_benchmark_image_is_not_turned(tmp_path):
+    odd_formats(tmp_path)
+    assert read_image(tmp_path / "Größe 图.jpg").size == (40, 60)
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    odd_formats(tmp_path / "in")
+    found = find_pictures(tmp_path / "in", "thing", None, None)
+    assert len(found.tests) == 11 and not found.faults
+    assert {sample.label for sample in found.tests} == {UNKNOWN}
+
+
+def test_a_folder_named_good_labels_the_others(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"])
+    found = find_pictures(root / "bottle/test", "bottle", None, root / "bottle/ground_truth")
+    assert [s.label for s in found.tests] == [1, 1, 0, 0, 0, 1, 1]  # crack, good, hole
+    assert [bool(s.mask) for s in found.tests] == [s.label == 1 for s in found.tests]
+
+
+def test_masks_label_a_flat_folder(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"])
+    flat, masks = tmp_path / "flat", tmp_path / "masks"
+    shutil.copytree(root / "bottle/test/crack", flat)
+    shutil.copytree(root / "bottle/ground_truth/crack", masks)
+    Image.new("L", (96, 96)).save(masks / "000_mask.png")  # blank: a good piece
+    found = find_pictures(flat, "bottle", None, masks)
+    assert [s.label for s in found.tests] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "references", "masks", "told"),
+    [
+        ("nowhere", None, None, "IMAGES"),
+        ("empty", None, None, "no pictures"),
+        ("bottle", None, None, "give one of them"),
+        ("bottle/test/crack", "nowhere", None, "REFERENCES"),
+        ("bottle/test/crack", "empty", None, "REFERENCES"),
+        ("bottle/test/crack", None, "bottle/test/good", "MASKS"),
+    ],
+)
+def test_a_wrong_folder_ends_in_a_sentence(tmp_path, images, references, masks, told):
+    make_mvtec(tmp_path, ["bottle"])
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "bottle/test/good").iterdir():
+        path.rename(path.with_stem(f"other{path.stem}"))
+    places = [tmp_path / at if at else None for at in (references, masks)]
+    with pytest.raises(InputError, match=told):
+        find_pictures(tmp_path / images, "bottle", *places)
+
+
+def settings(folder: Path, **changes) -> CustomSettings:
+    """Settings with a small random CLIP."""
+    values = {
+        "dataset": "custom",
+        "class_name": "metal nut",
+        "model": str(write_config(folder, "small-custom", 240, 16, layers=2, width=32)),
+        "pretrained": "random",
+        "num_workers": 0,
+        "result_dir": str(folder / "result"),
+    }
+    return CustomSettings(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """The results of labelled pictures with masks and three references."""
+    folder = tmp_path_factory.mktemp("custom")
+    root = make_mvtec(folder, ["bottle"], train=3) / "bottle"
+    run(
+        settings(
+            folder,
+            images=str(root / "test"),
+            references=str(root / "train" / "good"),
+            masks=str(root / "ground_truth"),
+        )
+    )
+    return folder / "result"
+
+
+def test_scores_come_as_json_csv_and_pictures(done):
+    rows = json.loads((done / "scores.json").read_text())
+    scores = load_scores(done / "scores" / "metal nut.npz")
+    assert [row["image"] for row in rows] == scores.image.tolist()
+    assert [row["3-shot seed 0"] for row in rows] == scores.image_scores[1].tolist()
+    assert [row["anomalous"] for row in rows] == [True] * 2 + [False] * 3 + [True] * 2
+    assert len(list((done / "heatmaps").rglob("*.png"))) == 7
+    assert (done / "scores" / "metal nut.csv").read_text().startswith("image,label,defect,0-shot")
+
+
+def test_labels_and_masks_give_all_metrics(done):
+    assert "n/a" not in (done / "summary.md").read_text()
+
+
+def test_the_threshold_is_the_highest_score_of_a_reference_against_the_others(done, tmp_path):
+    """The same three scores, each from a run of its own: one picture, two references."""
+    record = json.loads((done / "done" / "metal nut.json").read_text())
+    root = done.parent / "bottle" / "train" / "good"
+    apart = []
+    for left in sorted(root.iterdir()):
+        others = tmp_path / left.stem
+        shutil.copytree(root, others)
+        (others / left.name).unlink()
+        target = tmp_path / f"out-{left.stem}"
+        run(settings(tmp_path, images=str(left), references=str(others), result_dir=str(target)))
+        apart.append(load_scores(target / "scores" / "metal nut.npz").image_scores[-1, 0])
+    assert record["leave_one_out"] == pytest.approx(apart, abs=1e-6)
+    rows = json.loads((done / "scores.json").read_text())
+    assert {row["threshold"] for row in rows} == {max(record["leave_one_out"])}
+    for row in rows:
+        assert row["above_threshold"] == (row["3-shot seed 0"] > row["threshold"])
+
+
+def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
+    odd_formats(tmp_path / "in")
+    run(settings(tmp_path, images=str(tmp_path / "in")))
+    rows = json.loads((tmp_path / "result" / "scores.json").read_text())
+    assert set(rows[0]) == {"image", "0-shot"}
+    assert not (tmp_path / "result" / "summary.md").exists()
+
+
+def test_the_meaning_of_scores_is_told():
+    assert "not calibrated" in meaning(0, None)
+    assert "two references" in meaning(1, None)
+    assert "once in 5" in meaning(4, 0.5)
+
+
+def test_one_broken_file_is_named_and_the_others_are_scored(tmp_path):
+    odd_formats(tmp_path / "in put")
+    (tmp_path / "in put" / "broken.png").write_bytes(b"\x89PNG no more")
+    config = write_config(tmp_path, "small-custom", 240, 16, layers=2, width=32)
+    options = ["--images", "in put", "--class-name", "metal nut", "--model", str(config)]
+    options += ["--pretrained", "random", "--num-workers", "0", "--result-dir", "out"]
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "run_custom.py"), *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: 1 of 12 pictures could not be used")
+    assert "broken.png" in done.stderr
+    assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"images": ""}, "IMAGES is not set"),
+        ({"class_name": " "}, "CLASS_NAME is not set"),
+        ({"class_name": "a/b"}, "CLASS_NAME"),
+        ({"extra_normal_states": ("screw: clean {}",)}, "is not the class name"),
+    ],
+)
+def test_a_wrong_setting_ends_in_a_sentence(tmp_path, changes, told):
+    odd_formats(tmp_path / "in")
+    with pytest.raises(InputError, match=told):
+        run(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))

@@ -1,0 +1,162 @@
+"""One's own pictures, through the same pipeline: scores, heatmaps, a threshold from references."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from datasets.custom import Pictures, find_pictures
+from datasets.references import NO_SEED, Run
+from datasets.splits import UNKNOWN
+from utils.benchmark import Job, execute
+from utils.errors import InputError, exit_with_sentence
+from utils.files import sha256_of, write_text
+from utils.folder import read_json
+from utils.log import log, spoken
+from utils.scores import Scores, load_scores
+from utils.scoring import Plan
+from utils.settings import PROJECT, Settings, settings_from
+
+Hidden = tyro.conf.Suppress
+SHOWN = 20  # highest scores listed in the console
+
+
+@dataclass(frozen=True)
+class CustomSettings(Settings):
+    """The settings of one's own pictures: `Settings`, with folders in place of a split."""
+
+    images: str = ""
+    """A picture, or a folder of them; with a subfolder "good", subfolders are labels."""
+    class_name: str = ""
+    """What the pictures show, in a word or two of English: "metal nut"."""
+    references: str = ""
+    """Folder of pictures of good pieces, for WinCLIP+; "" for zero-shot alone."""
+    masks: str = ""
+    """Folder of masks, named like the pictures; "" for none."""
+    data_root: tyro.conf.Suppress[str] = "auto"
+    split: tyro.conf.Suppress[str] = "auto"
+    categories: tyro.conf.Suppress[tuple[str, ...]] = ()
+    shots: tyro.conf.Suppress[tuple[int, ...]] = (0,)
+    seeds: tyro.conf.Suppress[tuple[int, ...]] = (0,)
+    limit: tyro.conf.Suppress[int | None] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a class name."""
+        super().__post_init__()
+        if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
+            raise InputError(
+                f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut"'
+            )
+
+    @property
+    def result_folder(self) -> Path:
+        """Where results are written: named after the pictures' folder."""
+        if self.result_dir == "auto":
+            return PROJECT / "result" / "custom" / (Path(self.images).expanduser().resolve().stem)
+        return Path(self.result_dir).expanduser()
+
+
+def main(constants: dict) -> None:
+    """What run_custom.py calls: `constants` is its globals()."""
+    exit_with_sentence(lambda: run(settings_from(constants, "custom", CustomSettings)))
+
+
+def run(settings: CustomSettings) -> None:
+    """Score one's own pictures; files that could not be read are an `InputError` at the end."""
+    for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
+        if not value.strip():
+            raise InputError(
+                f"{option} is not set; edit it at the top of run_custom.py, or run python "
+                f'run_custom.py --images DIR --class-name "metal nut"'
+            )
+    pictures = find_pictures(
+        Path(settings.images).expanduser(),
+        settings.class_name,
+        *(Path(at).expanduser() if at else None for at in (settings.references, settings.masks)),
+    )
+    with spoken(settings.quiet):
+        for fault in pictures.faults:
+            log.info(f"left out: {fault}")
+        summary = execute(settings, job_of(settings, pictures))
+        if pictures.tests[0].label != UNKNOWN:
+            log.info(summary)
+        report(settings, pictures)
+    if pictures.faults:
+        total = len(pictures.faults) + len(pictures.tests) + len(pictures.references)
+        raise InputError(
+            f"{len(pictures.faults)} of {total} pictures could not be used, the others were "
+            f"scored; first: {pictures.faults[0]}"
+        )
+
+
+def job_of(settings: CustomSettings, pictures: Pictures) -> Job:
+    """One category: zero-shot, and WinCLIP+ with all references."""
+    for named in settings.named_categories():
+        if named != settings.class_name:
+            raise InputError(
+                f'EXTRA_..._STATES: "{named}" is not the class name "{settings.class_name}"'
+            )
+    images = tuple(sample.image for sample in pictures.references)
+    runs = [Run(0, NO_SEED, ())] + ([Run(len(images), 0, images)] if images else [])
+    plan = Plan(settings.class_name, runs, pictures.references, pictures.tests, bool(images))
+    files = [
+        sha256_of(pictures.root / name)
+        for sample in (*pictures.tests, *pictures.references)
+        for name in (sample.image, sample.mask)
+        if name
+    ]
+    names = [sample.image for sample in pictures.tests]
+    labels = [sample.label for sample in pictures.tests]
+    identity = {"pictures": names, "labels": labels, "files": files, "references": len(images)}
+    return Job(pictures.root, [plan], [settings.class_name], [], identity)
+
+
+def report(settings: CustomSettings, pictures: Pictures) -> None:
+    """Write scores.csv and scores.json, and say the highest scores and what they mean."""
+    folder, name = settings.result_folder, settings.class_name
+    scores = load_scores(folder / "scores" / f"{name}.npz")
+    left_out = read_json(folder / "done" / f"{name}.json").get("leave_one_out", [])
+    threshold = max(left_out) if left_out else None
+    rows = score_rows(scores, threshold)
+    write_text(folder / "scores.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    last = scores.run_names()[-1]
+    log.info(f"highest of {len(rows)} scores ({last})")
+    for row in sorted(rows, key=lambda row: -row[last])[:SHOWN]:
+        mark = "  above the threshold" if row.get("above_threshold") else ""
+        log.info(f"  {row[last]:.3f}  {row['image']}{mark}")
+    log.info(f"\n{meaning(len(pictures.references), threshold)}")
+    log.info(f"\nscores.json, scores/{name}.csv, heatmaps/ and report.html are in {folder}")
+
+
+def score_rows(scores: Scores, threshold: float | None) -> list[dict]:
+    """One record per picture: its scores by run, its label where known, and the verdict."""
+    rows = []
+    for index, image in enumerate(scores.image.tolist()):
+        row = {"image": image}
+        if scores.label[index] != UNKNOWN:
+            row["anomalous"] = bool(scores.label[index])
+        for run, title in enumerate(scores.run_names()):
+            row[title] = float(scores.image_scores[run, index])
+        if threshold is not None:
+            row["threshold"] = threshold
+            row["above_threshold"] = bool(scores.image_scores[-1, index] > threshold)
+        rows.append(row)
+    return rows
+
+
+def meaning(references: int, threshold: float | None) -> str:
+    """What the scores say, and what they do not."""
+    if threshold is not None:
+        return (
+            f"threshold: {threshold:.3f}, the highest score of a reference against the other "
+            f"{references - 1}. A good piece like them is above it about once in "
+            f"{references + 1}; more references make it sharper."
+        )
+    text = (
+        "The scores rank the pictures; they are not calibrated: 0.5 is no limit between good and "
+        "damaged, and scores of two classes cannot be compared."
+    )
+    if references == 1:
+        return f"{text} With two references or more a threshold is offered."
+    return f"{text} With references (REFERENCES) there is a threshold."

@@ -1,0 +1,52 @@
+"""What a run says: to the console unless it is quiet, and to run.log in its result folder."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import InputError
+
+log = logging.getLogger("winclip")
+log.setLevel(logging.INFO)
+log.propagate = False
+STAMP = "%(asctime)s %(message)s"
+
+
+class Console(logging.Handler):
+    """Prints each message to standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message at once, so that a pipe sees it too."""
+        print(record.getMessage(), flush=True)
+
+
+@contextmanager
+def spoken(quiet: bool) -> Iterator[None]:
+    """Within the block, messages are printed, unless `quiet`."""
+    handler = Console()
+    if not quiet:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Within the block, messages are added to the file `path`, and what ended it in an error."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    handler.setFormatter(logging.Formatter(STAMP))
+    log.addHandler(handler)
+    try:
+        yield
+    except InputError as error:
+        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, f"error: {error}", (), None))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
