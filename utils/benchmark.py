@@ -25,6 +25,7 @@ from utils.category import write_category
 from utils.errors import InputError, exit_with_sentence
 from utils.files import sha256_of, write_text
 from utils.folder import ResultFolder, check_writable, machine
+from utils.report import write_report
 from utils.results import write_tables
 from utils.scoring import Encodings, Plan, batch_indices, score_category
 from utils.settings import Settings, settings_from
@@ -71,7 +72,9 @@ def run(settings: Settings) -> str:
         run_categories(settings, pending, root, clip, encoder, folder, clock)
     folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
     print(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
-    return write_summary(folder, settings.dataset)
+    summary = write_summary(folder, settings.dataset)
+    write_report(folder.path)
+    return summary
 
 
 def find_root(settings: Settings) -> Path:
@@ -186,6 +189,8 @@ def run_categories(
             scores, masks = score_category(encodings, plan, text, progress, clock)
             write_category(folder, plan, scores, masks, settings, root, clock)
             write_summary(folder, settings.dataset)
+            with clock.stage("report"):
+                write_report(folder.path)
 
 
 def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> TextBank:

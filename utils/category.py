@@ -1,4 +1,7 @@
-"""What is written for one finished category: scores, metrics and heatmaps, then the mark "done"."""
+"""What is written for one finished category: scores, metrics, heatmaps, its part of the report.
+
+The mark "done" comes last.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +11,11 @@ import numpy as np
 from datasets.decode import read_image
 from datasets.references import reference_rows
 from datasets.splits import Sample, first_of_each_defect
+from utils.curves import Curve, curves_of
 from utils.folder import ResultFolder
 from utils.heatmaps import panel, scale_of, write_panel
-from utils.metrics import METRICS, PixelEvaluator, image_metrics
+from utils.metrics import IMAGE_METRICS, METRICS, PixelEvaluator, image_ranking, ranking_metrics
+from utils.report_data import category_data, write_category_data
 from utils.scores import Scores, save_scores, write_score_table
 from utils.scoring import Plan
 from utils.settings import Settings
@@ -31,7 +36,7 @@ def write_category(
 ) -> None:
     """Evaluate, write and draw one category; it counts as done only when all of it is there."""
     with clock.stage("metrics"):
-        metrics = evaluate(plan.category, scores, masks)
+        metrics, curves = evaluate(plan.category, scores, masks)
     with clock.stage("write"):
         save_scores(folder.path / "scores" / f"{plan.category}.npz", scores)
         defects = [sample.defect for sample in plan.tests]
@@ -39,6 +44,10 @@ def write_category(
     with clock.stage("heatmaps"):
         rows = heatmap_rows(plan.tests, settings.heatmaps)
         draw_heatmaps(folder, plan, scores, masks, root, rows)
+    with clock.stage("report"):
+        panels = {row: panel_path(plan.category, plan.tests[row]) for row in rows}
+        data = category_data(plan.tests, scores, masks, curves, root, panels)
+        write_category_data(folder.path, plan.category, data)
     references = reference_rows(plan.category, plan.runs)
     folder.finish(plan.category, {"metrics": metrics, "references": references})
 
@@ -48,17 +57,27 @@ def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
     return StitchedMaps(scores.maps[run], scores.tiles, [mask.shape for mask in masks])
 
 
-def evaluate(category: str, scores: Scores, masks: Masks) -> list[tuple]:
-    """The rows of metrics.csv: category, shots, seed, metric, value (None where undefined)."""
+def evaluate(
+    category: str, scores: Scores, masks: Masks
+) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
+    """The rows of metrics.csv, and the curves of the runs that are drawn.
+
+    A row is category, shots, seed, metric, value (None where undefined).
+    """
     pixels = PixelEvaluator(masks)
-    rows = []
+    drawn = scores.first_runs()
+    rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        values = image_metrics(scores.image_scores[run], scores.label)
-        values |= pixels(stitched(scores, run, masks))
+        image_rank = image_ranking(scores.image_scores[run], scores.label)
+        pixel_rank = pixels.rank(stitched(scores, run, masks))
+        values = dict(zip(IMAGE_METRICS, ranking_metrics(image_rank), strict=True))
+        values |= pixels.metrics(pixel_rank)
+        if run in drawn:
+            curves[run] = curves_of(image_rank, pixel_rank)
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
             rows.append((category, int(shots), int(seed) if shots else None, metric, value))
-    return rows
+    return rows, curves
 
 
 def heatmap_rows(tests: Sequence[Sample], wanted: int | str) -> Sequence[int]:
@@ -80,8 +99,7 @@ def draw_heatmaps(
 
     Every column has one scale, the same for all images of the category.
     """
-    shots = scores.shots.tolist()
-    columns = [shots.index(count) for count in sorted(set(shots))]
+    columns = scores.first_runs()
     titles = scores.run_names()
     scales = {run: scale_of(scores.maps[run]) for run in columns}
     maps = {run: stitched(scores, run, masks) for run in columns}
@@ -97,5 +115,9 @@ def draw_heatmaps(
             sample.image,
             note="; ".join(folder.record["notes"]),
         )
-        name = f"{Path(sample.image).stem}.png"
-        write_panel(folder.path / "heatmaps" / plan.category / sample.defect / name, drawn)
+        write_panel(folder.path / panel_path(plan.category, sample), drawn)
+
+
+def panel_path(category: str, sample: Sample) -> str:
+    """Where the panel of a test image stands in the result folder."""
+    return f"heatmaps/{category}/{sample.defect}/{Path(sample.image).stem}.png"
