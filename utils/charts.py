@@ -73,10 +73,9 @@ def histogram(
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(part, edges)[0] for part in (good, anomalous)]
     most = max(int(count.max()) for count in counts)
-    step = nice_step(most, 4)
-    axes = Axes(340, 270, (low, high), (0, step * -(-most // step)))
-    parts = [rows(axes, np.arange(0, axes.y[1] + 1, step), "{:.0f}")]
-    parts.append(columns(axes, np.linspace(low, high, 5), f"{{:.{decimals(high - low)}f}}"))
+    axes = Axes(340, 270, (low, high), (0, 1.05 * most))
+    parts = [rows(axes, [n for n in round_ticks(0, most) if n == int(n)], "{:.0f}")]
+    parts.append(columns(axes, round_ticks(low, high), "{:.12g}"))
     parts.append(axis_names(axes, "image score", "images"))
     width = (axes.width - axes.left - axes.right) / BINS / 2 - 0.5
     for part, (kind, count) in enumerate(zip(("good", "anomalous"), counts, strict=True)):
@@ -101,15 +100,12 @@ def dot_chart(groups: Sequence[str], series: Sequence[Sequence[Dot]], label: str
     The paper's number is a hollow diamond, the public one a short line, at the dot's own place.
     """
     dots = [dot for one in series for dot in one]
-    ends = [
-        v - (dot.std if i == 0 and dot.std == dot.std else 0)
-        for dot in dots
-        for i, v in enumerate((dot.value, dot.paper, dot.public))
-        if v == v
-    ]
-    low = max(0.0, 10 * np.floor(min([*ends, 90.0]) / 10))
+    values = [v for dot in dots for v in (dot.value - dot.std, dot.value, dot.paper, dot.public)]
+    least = min([v for v in values if v == v], default=0.0)
+    step = 10 if least >= 60 else 20
+    low = max(0.0, step * np.floor(min(least, 90) / step))
     axes = Axes(WIDE, 250, (0, len(groups)), (low, 100), bottom=28)
-    parts = [rows(axes, np.arange(low, 101, 10 if low >= 40 else 20), "{:.0f}")]
+    parts = [rows(axes, np.arange(low, 101, step), "{:.0f}")]
     room = (WIDE - axes.left - axes.right) / len(groups)
     for place, name in enumerate(groups):
         middle, bottom = axes.at(place + 0.5, low)
@@ -209,16 +205,15 @@ def shorten(name: str, most: int) -> str:
     return f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
 
 
-def nice_step(most: int, lines: int) -> int:
-    """A step of 1, 2 or 5 times a power of ten that needs about `lines` lines to `most`."""
-    step = 1
-    for factor in (2, 2.5, 2) * 6:
-        if most / step <= lines:
-            break
-        step = int(step * factor)
-    return step
+def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round values from `low` to `high`: a step of 1, 2 or 5 times a power of ten apart.
 
-
-def decimals(extent: float) -> int:
-    """Digits after the point that tell the ticks of an axis of this extent apart."""
-    return int(np.clip(2 - np.floor(np.log10(extent)), 1, 6)) - 1
+    >>> round_ticks(0.13, 0.61)
+    [0.2, 0.4, 0.6]
+    """
+    power = 10.0 ** np.floor(np.log10((high - low) / about))
+    step = next(
+        power * factor for factor in (1, 2, 5, 10) if (high - low) / power / factor <= about
+    )
+    first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
+    return [float(f"{step * count:.12g}") for count in np.arange(first, last + 1)]

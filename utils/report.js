@@ -9,7 +9,7 @@ const DEFAULTS = { category: "all", defect: "all", outcome: "all", sort: "worst"
 
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("index").textContent);
-const stores = [...document.querySelectorAll("script.pictures")];
+const stores = [...document.querySelectorAll("script.store")];
 const parsed = new Map();
 const controls = Object.fromEntries(
   ["shots", "category", "defect", "outcome", "sort"].map((name) => [name, byId(name)]),
@@ -25,7 +25,6 @@ function picturesOf(image) {
   return parsed.get(image.category)[image.row];
 }
 
-const runs = () => data.categories[0].runs;
 const place = () => controls.shots.selectedIndex;
 const runOf = (image, run) => data.categories[image.category].runs[run];
 const isMistake = (image) => ["missed", "false alarm"].includes(image.outcomes[place()]);
@@ -82,7 +81,7 @@ function fillDefects() {
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
-  if (![...given.keys()].some((name) => name in controls)) return false;
+  if (![...given.keys()].some((name) => name in controls || name === "image")) return false;
   choose(controls.shots, given.get("shots"), controls.shots.options[0].value);
   for (const name of ["category", "defect", "outcome", "sort"]) {
     if (name === "defect") fillDefects();
@@ -99,6 +98,7 @@ function writeAddress() {
     const chosen = controls[name].value;
     if (chosen !== value) kept.set(name, chosen.replace(/^=/, ""));
   }
+  if (byId("large").open) kept.set("image", found[open].image);
   const hash = kept.toString();
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 }
@@ -120,6 +120,11 @@ function photo(image, alt, className = "") {
 }
 
 function outlined(image, alt) {
+  if (!image.label) {
+    const empty = make("span", { className: "picture nothing", textContent: "good" });
+    empty.style.aspectRatio = `${image.size[1]} / ${image.size[0]}`;
+    return empty;
+  }
   const frame = make("span", { className: "picture" }, photo(image, alt));
   const path = picturesOf(image).outline;
   const space = "http://www.w3.org/2000/svg";
@@ -200,7 +205,7 @@ function card(image, position) {
     "span",
     { className: "pictures" },
     make("span", { className: "picture" }, photo(image, alt)),
-    outlined(image, image.label ? "ground truth" : "no ground truth: good"),
+    outlined(image, "ground truth"),
     heatmap(image, run, SMALL, `heatmap, ${runOf(image, run).name}`),
   );
   const caption = make(
@@ -271,16 +276,31 @@ function enlarge(position) {
   const plain = make("span", { className: "picture" }, photo(image, image.image));
   byId("large-pictures").replaceChildren(
     titled(plain, "image"),
-    titled(outlined(image, "ground truth"), image.label ? "ground truth" : "good: no ground truth"),
+    titled(outlined(image, "ground truth"), "ground truth"),
     ...maps,
   );
   byId("previous").disabled = position === 0;
   byId("next").disabled = position === found.length - 1;
   if (!byId("large").open) byId("large").showModal();
+  writeAddress();
+}
+
+function enlargeNamed() {
+  const name = new URLSearchParams(location.hash.slice(1)).get("image");
+  const position = found.findIndex((image) => image.image === name);
+  if (position >= 0) enlarge(position);
 }
 
 function step(by) {
   if (found[open + by]) enlarge(open + by);
+}
+
+// What the address asks for; an address without state, as of a link in the page, changes nothing.
+function show() {
+  const asked = readAddress();
+  if (asked || !found.length) render();
+  if (asked) byId("gallery").scrollIntoView();
+  if (asked) enlargeNamed();
 }
 
 // ---- start ------------------------------------------------------------------------------------
@@ -311,16 +331,15 @@ function start() {
     byId("cards").children[first].firstChild.focus();
   });
   byId("close").addEventListener("click", () => byId("large").close());
+  byId("large").addEventListener("close", writeAddress);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   byId("large").addEventListener("keydown", (event) => {
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
-  window.addEventListener("hashchange", () => readAddress() && render());
-  const shared = readAddress();
-  render();
-  if (shared) byId("gallery").scrollIntoView();
+  window.addEventListener("hashchange", show);
+  show();
 }
 
 start();

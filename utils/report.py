@@ -20,9 +20,9 @@ from utils.charts import Dot, curve_chart, dot_chart, histogram, style
 from utils.files import write_text
 from utils.folder import read_json
 from utils.heatmaps import OVERLAY, palette
-from utils.markdown import UNDEFINED, cell, ours, seeds_text, source_notes
+from utils.markdown import UNDEFINED, cell, ours, seeds_text
 from utils.metrics import FPR_LIMIT, METRICS
-from utils.published import MEAN
+from utils.published import MEAN, PAPER, SOURCES
 from utils.report_data import CORRECT, FALSE_ALARM, MISSED, outcome
 
 TEMPLATES = Path(__file__).resolve().parent
@@ -96,7 +96,7 @@ def report_page(
         tables={one["shots"]: rows_of(summary, one["shots"]) for one in shots},
         metric_names=METRIC_NAMES,
         charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in METRICS],
-        sources=source_notes(summary),
+        sources=sources_of(summary),
         categories=[category_section(name, drawn[name], values, summary) for name in drawn],
         undrawn=[name for name in data if name not in drawn],
         counts=image_counts(drawn),
@@ -155,6 +155,13 @@ def table_rows(part: pd.DataFrame, by: str) -> list[dict]:
             cells[row.metric] = {"ours": ours(row), "beside": texts}
         rows.append({"name": key, "cells": cells})
     return rows
+
+
+def sources_of(summary: pd.DataFrame) -> list[tuple[str, str]]:
+    """What "paper" and "public" are, where such numbers stand on the page."""
+    notes = [("paper", SOURCES[PAPER].removeprefix("the paper, "))] if summary["paper"].notna().any() else []
+    names = summary["public_source"].dropna().unique()
+    return notes + [("public", f"{name}, {SOURCES[name]}") for name in names]
 
 
 def difference(value: float) -> str:
