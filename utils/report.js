@@ -38,7 +38,7 @@ function wrongness(image) {
 }
 
 const byName = (a, b) => (a.image < b.image ? -1 : a.image > b.image ? 1 : 0);
-const difference = (a, b) => (a === b ? 0 : a - b); // -Infinity - -Infinity is NaN
+const difference = (a, b) => (a === b ? 0 : a - b); // two infinities have no difference
 const ORDERS = {
   worst: (a, b) => isMistake(b) - isMistake(a) || difference(wrongness(b), wrongness(a)),
   score: (a, b) => b.scores[place()] - a.scores[place()],

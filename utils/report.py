@@ -159,7 +159,11 @@ def table_rows(part: pd.DataFrame, by: str) -> list[dict]:
 
 def sources_of(summary: pd.DataFrame) -> list[tuple[str, str]]:
     """What "paper" and "public" are, where such numbers stand on the page."""
-    notes = [("paper", SOURCES[PAPER].removeprefix("the paper, "))] if summary["paper"].notna().any() else []
+    notes = (
+        [("paper", SOURCES[PAPER].removeprefix("the paper, "))]
+        if summary["paper"].notna().any()
+        else []
+    )
     names = summary["public_source"].dropna().unique()
     return notes + [("public", f"{name}, {SOURCES[name]}") for name in names]
 
