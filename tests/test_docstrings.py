@@ -5,7 +5,10 @@ import importlib
 
 import pytest
 
-MODULES = ["datasets.prepare", "models.prompts", "models.windows", "utils.settings", "utils.tiles"]
+MODULES = [
+    *("datasets.prepare", "models.prompts", "models.windows", "utils.charts", "utils.report_data"),
+    *("utils.settings", "utils.tiles"),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -111,13 +111,14 @@ def test_settings_say_everything_a_result_depends_on(done, bench):
     assert len(record["identity"]["split_sha256"]) == 64
     assert {"torch", "open_clip_torch", "numpy", "python"} <= set(record["versions"])
     stages = {"start-up", "text", "decode", "encode", "score", "metrics", "write", "heatmaps"}
-    assert set(record["seconds"]) == stages
+    assert set(record["seconds"]) == stages | {"report"}
     assert record["git_revision"]
     assert record["weights"]["description"] == "random weights (seed 0)"
 
 
 def test_random_weights_are_announced_in_every_output(done, bench, capsys):
     assert "RANDOM WEIGHTS" in (done / "summary.md").read_text()
+    assert "RANDOM WEIGHTS" in (done / "report.html").read_text()
     assert "RANDOM WEIGHTS" in json.loads((done / "settings.json").read_text())["notes"][0]
     assert "RANDOM WEIGHTS" in run(bench)
     assert "RANDOM WEIGHTS" in capsys.readouterr().out

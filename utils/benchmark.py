@@ -27,6 +27,7 @@ from utils.errors import InputError, exit_with_sentence
 from utils.files import sha256_of, write_text
 from utils.folder import ResultFolder, check_writable, machine
 from utils.log import log, spoken, written
+from utils.report import write_report
 from utils.results import write_tables
 from utils.scoring import Encodings, Plan, batch_indices, score_category
 from utils.settings import Settings, settings_from
@@ -105,7 +106,9 @@ def execute(settings: Settings, job: Job) -> str:
             run_categories(settings, job, pending, clip, encoder, folder, clock)
         folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
         log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
-        return write_summary(folder, settings.dataset, job.categories)
+        summary = write_summary(folder, settings.dataset, job.categories)
+        write_report(folder.path, job.categories)
+        return summary
 
 
 def find_root(settings: Settings) -> Path:
@@ -238,6 +241,8 @@ def run_categories(
             result = score_category(encodings, plan, text, progress, clock)
             write_category(folder, plan, result, settings, dataset, clock)
             write_summary(folder, settings.dataset, job.categories)
+            with clock.stage("report"):
+                write_report(folder.path, job.categories)
 
 
 def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> TextBank:

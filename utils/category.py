@@ -1,7 +1,10 @@
-"""What is written for one finished category: scores, metrics and heatmaps, then the mark "done"."""
+"""What is written for one finished category: scores, metrics, heatmaps, its part of the report.
+
+The mark "done" comes last.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,11 @@ import numpy as np
 from datasets.images import ImageDataset
 from datasets.references import reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
+from utils.curves import Curve, curves_of
 from utils.folder import ResultFolder
 from utils.heatmaps import panel, scale_of, write_panel
-from utils.metrics import METRICS, PIXEL_METRICS, PixelEvaluator, image_metrics
+from utils.metrics import IMAGE_METRICS, METRICS, PixelEvaluator, image_ranking, ranking_metrics
+from utils.report_data import category_data, write_category_data
 from utils.scores import Scores, save_scores, write_score_table
 from utils.scoring import Plan, Result
 from utils.settings import Settings
@@ -32,14 +37,19 @@ def write_category(
     """Evaluate, write and draw one category; it counts as done only when all of it is there."""
     scores, masks = result.scores, result.masks
     with clock.stage("metrics"):
-        metrics = evaluate(plan.category, scores, masks)
+        metrics, curves = evaluate(plan.category, scores, masks)
     with clock.stage("write"):
         save_scores(folder.path / "scores" / f"{plan.category}.npz", scores)
         defects = [sample.defect for sample in plan.tests]
         write_score_table(folder.path / "scores" / f"{plan.category}.csv", scores, defects)
     with clock.stage("heatmaps"):
         rows = heatmap_rows(plan.tests, settings.heatmaps)
-        draw_heatmaps(folder, plan, result, dataset, rows)
+        panels = panel_paths(plan)
+        draw_heatmaps(folder, plan, result, dataset, {row: panels[row] for row in rows})
+    with clock.stage("report"):
+        drawn = {row: panels[row] for row in rows}
+        data = category_data(plan.tests, scores, masks, curves, dataset, drawn)
+        write_category_data(folder.path, plan.category, data)
     references = reference_rows(plan.category, plan.runs)
     record = {"metrics": metrics, "references": references}
     if plan.leave_one_out:
@@ -52,24 +62,29 @@ def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
     return StitchedMaps(scores.maps[run], scores.tiles, [mask.shape for mask in masks])
 
 
-def evaluate(category: str, scores: Scores, masks: Masks) -> list[tuple]:
-    """The rows of metrics.csv: category, shots, seed, metric, value (None where undefined).
+def evaluate(
+    category: str, scores: Scores, masks: Masks
+) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
+    """The rows of metrics.csv, and the curves of the runs that are drawn.
 
-    None at all where a label is unknown; no pixel metrics where an anomalous image has no mask.
+    A row is category, shots, seed, metric, value (None where undefined). There are no rows where
+    a label is unknown, and no pixel metrics where an anomalous image has no mask.
     """
-    if (scores.label == UNKNOWN).any():
-        return []
-    marked = all(mask.any() for mask, label in zip(masks, scores.label, strict=True) if label)
-    pixels = PixelEvaluator(masks)
-    rows = []
+    marked = all(mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1)
+    pixels = PixelEvaluator(masks if marked else [np.zeros_like(mask) for mask in masks])
+    drawn = scores.first_runs()
+    rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        values = image_metrics(scores.image_scores[run], scores.label)
-        found = pixels(stitched(scores, run, masks)) if marked else {}
-        values |= {metric: found.get(metric, np.nan) for metric in PIXEL_METRICS}
+        image_rank = image_ranking(scores.image_scores[run], scores.label)
+        pixel_rank = pixels.rank(stitched(scores, run, masks))
+        values = dict(zip(IMAGE_METRICS, ranking_metrics(image_rank), strict=True))
+        values |= pixels.metrics(pixel_rank)
+        if run in drawn:
+            curves[run] = curves_of(image_rank, pixel_rank)
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
             rows.append((category, int(shots), int(seed) if shots else None, metric, value))
-    return rows
+    return [] if (scores.label == UNKNOWN).any() else rows, curves
 
 
 def heatmap_rows(tests: Sequence[Sample], wanted: int | str) -> Sequence[int]:
@@ -80,20 +95,22 @@ def heatmap_rows(tests: Sequence[Sample], wanted: int | str) -> Sequence[int]:
 
 
 def draw_heatmaps(
-    folder: ResultFolder, plan: Plan, result: Result, dataset: ImageDataset, rows: Sequence[int]
+    folder: ResultFolder,
+    plan: Plan,
+    result: Result,
+    dataset: ImageDataset,
+    panels: Mapping[int, str],
 ) -> None:
-    """One panel per chosen test image; its columns are the first run of each number of shots.
+    """A panel for each chosen row; its columns are the first run of each number of shots.
 
     Every column has one scale, the same for all images of the category.
     """
     scores, masks = result.scores, result.masks
-    shots = scores.shots.tolist()
-    columns = [shots.index(count) for count in sorted(set(shots))]
+    columns = scores.first_runs()
     titles = scores.run_names()
     scales = {run: scale_of(scores.maps[run]) for run in columns}
     maps = {run: stitched(scores, run, masks) for run in columns}
-    names = panel_names(plan.tests)
-    for row in rows:
+    for row, path in panels.items():
         sample = plan.tests[row]
         marked = sample.label == 0 or (sample.label == 1 and masks[row].any())
         drawn = panel(
@@ -106,15 +123,19 @@ def draw_heatmaps(
             sample.image,
             note="; ".join(folder.record["notes"]),
         )
-        write_panel(folder.path / "heatmaps" / plan.category / names[row], drawn)
+        write_panel(folder.path / path, drawn)
 
 
-def panel_names(tests: Sequence[Sample]) -> list[str]:
-    """A file for each panel, "<defect>/<stem>.png"; the suffix stays where two stems are one."""
-    stems = Counter((sample.defect, Path(sample.image).stem) for sample in tests)
-    names = []
-    for sample in tests:
+def panel_paths(plan: Plan) -> list[str]:
+    """A file for each panel: heatmaps/<category>/<defect>/<stem>.png in the result folder.
+
+    The suffix stays where two pictures of a defect have one stem.
+    """
+    stems = Counter((sample.defect, Path(sample.image).stem) for sample in plan.tests)
+    paths = []
+    for sample in plan.tests:
         path = Path(sample.image)
         unique = stems[sample.defect, path.stem] == 1
-        names.append(f"{sample.defect}/{path.stem if unique else path.name}.png")
-    return names
+        name = path.stem if unique else path.name
+        paths.append(f"heatmaps/{plan.category}/{sample.defect}/{name}.png")
+    return paths

@@ -40,14 +40,19 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     Values in [0, 1], NaN where there are no good or no anomalous images. NaN scores and other
     shapes are an `InputError`.
     """
+    values = ranking_metrics(image_ranking(scores, labels))
+    return dict(zip(IMAGE_METRICS, values, strict=True))
+
+
+def image_ranking(scores: np.ndarray, labels: np.ndarray) -> Ranking:
+    """The counts behind the image metrics; arguments and errors as in `image_metrics`."""
     scores, anomalous = np.asarray(scores), np.asarray(labels) > 0
     if scores.ndim != 1 or scores.shape != anomalous.shape:
         raise InputError(f"scores {scores.shape} and labels {anomalous.shape}: give two of (N,)")
     if np.isnan(scores.astype(float)).any():
         place = int(np.isnan(scores.astype(float)).argmax())
         raise InputError(f"image {place} has a NaN score; a score must be a number")
-    values = PixelEvaluator(anomalous[None, None]).rank(scores[None, None])
-    return dict(zip(IMAGE_METRICS, ranking_metrics(values), strict=True))
+    return PixelEvaluator(anomalous[None, None]).rank(scores[None, None])
 
 
 def pixel_metrics(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
@@ -82,7 +87,10 @@ class PixelEvaluator:
         A sequence that makes its maps when they are read is read twice, a few maps at a time. NaN
         scores, and shapes other than the masks', are an `InputError`.
         """
-        ranking = self.rank(scores)
+        return self.metrics(self.rank(scores))
+
+    def metrics(self, ranking: Ranking) -> dict[str, float]:
+        """The four pixel metrics from the counts of one run's maps."""
         values = (*ranking_metrics(ranking), aupro(ranking, self.regions))
         return dict(zip(PIXEL_METRICS, values, strict=True))
 

@@ -19,6 +19,10 @@ from utils.metrics import METRICS
 from utils.published import KEYS, MEAN, MEAN_OF, published_for
 
 COLUMNS = ["category", "shots", "seed", "metric", "value"]  # of metrics.csv, in this order
+SUMMARY_COLUMNS = [  # of summary.csv
+    *(*KEYS, "mean", "std", "runs"),
+    *("paper", "paper_std", "public", "public_source"),
+]
 PERCENT = 100.0  # metrics are in [0, 1], published numbers and summaries in percent
 
 

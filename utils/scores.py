@@ -43,6 +43,11 @@ class Scores:
     tiles: np.ndarray  # (N,) int: how many tiles each image has
     size: np.ndarray  # (N, 2) int: height and width of the source image in pixels
 
+    def first_runs(self) -> list[int]:
+        """The first run of each number of shots, fewest shots first: the ones that are drawn."""
+        shots = self.shots.tolist()
+        return [shots.index(count) for count in sorted(set(shots))]
+
     def run_names(self) -> list[str]:
         """`["0-shot", "1-shot seed 0", ...]`: a name for each of the R runs."""
         return [
