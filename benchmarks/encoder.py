@@ -1,0 +1,139 @@
+"""Seconds per image of the windowed encoder, beside the time of its matrix products alone.
+
+    python benchmarks/encoder.py [--quick] [--model NAME] [--device DEVICE]
+
+Random weights: speed does not depend on them. The limit is measured in the same process: the
+products of a forward (linear layers of all blocks, in their shapes, each computed as few times as
+the algebra allows), with nothing between them. Repeats of both are interleaved, so that a busy
+moment of the machine meets both; medians are printed. A precision that the device does slower than
+fp32 is left out, with the reason. `--quick` takes one batch size and two repeats. Nothing is
+written.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import torch.nn.functional as F
+
+from models.clip import WindowedEncoder
+from models.device import place, resolve_device
+from models.weights import RANDOM, load_clip
+from utils.errors import InputError, exit_with_sentence
+from utils.folder import machine
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
+REPEATS, QUICK_REPEATS = 5, 2
+
+Product = tuple[int, int, int]  # rows, inputs and outputs of a linear layer
+
+
+def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
+    """Every linear product of `batch` images: patches, blocks, projection."""
+    visual = encoder.visual
+    width, blocks = visual.conv1.out_channels, len(visual.transformer.resblocks)
+    hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
+    patches, tokens, read = encoder.lengths[0] - 1, len(encoder.gather), len(encoder.read)
+    pixels = visual.conv1.weight[0].numel()
+    rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
+    found = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]
+    found += [(tokens, width, 3 * width), *rest] * (blocks - 2)
+    found += [(tokens, width, 2 * width), (read, width, width)]
+    found += [(read, width, width), (read, width, hidden), (read, hidden, width)]
+    sequences = sum(count for count, _ in encoder.shapes)
+    found.append((sequences, width, visual.proj.shape[1]))
+    return [(rows * batch, inputs, outputs) for rows, inputs, outputs in found]
+
+
+def bare(products: list[Product], device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    """A function that computes the products and nothing else."""
+    shapes = {shape for rows, *shape in products for shape in [tuple(shape)]}
+    weights = {s: torch.randn(s[1], s[0], device=device, dtype=dtype) for s in shapes}
+    inputs = {
+        (rows, width): torch.randn(rows, width, device=device, dtype=dtype)
+        for rows, width, _ in products
+    }
+
+    def run() -> None:
+        for rows, width, out in products:
+            F.linear(inputs[rows, width], weights[width, out])
+
+    return run
+
+
+def median_seconds(
+    functions: list[Callable[[], object]], repeats: int, device: torch.device
+) -> list[float]:
+    """The median time of each function; their repeats take turns, after one warm-up each."""
+    taken: list[list[float]] = [[] for _ in functions]
+    for repeat in range(repeats + 1):
+        for function, times in zip(functions, taken, strict=True):
+            start = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if repeat:
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def measure(name: str, device: torch.device, precision: str, quick: bool) -> list[str]:
+    """The lines of the table for one precision."""
+    clip = load_clip(name, RANDOM)
+    try:
+        place(clip, device, precision)
+    except InputError as error:
+        return [f"{precision:9}  left out: {error}"]
+    encoder = WindowedEncoder(clip.model, clip.tokenizer)
+    lines = []
+    for batch in BATCHES[device.type][: 1 if quick else None]:
+        pixels = torch.randn(batch, 3, clip.image_size, clip.image_size, device=device)
+        products = products_of(encoder, batch)
+        functions = [
+            lambda pixels=pixels: encoder.encode_images(pixels),
+            bare(products, device, encoder.dtype),
+        ]
+        with torch.inference_mode():
+            ours, limit = median_seconds(functions, QUICK_REPEATS if quick else REPEATS, device)
+        work = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products) / batch
+        lines.append(
+            f"{precision:9} {batch:6} {ours / batch:12.3f} {limit / batch:12.3f} "
+            f"{limit / ours:8.2f} {work * batch / ours / 1e9:10.0f}"
+        )
+    return lines
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
+    parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    print(f"{options.model}, scales 2 and 3, random weights; {machine(device)}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}, {datetime.date.today()}\n"
+    )
+    print("precision  batch  ours s/image   products  share of   GFLOP/s")
+    print("                               alone, s/image   limit")
+    for precision in PRECISIONS:
+        for line in measure(options.model, device, precision, options.quick):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)
