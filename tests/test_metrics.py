@@ -20,6 +20,12 @@ from utils.metrics import (
 )
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["compiled", "numpy"])
+def _counter(request, monkeypatch):
+    """Every test runs with both counters."""
+    monkeypatch.setattr(PixelEvaluator.__init__, "__defaults__", (request.param,))
+
+
 def f1_max(labels, scores) -> float:
     precision, recall, _ = precision_recall_curve(labels, scores)
     return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300)))

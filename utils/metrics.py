@@ -7,20 +7,21 @@ memory together.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from utils.counting import CompiledCounter, SortingCounter
 from utils.errors import InputError
 
 IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
-BLOCK = 1 << 23  # normal scores sorted at a time: enough to share the search among thresholds
+BLOCK = 1 << 23  # scores sorted at a time: enough to share the search among thresholds
 THREADS = min(4, os.cpu_count() or 1)  # each keeps its own counts, 16 bytes a threshold
 
 
@@ -66,10 +67,12 @@ def pixel_metrics(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> 
 class PixelEvaluator:
     """The masks of a category, ready to be compared with the maps of one run after another.
 
-    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous.
+    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous. NumPy counts
+    where `compiled` is false, and scores that the compiled counter is not for, such as float64.
     """
 
-    def __init__(self, masks: Sequence[np.ndarray]):
+    def __init__(self, masks: Sequence[np.ndarray], compiled: bool = True):
+        self.compiled = compiled
         self.masks = [np.ascontiguousarray(mask) for mask in masks]
         self.masks = [mask if mask.dtype == bool else mask > 0 for mask in self.masks]
         self.places = [np.flatnonzero(mask) for mask in self.masks]
@@ -105,18 +108,21 @@ class PixelEvaluator:
                 nothing = np.zeros(0, np.int64)
                 return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
             found = np.concatenate(parts)
-            thresholds = np.unique(found)
+            counter = self._counter(found)
             shares = [self.blocks[start::THREADS] for start in range(THREADS)]
-            counts = pool.map(lambda blocks: self._count(scores, blocks, thresholds), shares)
-            above, equal = np.sum(list(counts), axis=0)
-        own = np.searchsorted(thresholds, found)
-        return Ranking(
-            np.bincount(own, minlength=len(thresholds)),
-            above,
-            equal,
-            np.bincount(own, self.shares, minlength=len(thresholds)),
-            self.normals,
-        )
+            counts = pool.map(lambda blocks: counter.count(self._read_all(scores, blocks)), shares)
+            below, up_to = sum(counts)
+        positives = np.bincount(counter.own)
+        weights = np.bincount(counter.own, self.shares)
+        # Anomalous scores were counted too: fewer steps than to leave them out.
+        above = self.normals - (up_to - np.cumsum(positives))
+        return Ranking(positives, above, up_to - below - positives, weights, self.normals)
+
+    def _counter(self, found: np.ndarray) -> CompiledCounter | SortingCounter:
+        """What counts scores against those found at anomalous pixels."""
+        few = self.normals + self.anomalous < 2**32
+        fits = self.compiled and few and CompiledCounter.fits(found)
+        return CompiledCounter(found) if fits else SortingCounter(found)
 
     def _read(self, scores: Sequence[np.ndarray], index: int) -> np.ndarray:
         """One map as floats (n,), checked."""
@@ -126,25 +132,17 @@ class PixelEvaluator:
                 f"map {index} is {one.shape}, its mask {self.masks[index].shape}; give both the "
                 "same shape"
             )
-        small = one.dtype in (np.float16, np.float32)
+        small = np.can_cast(one.dtype, np.float32)
         floats = np.ascontiguousarray(one, np.float32 if small else np.float64).reshape(-1)
-        if np.isnan(floats).any():
+        if len(floats) and np.isnan(floats.min()):
             raise InputError(f"map {index} has NaN scores; a score must be a number")
         return floats
 
-    def _count(
-        self, scores: Sequence[np.ndarray], blocks: list[list[int]], thresholds: np.ndarray
-    ) -> np.ndarray:
-        """The normal scores of some blocks of maps above and equal to each threshold: (2, K)."""
-        counts = np.zeros((2, len(thresholds)), np.int64)
-        for block in blocks:
-            parts = (self._read(scores, i)[~self.masks[i].reshape(-1)] for i in block)
-            normal = np.concatenate(list(parts))
-            normal.sort()
-            behind = np.searchsorted(normal, thresholds, side="right")
-            counts[0] += len(normal) - behind
-            counts[1] += behind - np.searchsorted(normal, thresholds, side="left")
-        return counts
+    def _read_all(
+        self, scores: Sequence[np.ndarray], blocks: list[list[int]]
+    ) -> Iterator[Iterator[np.ndarray]]:
+        """The maps of some blocks, each read when it is asked for."""
+        return ((self._read(scores, i) for i in block) for block in blocks)
 
 
 def blocks_of(sizes: Sequence[int]) -> list[list[int]]:
