@@ -33,6 +33,7 @@ NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in betw
 # The results
 EVAL_SIZE = 240  # shorter side of maps and masks in the pixel metrics, or "source"
 HEATMAPS = "all"  # "all", "none", or the first N of each defect
+HEATMAP_SIZE = 256  # height of each picture in a heatmap panel, in pixels; 64 and up
 RESULT_DIR = "auto"  # "auto": result/mpdd/
 QUIET = False  # True: say nothing but errors; run.log in the result folder has the rest
 # --------------------------------------------------------------------------------------------------

@@ -209,6 +209,27 @@ def test_one_broken_file_is_named_and_the_others_are_scored(tmp_path):
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 
 
+def test_real_pictures_in_odd_formats_score_as_the_originals(tmp_path, shared_data):
+    """Lossless conversions of one picture: all get its score."""
+    source = shared_data / "mvtec" / "bottle" / "test" / "broken_large"
+    image = Image.open(sorted(source.iterdir())[0]).convert("RGB")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image.save(folder / "a.png")
+    image.save(folder / "b.bmp")
+    image.save(folder / "c.tiff")
+    image.save(folder / "d.webp", lossless=True)
+    opaque = image.convert("RGBA")
+    opaque.save(folder / "e.png")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image.transpose(Image.Transpose.ROTATE_270).save(folder / "f.tif", exif=exif)
+    run(settings(tmp_path, images=str(folder)))
+    scores = load_scores(tmp_path / "result" / "scores" / "metal nut.npz")
+    assert len(scores.image) == 6
+    assert np.ptp(scores.image_scores[0]) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

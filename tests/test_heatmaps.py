@@ -145,3 +145,9 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
 def test_what_cannot_be_drawn_ends_in_a_sentence(draw):
     with pytest.raises(InputError):
         draw()
+
+
+def test_a_larger_panel_has_larger_pictures():
+    maps = [("0-shot", spot(2, 2), 0.5, (0, 1))]
+    small, large = (panel(GREY, GOOD, maps, "a", height=size) for size in (128, 512))
+    assert large.shape[0] - small.shape[0] == 512 - 128

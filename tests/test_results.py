@@ -71,6 +71,14 @@ def test_rows_follow_the_official_order_of_categories_and_metrics():
     assert list(summary["metric"]) == ["image_auroc", "pixel_aupro"] * 3
 
 
+def test_a_group_has_a_mean_of_its_own_once_all_of_it_is_there():
+    groups = {"both": ["bottle", "grid"], "more": ["grid", "wood"]}
+    summary = summarise(two_categories(), "mvtec", ["bottle", "grid", "wood"], groups)
+    assert row(summary, "mean of both")["mean"] == pytest.approx(80)  # seeds 70 and 90
+    assert row(summary, "mean of both")["std"] == pytest.approx(math.sqrt(200))
+    assert "mean of more" not in set(summary["category"])
+
+
 def test_one_seed_has_no_deviation():
     summary = summarise(two_categories().query("seed == 0"), "mvtec", ["grid", "bottle"])
     assert math.isnan(row(summary, "bottle")["std"])

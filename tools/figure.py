@@ -58,6 +58,8 @@ def draw_figure(options: Options) -> Path:
     settings = read_json(folder / "settings.json")["settings"]
     finished = sorted(path.stem for path in (folder / "done").glob("*.json"))
     names = list(options.categories) or finished
+    if not names:
+        raise InputError(f"{folder} has no finished category; run the benchmark first")
     for name in names:
         if name not in finished:
             has = ", ".join(finished) or "none"

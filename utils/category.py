@@ -45,10 +45,10 @@ def write_category(
     with clock.stage("heatmaps"):
         rows = heatmap_rows(plan.tests, settings.heatmaps)
         panels = panel_paths(plan)
-        draw_heatmaps(folder, plan, result, dataset, {row: panels[row] for row in rows})
+        chosen = {row: panels[row] for row in rows}
+        draw_heatmaps(folder, plan, result, dataset, chosen, settings.heatmap_size)
     with clock.stage("report"):
-        drawn = {row: panels[row] for row in rows}
-        data = category_data(plan.tests, scores, masks, curves, dataset, drawn)
+        data = category_data(plan.tests, scores, masks, curves, dataset, chosen)
         write_category_data(folder.path, plan.category, data)
     references = reference_rows(plan.category, plan.runs)
     record = {"metrics": metrics, "references": references}
@@ -100,6 +100,7 @@ def draw_heatmaps(
     result: Result,
     dataset: ImageDataset,
     panels: Mapping[int, str],
+    height: int,
 ) -> None:
     """A panel for each chosen row; its columns are the first run of each number of shots.
 
@@ -122,6 +123,7 @@ def draw_heatmaps(
             ],
             sample.image,
             note="; ".join(folder.record["notes"]),
+            height=height,
         )
         write_panel(folder.path / path, drawn)
 

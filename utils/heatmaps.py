@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.errors import InputError
 from utils.files import atomic_path
 
-PICTURE_HEIGHT = 256  # of each picture, in pixels
-PICTURE_WIDTH = 512  # at most; a wider picture is drawn lower
+PICTURE_HEIGHT = 256  # of each picture, in pixels, unless another is asked for
+WIDEST = 2  # a picture is at most so many times as wide as that; a wider one is drawn lower
 COLUMN_WIDTH = 200  # at least, so that a title fits over a narrow picture
 MARGIN = 16  # around the panel and between its columns, in pixels
 HEADER_SIZE, TITLE_SIZE, LABEL_SIZE = 17, 14, 12  # of the letters, in pixels
@@ -38,18 +38,22 @@ Map = tuple[str, np.ndarray, float, Scale]  # title, (h, w) map, image score, sc
 
 
 def panel(
-    image: np.ndarray, mask: np.ndarray | None, maps: Sequence[Map], name: str, note: str = ""
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    maps: Sequence[Map],
+    name: str,
+    note: str = "",
+    height: int = PICTURE_HEIGHT,
 ) -> np.ndarray:
     """Draw one test image: (H, W, 3) uint8 RGB in, (h, w, 3) uint8 RGB out.
 
     `mask` is bool, empty for a good image, or None where the truth is unknown. Each map is
     `(title, map, score, (low, high))`. Mask and maps may have any size; they are stretched over
-    the picture. `name` heads the panel, for
-    instance "bottle/broken_large/000.png"; `note` is a warning below it, for instance "random
-    weights".
+    the picture. `name` heads the panel, for instance "bottle/broken_large/000.png"; `note` is a
+    warning below it, for instance "random weights"; `height` is that of each picture, in pixels.
     """
     check_sizes(image, mask)
-    picture = fit(image)
+    picture = fit(image, height)
     columns = [("image", picture, None)]
     if mask is not None and not mask.any():
         columns.append(("ground truth   good", picture, None))
@@ -100,10 +104,10 @@ def scale_of(maps: Iterable[np.ndarray]) -> Scale:
     return min(low for low, _ in ends), max(high for _, high in ends)
 
 
-def fit(image: np.ndarray) -> np.ndarray:
-    """`image` in its own aspect: PICTURE_HEIGHT high, lower where PICTURE_WIDTH would not do."""
+def fit(image: np.ndarray, wanted: int = PICTURE_HEIGHT) -> np.ndarray:
+    """`image` in its own aspect: `wanted` pixels high, lower where it is wider than WIDEST."""
     height, width = image.shape[:2]
-    ratio = min(PICTURE_HEIGHT / height, PICTURE_WIDTH / width)
+    ratio = min(wanted / height, WIDEST * wanted / width)
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
 

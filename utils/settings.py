@@ -15,7 +15,10 @@ from utils.options import parse_options
 PROJECT = Path(__file__).resolve().parents[1]
 # What may change from one run to the next into the same result folder: it moves no number, or
 # is told by a checksum instead of a name.
-FREE = ("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet")
+FREE = (
+    *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
+    "heatmap_size",
+)
 BY_CHECKSUM = ("split", "references", "model", "pretrained")
 
 
@@ -72,6 +75,8 @@ class Settings:
     """Shorter side of maps and masks in the metrics, in pixels, or each image's own size."""
     heatmaps: int | Literal["all", "none"] = "all"
     """Heatmaps to draw: all, none, or the first N of each defect."""
+    heatmap_size: int = 256
+    """Height of each picture in a heatmap panel, in pixels; 64 and up."""
     limit: int | None = None
     """Only the first N images of each defect (a trial; said in every output)."""
     result_dir: str = "auto"
@@ -99,6 +104,8 @@ class Settings:
             raise InputError(
                 f'HEATMAPS = {self.heatmaps}: give "all", "none" or a number from 0 up'
             )
+        if self.heatmap_size < 64:
+            raise InputError(f"HEATMAP_SIZE = {self.heatmap_size}: give a number from 64 up")
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
             raise InputError(f"TEMPERATURE = {self.temperature}: give a number above 0")
 

@@ -1,0 +1,84 @@
+"""The grid figure of a finished run."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import mvtec
+from datasets.prepare import Options, prepare
+from tests.clips import write_config
+from tests.layouts import make_mvtec
+from tools import figure
+from utils.benchmark import run
+from utils.errors import InputError
+from utils.scores import load_scores
+from utils.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """The result folder of a run on two categories of pictures that are not square."""
+    folder = tmp_path_factory.mktemp("figure")
+    root = make_mvtec(folder / "raw", size=(96, 144))
+    split, _ = prepare(
+        mvtec.MVTEC, Options(root, splits_folder=folder / "splits", allow_incomplete=True)
+    )
+    settings = Settings(
+        dataset="mvtec",
+        data_root=str(root),
+        split=str(split),
+        shots=(0, 2),
+        seeds=(0, 1),
+        model=str(write_config(folder, "small-figure", 240, 16, layers=2, width=32)),
+        pretrained="random",
+        num_workers=0,
+        heatmaps="none",
+        result_dir=str(folder / "result"),
+    )
+    run(settings)
+    return folder / "result"
+
+
+def test_rows_are_categories_and_columns_are_shots(done):
+    path = figure.draw_figure(figure.Options(done, cell=100))
+    sheet = Image.open(path)
+    pictures = 4 * 150 + 3 * figure.GAP  # image, ground truth, 0-shot, 2-shot; aspect kept
+    assert sheet.width == figure.MARGIN + figure.LETTERS + figure.GAP + 4 + pictures + figure.MARGIN
+    one_row = figure.draw_figure(figure.Options(done, ("bottle",), (0,), 100, done / "one row.png"))
+    assert sheet.height - Image.open(one_row).height == 100 + figure.GAP
+
+
+def test_the_image_of_median_score_is_shown(done):
+    scores = load_scores(done / "scores" / "bottle.npz")
+    place = figure.median_anomalous(scores, 0)
+    of_anomalous = np.sort(scores.image_scores[0, scores.label == 1])
+    assert scores.label[place] == 1
+    assert scores.image_scores[0, place] == of_anomalous[len(of_anomalous) // 2]
+
+
+def test_no_model_is_needed(done, monkeypatch):
+    monkeypatch.setattr("models.weights.load_clip", None)
+    assert figure.draw_figure(figure.Options(done, output=done / "again.png")).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"categories": ("wood",)}, "no finished category"),
+        ({"shots": (4,)}, "no 4-shot run"),
+    ],
+)
+def test_what_the_run_does_not_have_ends_in_a_sentence(done, options, told):
+    with pytest.raises(InputError, match=told):
+        figure.draw_figure(figure.Options(done, **options))
+
+
+def test_a_folder_without_a_run_ends_in_a_sentence(tmp_path, done):
+    with pytest.raises(InputError, match=r"settings\.json"):
+        figure.draw_figure(figure.Options(tmp_path))
+    shutil.copy(done / "settings.json", tmp_path)
+    with pytest.raises(InputError, match="no finished category"):
+        figure.draw_figure(figure.Options(tmp_path))

@@ -1,0 +1,35 @@
+"""What a run says on the console, and what run.log keeps."""
+
+import pytest
+
+from utils.errors import InputError
+from utils.log import log, spoken, written
+
+
+def test_messages_are_printed_and_kept(tmp_path, capsys):
+    with spoken(quiet=False), written(tmp_path / "run.log"):
+        log.info("loading")
+    assert capsys.readouterr().out == "loading\n"
+    assert (tmp_path / "run.log").read_text().endswith(" loading\n")
+
+
+def test_quiet_prints_nothing_and_keeps_everything(tmp_path, capsys):
+    with spoken(quiet=True), written(tmp_path / "run.log"):
+        log.info("loading")
+    assert capsys.readouterr().out == ""
+    assert "loading" in (tmp_path / "run.log").read_text()
+
+
+def test_a_second_run_is_added_and_an_error_is_kept(tmp_path):
+    for number in (1, 2):
+        with written(tmp_path / "run.log"):
+            log.info(f"run {number}")
+    with pytest.raises(InputError), written(tmp_path / "run.log"):
+        raise InputError("no such file")
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["run 1", "run 2", "error: no such file"]
+
+
+def test_a_folder_that_is_not_there_ends_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="choose another folder"), written(tmp_path / "a/run.log"):
+        pass
