@@ -25,6 +25,7 @@ from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
 from utils.benchmark import main, run
 from utils.errors import InputError
+from utils.folder import held
 from utils.metrics import METRICS
 from utils.scores import load_scores
 from utils.settings import Settings
@@ -435,3 +436,26 @@ def test_the_papers_backbone_runs_on_real_images(shared_data, tmp_path):
     assert (scores.maps.reshape(12, -1).std(axis=1) > 1e-4).all()  # no map is constant
     seconds = json.loads((tmp_path / "r/settings.json").read_text())["seconds"]
     assert seconds["score"] < 0.05 * seconds["encode"]
+
+
+def test_a_folder_in_use_by_another_run_ends_in_a_sentence(bench, tmp_path):
+    with held(tmp_path), pytest.raises(InputError, match="in use by another run"):
+        run(replace(bench, result_dir=str(tmp_path)))
+    run(replace(bench, result_dir=str(tmp_path), shots=(0,)))  # free again
+
+
+def test_sigterm_ends_with_one_line_and_its_own_status(tmp_path):
+    code = "import time; from utils.errors import exit_with_sentence as e; print('on', flush=True)"
+    code += "; e(lambda: [print('in', flush=True), time.sleep(60)])"
+    started = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert [started.stdout.readline(), started.stdout.readline()] == ["on\n", "in\n"]
+    started.terminate()
+    _, told = started.communicate(timeout=20)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert told == "interrupted; what was finished is kept\n"

@@ -25,7 +25,7 @@ from models.winclip import TextBank
 from utils.category import write_category
 from utils.errors import InputError, exit_with_sentence
 from utils.files import sha256_of, write_text
-from utils.folder import ResultFolder, check_writable, machine
+from utils.folder import ResultFolder, check_writable, held, machine
 from utils.log import log, spoken, written
 from utils.report import write_report
 from utils.results import write_tables
@@ -79,7 +79,7 @@ def run(settings: Settings) -> str:
 def execute(settings: Settings, job: Job) -> str:
     """Load the model, run what is not finished yet, write everything; returns the summary."""
     check_writable(settings.result_folder)
-    with written(settings.result_folder / "run.log"):
+    with held(settings.result_folder), written(settings.result_folder / "run.log"):
         clock = Stopwatch()
         log.info(f"loading {settings.model}, {settings.pretrained}")
         with clock.stage("start-up"):

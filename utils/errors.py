@@ -4,6 +4,7 @@ Everything a user can get wrong (a missing file, an unknown class, an unwritable
 raised as `InputError` with one sentence: what was given, what is wrong, what to do next.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,12 +14,21 @@ class InputError(Exception):
 
 
 def exit_with_sentence(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an `InputError` becomes one line on stderr and exit status 1."""
+    """Run a script's `main`; an `InputError` becomes one line on stderr and exit status 1.
+
+    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them.
+    """
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("interrupted; what was finished is kept", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + (end.args[0] if end.args else signal.SIGINT)) from None
+
+
+def interrupt(number: int, _frame: object) -> None:
+    """Handle a signal as Ctrl-C is handled."""
+    raise KeyboardInterrupt(number)

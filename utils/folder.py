@@ -9,12 +9,15 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from utils.errors import InputError
 from utils.files import write_text
@@ -71,6 +74,22 @@ class ResultFolder:
         """The records of the finished categories, sorted by name."""
         files = sorted((self.path / "done").glob("*.json"))
         return {file.stem: read_json(file) for file in files}
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep a result folder to one live run; the lock ends with the process, however it ends."""
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"{path} is in use by another run; wait for it to end, or choose another RESULT_DIR"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(path: Path) -> None:
