@@ -18,7 +18,6 @@ from utils.scores import Scores, load_scores
 from utils.scoring import Plan
 from utils.settings import PROJECT, Settings, settings_from
 
-Hidden = tyro.conf.Suppress
 SHOWN = 20  # highest scores listed in the console
 
 
