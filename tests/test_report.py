@@ -21,8 +21,9 @@ from utils.benchmark import write_summary
 from utils.category import write_category
 from utils.errors import InputError
 from utils.folder import ResultFolder
-from utils.report import difference, script_json, write_report
+from utils.report import difference, write_report
 from utils.report_data import outline, small_map, thumbnail
+from utils.report_gallery import script_json
 from utils.scores import Scores
 from utils.scoring import Plan
 from utils.settings import Settings

@@ -28,8 +28,8 @@ class Axes(NamedTuple):
     top: float = 10
     bottom: float = 40
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies in the drawing."""
+    def at(self, x, y):
+        """Where a point lies in the drawing: numbers in and out, or arrays of them."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return (
@@ -57,7 +57,8 @@ def curve_chart(
     parts.append(rows(axes, steps, "{:.1f}"))
     parts.append(axis_names(axes, *names))
     for number, curve in reversed(list(enumerate(curves))):
-        points = " ".join("{:.1f},{:.1f}".format(*axes.at(x, y)) for x, y in curve)
+        places = axes.at(*np.reshape(curve, (-1, 2)).T)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(*places, strict=True))
         parts.append(f'<polyline class="line {style(number)}" points="{points}"/>')
     return svg(axes, parts, label)
 

@@ -2,10 +2,9 @@
 
 `write_report` reads what a run has written (settings.json, summary.csv, done/ and report/) and
 writes the page with the numbers, charts, curves and a gallery of all test images. It is one file:
-no network, no library; report.css and report.js are copied into it.
+no network, no library; report.css and the scripts beside it are copied into it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +18,11 @@ from datasets.official import OFFICIAL
 from utils.charts import Dot, curve_chart, dot_chart, histogram, style
 from utils.files import write_text
 from utils.folder import read_json
-from utils.heatmaps import OVERLAY, palette
 from utils.markdown import UNDEFINED, cell, ours, seeds_text
 from utils.metrics import FPR_LIMIT, METRICS
 from utils.published import MEAN, PAPER, SOURCES
 from utils.report_data import CORRECT, FALSE_ALARM, MISSED, outcome
+from utils.report_gallery import gallery_index, gallery_pictures, script_json
 
 TEMPLATES = Path(__file__).resolve().parent
 DATASETS = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD"}
@@ -104,6 +103,7 @@ def report_page(
         index=script_json(gallery_index(drawn)),
         pictures=[script_json(gallery_pictures(part)) for part in drawn.values()],
         css=asset("report.css"),
+        pictures_js=asset("report_pictures.js"),
         js=asset("report.js"),
     )
 
@@ -124,12 +124,6 @@ def template():
 def asset(name: str) -> Markup:
     """A file beside the template, as it stands."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def script_json(value: object) -> Markup:
-    """JSON for a script element: no "<" in it, so no text can end the element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))
 
 
 def rows_of(summary: pd.DataFrame, shots: int) -> list[dict]:
@@ -175,7 +169,7 @@ def difference(value: float) -> str:
 
 def dots(rows: pd.DataFrame) -> list[Dot]:
     """The numbers of some rows of a summary."""
-    return [Dot(row.mean, row.std, row.paper, row.public) for row in rows.itertuples()]
+    return [Dot(*one) for one in rows[["mean", "std", "paper", "public"]].to_numpy().tolist()]
 
 
 def category_chart(summary: pd.DataFrame, metric: str) -> Markup:
@@ -261,37 +255,3 @@ def image_counts(data: Mapping[str, Mapping]) -> list[dict]:
             }
         )
     return counts
-
-
-def gallery_index(data: Mapping[str, Mapping]) -> dict:
-    """What the gallery filters and sorts by; its pictures stand apart, read when they are shown."""
-    images = [
-        {key: one[key] for key in ("image", "defect", "label", "size", "panel", "scores")}
-        | {
-            "category": number,
-            "row": row,
-            "outcomes": [
-                outcome(score, one["label"], run["threshold"])
-                for score, run in zip(one["scores"], part["runs"], strict=True)
-            ],
-        }
-        for number, part in enumerate(data.values())
-        for row, one in enumerate(part["images"])
-    ]
-    categories = [
-        {
-            "name": name,
-            "runs": [
-                {key: run[key] for key in ("name", "shots", "threshold", "scale")}
-                for run in part["runs"]
-            ],
-        }
-        for name, part in data.items()
-    ]
-    colours = palette().tolist()
-    return {"categories": categories, "images": images, "palette": colours, "overlay": OVERLAY}
-
-
-def gallery_pictures(part: Mapping) -> list[dict]:
-    """The thumbnails, outlines and maps of one category."""
-    return [{key: one[key] for key in ("thumbnail", "outline", "maps")} for one in part["images"]]
