@@ -80,10 +80,7 @@ def report_page(
     official = list(OFFICIAL[dataset])
     here = len(data)
     values = {tuple(row[:4]): row[4] for rows in metrics.values() for row in rows}
-    shots = [
-        {"shots": int(count), "name": f"{count}-shot", "seeds": seeds_text(part)}
-        for count, part in summary.groupby("shots")
-    ]
+    shots = shots_of(summary)
     return template().render(
         title=f"WinCLIP on {DATASETS[dataset]}",
         record=record,
@@ -106,6 +103,14 @@ def report_page(
         pictures_js=asset("report_pictures.js"),
         js=asset("report.js"),
     )
+
+
+def shots_of(summary: pd.DataFrame) -> list[dict]:
+    """The numbers of shots that were run, and how many seeds they have."""
+    return [
+        {"shots": int(count), "name": f"{count}-shot", "seeds": seeds_text(part)}
+        for count, part in summary.groupby("shots")
+    ]
 
 
 @lru_cache

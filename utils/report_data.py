@@ -51,30 +51,34 @@ def category_data(
     scales = [scale_of(scores.maps[run]) for run in shown]
     with ThreadPoolExecutor(THREADS) as pool:
         thumbnails = list(pool.map(lambda sample: thumbnail(root / sample.image), tests))
-    ends = np.cumsum(scores.tiles)
-    images = []
-    for row, sample in enumerate(tests):
-        maps = scores.maps[shown, ends[row] - scores.tiles[row] : ends[row]]
-        shape = tuple(scores.size[row].tolist())
-        images.append(
-            {
-                "image": sample.image,
-                "defect": sample.defect,
-                "label": sample.label,
-                "size": shape,
-                "panel": panels.get(row, ""),
-                "scores": [plain(scores.image_scores[run, row]) for run in shown],
-                "thumbnail": thumbnails[row],
-                "outline": outline(masks[row]),
-                "maps": [
-                    small_map(one, shape, scale) for one, scale in zip(maps, scales, strict=True)
-                ],
-            }
-        )
+    images = [
+        {
+            "image": sample.image,
+            "defect": sample.defect,
+            "label": sample.label,
+            "panel": panels.get(row, ""),
+            "thumbnail": thumbnails[row],
+            "outline": outline(masks[row]),
+        }
+        | image_scores(scores, row, shown, scales)
+        for row, sample in enumerate(tests)
+    ]
     runs = [
         run_data(scores, run, scale, curves[run]) for run, scale in zip(shown, scales, strict=True)
     ]
     return {"runs": runs, "images": images}
+
+
+def image_scores(scores: Scores, row: int, shown: Sequence[int], scales: Sequence[Scale]) -> dict:
+    """The size of one image, its scores and its small maps in the runs that are shown."""
+    size = tuple(scores.size[row].tolist())
+    start = int(scores.tiles[:row].sum())
+    maps = scores.maps[shown, start : start + scores.tiles[row]]
+    return {
+        "size": size,
+        "scores": [plain(scores.image_scores[run, row]) for run in shown],
+        "maps": [small_map(one, size, scale) for one, scale in zip(maps, scales, strict=True)],
+    }
 
 
 def run_data(scores: Scores, run: int, scale: Scale, curves: Mapping[str, Curve]) -> dict:
