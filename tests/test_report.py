@@ -53,7 +53,8 @@ def test_our_numbers_stand_beside_the_published_ones_with_the_difference(page):
 
 
 def test_difference_has_a_sign_and_undefined_is_not_zero():
-    assert [difference(value) for value in (0.44, -1.26, float("nan"))] == ["+0.4", "−1.3", "n/a"]
+    values = (0.44, -1.26, -0.04, float("nan"))
+    assert [difference(value) for value in values] == ["+0.4", "−1.3", "0.0", "n/a"]
 
 
 def test_threshold_mistakes_and_areas_are_those_of_the_first_seed(page):

@@ -126,7 +126,7 @@ def draw_dot(axes: Axes, x: float, dot: Dot, look: str) -> list[str]:
     parts = []
     if dot.public == dot.public:
         left, y = axes.at(x, dot.public)
-        parts.append(f'<path class="public" d="M{left - 6:.1f} {y:.1f}h12"/>')
+        parts.append(f'<path class="public" d="M{left - 4:.1f} {y:.1f}h8"/>')
     if dot.paper == dot.paper:
         left, y = axes.at(x, dot.paper)
         parts.append(f'<path class="paper" d="M{left:.1f} {y - 5:.1f}l5 5-5 5-5-5z"/>')

@@ -169,7 +169,9 @@ def sources_of(summary: pd.DataFrame) -> list[tuple[str, str]]:
 
 def difference(value: float) -> str:
     """Ours minus theirs, signed: `+0.4`, `−1.2`."""
-    return UNDEFINED if pd.isna(value) else f"{value:+.1f}".replace("-", "−")
+    if pd.isna(value):
+        return UNDEFINED
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def dots(rows: pd.DataFrame) -> list[Dot]:
