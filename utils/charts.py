@@ -74,7 +74,7 @@ def histogram(
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(part, edges)[0] for part in (good, anomalous)]
     most = max(int(count.max()) for count in counts)
-    axes = Axes(340, 270, (low, high), (0, 1.05 * most))
+    axes = Axes(340, 270, (low, high), (0, 1.05 * most), right=22)
     parts = [rows(axes, [n for n in round_ticks(0, most) if n == int(n)], "{:.0f}")]
     parts.append(columns(axes, round_ticks(low, high), "{:.12g}"))
     parts.append(axis_names(axes, "image score", "images"))
@@ -209,12 +209,13 @@ def shorten(name: str, most: int) -> str:
 def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round values from `low` to `high`: a step of 1, 2 or 5 times a power of ten apart.
 
-    >>> round_ticks(0.13, 0.61)
-    [0.2, 0.4, 0.6]
+    >>> round_ticks(0.13, 0.61), [f"{tick:.0f}" for tick in round_ticks(0, 2, about=2)]
+    ([0.2, 0.4, 0.6], ['0', '1', '2'])
     """
     power = 10.0 ** np.floor(np.log10((high - low) / about))
     step = next(
         power * factor for factor in (1, 2, 5, 10) if (high - low) / power / factor <= about
     )
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return [float(f"{step * count:.12g}") for count in np.arange(first, last + 1)]
+    counts = range(int(first), int(last) + 1)
+    return [float(f"{step * count:.12g}") for count in counts]
