@@ -182,6 +182,8 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
     rows = json.loads((tmp_path / "result" / "scores.json").read_text())
     assert set(rows[0]) == {"image", "0-shot"}
     assert not (tmp_path / "result" / "summary.md").exists()
+    page = (tmp_path / "result" / "report.html").read_text(encoding="utf-8")
+    assert "11 not labelled" in " ".join(page.split()) and 'id="numbers"' not in page
 
 
 def test_the_meaning_of_scores_is_told():

@@ -1,12 +1,10 @@
-"""report.html: its numbers, its safety, its size, and the page itself in a real browser."""
+"""report.html: its numbers, its safety, its size and its colours."""
 
 import base64
 import html
 import json
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
@@ -14,100 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.images import ImageDataset
 from datasets.official import OFFICIAL
-from datasets.references import NO_SEED, Run
-from datasets.splits import Sample
 from tests.conftest import PROJECT
+from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder
 from utils.benchmark import write_summary
-from utils.category import write_category
 from utils.errors import InputError
-from utils.folder import ResultFolder
-from utils.report import difference, script_json, write_report
+from utils.report import difference, write_report
 from utils.report_data import outline, small_map, thumbnail
-from utils.scores import Scores
-from utils.scoring import Plan, Result
-from utils.settings import Settings
-from utils.stopwatch import Stopwatch
-
-HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a file may be called so
-RUNS = [Run(0, NO_SEED, ()), Run(1, 3, ("a",)), Run(1, 4, ("b",))]
-LABELS = [0, 0, 0, 1, 1, 1, 1]
-# Zero-shot: F1-max from 0.3 (8/9), so the good 0.6 is a false alarm; AUROC 11/12.
-# 1-shot seed 3: F1-max from 0.7 (6/7), so the anomalous 0.05 is missed; AUROC 9/12.
-IMAGE_SCORES = [
-    [0.1, 0.2, 0.6, 0.3, 0.7, 0.8, 0.9],
-    [0.1, 0.5, 0.6, 0.05, 0.7, 0.8, 0.9],
-    [0.1, 0.2, 0.3, 0.4, 0.7, 0.8, 0.9],
-]
-
-
-def samples_of(category: str, labels: list[int], stem: str) -> list[Sample]:
-    """Test rows: good ones, then two defects in turn."""
-    rows = []
-    for number, label in enumerate(labels):
-        defect = ("good", "crack", "<i>rot</i> & wet")[label * (1 + number % 2)].replace("/", "")
-        image = f"{category}/test/{number} {stem}.png"
-        rows.append(Sample(category, "test", label, defect, image, image if label else ""))
-    return rows
-
-
-def scores_of(tests: list[Sample], size: tuple[int, int], tiles: int) -> Scores:
-    """Fabricated scores: hot where the masks are, on noise."""
-    rng = np.random.default_rng(0)
-    count = len(tests)
-    maps = rng.random((len(RUNS), count * tiles, 15, 15)).astype(np.float32)
-    maps[:, :, 4:9, 4:9] += 1
-    return Scores(
-        image=np.array([sample.image for sample in tests]),
-        label=np.array([sample.label for sample in tests]),
-        shots=np.array([run.shots for run in RUNS]),
-        seed=np.array([run.seed for run in RUNS]),
-        image_scores=np.array(IMAGE_SCORES, np.float32)[:, :count],
-        maps=maps,
-        tiles=np.full(count, tiles),
-        size=np.array([size] * count),
-    )
-
-
-def add_category(
-    folder: ResultFolder, root: Path, category: str, labels=LABELS, stem="a", size=(60, 60), tiles=1
-) -> None:
-    """Finish one category with fabricated scores and pictures."""
-    tests = samples_of(category, labels, stem)
-    masks = [np.zeros(size, bool) for _ in tests]
-    rng = np.random.default_rng(1)
-    for sample, mask in zip(tests, masks, strict=True):
-        path = root / sample.image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
-        if sample.label:
-            mask[20:40, 20:40] = True
-    plan = Plan(category, RUNS, [], tests)
-    scores = scores_of(tests, size, tiles)
-    settings = Settings("mvtec", heatmaps="none")
-    dataset = ImageDataset(root, tests, 240, "tile", 240)
-    write_category(folder, plan, Result(scores, masks, []), settings, dataset, Stopwatch())
-
-
-def new_folder(path: Path) -> ResultFolder:
-    settings = Settings("mvtec", shots=(0, 1), seeds=(3, 4), result_dir=str(path))
-    folder = ResultFolder(path, settings, {"split_sha256": "5af1"}, ["LIMIT = 3: <only> three"])
-    folder.write_settings(weights={"sha256": "f65b", "description": "a file"}, device="CPU")
-    return folder
+from utils.report_gallery import script_json
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> Path:
-    """A result folder of two finished categories, one with names that try to break the page."""
-    path = tmp_path_factory.mktemp("report")
-    folder = new_folder(path / "result")
-    add_category(folder, path / "raw", "bottle")
-    add_category(folder, path / "raw", "grid", stem=HOSTILE, size=(60, 90), tiles=2)
-    folder.write_settings(seconds={"encode": 3.0, "score": 1.0}, seconds_total=4.0)
-    write_summary(folder, "mvtec", list(OFFICIAL["mvtec"]))
-    write_report(folder.path, list(OFFICIAL["mvtec"]))
-    return folder.path
+    return make_result(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +36,6 @@ def text_of(page: str) -> str:
     """What a reader sees: no styles, no scripts, no tags, single spaces."""
     page = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
-
-
-def embedded(page: str, what: str) -> list:
-    """The JSON of the page's data elements."""
-    pattern = rf'<script type="application/json" {what}>(.*?)</script>'
-    return [json.loads(found) for found in re.findall(pattern, page, flags=re.S)]
 
 
 def test_the_page_says_what_was_run_and_warns_first(page):
@@ -143,7 +54,8 @@ def test_our_numbers_stand_beside_the_published_ones_with_the_difference(page):
 
 
 def test_difference_has_a_sign_and_undefined_is_not_zero():
-    assert [difference(value) for value in (0.44, -1.26, float("nan"))] == ["+0.4", "−1.3", "n/a"]
+    values = (0.44, -1.26, -0.04, float("nan"))
+    assert [difference(value) for value in values] == ["+0.4", "−1.3", "0.0", "n/a"]
 
 
 def test_threshold_mistakes_and_areas_are_those_of_the_first_seed(page):
@@ -291,166 +203,3 @@ def test_text_and_lines_have_contrast(theme):
     assert contrast(colours["warning"], colours["warning-ground"]) >= 4.5
     for number in range(6):
         assert contrast(colours[f"series-{number}"], colours["ground"]) >= 3
-
-
-# ---- in a browser -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """Load an address in headless Chromium; gives the document after its scripts have run."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no Chromium here")
-
-    def load(address: str, width: int = 1280) -> str:
-        profile = tmp_path_factory.mktemp("profile")
-        words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        words += [f"--user-data-dir={profile}", f"--window-size={width},900"]
-        words += ["--virtual-time-budget=5000", "--dump-dom", address]
-        done = subprocess.run(
-            [program, *words], capture_output=True, text=True, encoding="utf-8", timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return load
-
-
-class Cards(HTMLParser):
-    """The cards of a document: their image, outcome and what is read aloud."""
-
-    def __init__(self, document: str):
-        super().__init__()
-        self.found: list[dict] = []
-        self.feed(document)
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        if tag == "li" and "data-image" in given:
-            self.found.append({"image": given["data-image"], "outcome": given["data-outcome"]})
-        elif tag == "img" and given.get("alt") and self.found:
-            self.found[-1].setdefault("alt", given["alt"])
-
-
-def cards(document: str) -> list[dict]:
-    return Cards(document).found
-
-
-def scripted(page: str, path: Path, script: str) -> str:
-    """A copy of the page that runs `script` and keeps what it returns; its address."""
-    kept = f"document.body.dataset.told = JSON.stringify((() => {{ {script} }})());"
-    ended = page.replace("</body>", f"<script>{kept}</script></body>")
-    path.write_text(ended, encoding="utf-8")
-    return path.as_uri()
-
-
-def told(document: str):
-    return json.loads(html.unescape(re.search(r'data-told="([^"]*)"', document)[1]))
-
-
-def test_the_browser_shows_all_images_the_worst_mistakes_first(browse, result):
-    found = cards(browse((result / "report.html").as_uri()))
-    assert len(found) == 14
-    assert [one["outcome"] for one in found] == ["false alarm"] * 2 + ["correct"] * 12
-    assert {one["image"] for one in found[:2]} == {
-        "bottle/test/2 a.png",
-        f"grid/test/2 {HOSTILE}.png",
-    }
-    assert found[0]["alt"] == "bottle/test/2 a.png: good, score 0.6000, false alarm"
-
-
-def test_the_address_filters_and_sorts(browse, result):
-    address = (result / "report.html").as_uri()
-    found = cards(browse(f"{address}#category=bottle&outcome=mistakes&shots=1"))
-    assert [one["image"] for one in found] == ["bottle/test/3 a.png"]
-    assert found[0]["outcome"] == "missed"
-    found = cards(browse(f"{address}#category=bottle&defect=crack&sort=score&shots=1"))
-    assert [one["image"][12:13] for one in found] == ["6", "4"]
-
-
-def test_hostile_names_stay_text_in_the_browser(browse, result):
-    document = browse((result / "report.html").as_uri() + "#category=grid&sort=name")
-    assert "<title>WinCLIP on MVTec AD</title>" in document
-    assert [one["image"] for one in cards(document)] == [
-        f"grid/test/{number} {HOSTILE}.png" for number in range(7)
-    ]
-
-
-def test_controls_and_keys_work(browse, page, tmp_path):
-    script = """
-        const texts = () => [...document.querySelectorAll("#cards li")].map((c) => c.dataset.score);
-        const set = (id, value) => {
-          byId(id).value = value;
-          byId(id).dispatchEvent(new Event("change"));
-        };
-        set("category", "=bottle");
-        set("sort", "score-up");
-        const sorted = texts();
-        set("shots", "1");
-        const table = [...document.querySelectorAll("#numbers [data-shots]")]
-          .map((one) => one.checkVisibility());
-        document.querySelector("#cards button").click();
-        const opened = [byId("large").open, byId("large-title").textContent];
-        byId("large").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-        const second = byId("large-title").textContent;
-        const pictures = byId("large-pictures").children.length;
-        byId("close").click();
-        const closed = byId("large").open;
-        set("outcome", "false alarm");
-        const none = byId("count").textContent;
-        byId("filters").dispatchEvent(new Event("reset", { cancelable: true }));
-        return { sorted, table, opened, second, pictures, closed, none, all: texts().length };
-    """
-    said = told(browse(scripted(page, tmp_path / "page.html", script)))
-    assert said["sorted"] == [f"{score:.4f}" for score in (0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9)]
-    assert said["table"] == [False, True]
-    assert said["opened"] == [True, "bottle/test/3 a.png"]
-    assert said["second"] == "bottle/test/0 a.png"
-    assert said["pictures"] == 2 + 2  # image, ground truth, and a heatmap for each number of shots
-    assert said["closed"] is False
-    assert said["none"] == "None of 14 images match; reset the filters"
-    assert said["all"] == 14
-
-
-def test_a_heatmap_is_bright_where_the_map_is_high(browse, page, tmp_path):
-    script = """
-        const canvas = document.createElement("canvas");
-        canvas.width = canvas.height = 100;
-        const levels = Array(25).fill(0);
-        levels[8] = 255; // row 1, column 3 of 5
-        paint(canvas, { rows: 5, columns: 5, levels: btoa(String.fromCharCode(...levels)) });
-        const at = (x, y) => [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
-        return [at(70, 30), at(60, 30), at(30, 70)];
-    """
-    high, between, low = told(browse(scripted(page, tmp_path / "page.html", script)))
-    assert sum(high) > sum(between) > sum(low)
-    assert high[3] == 255 and max(low[:3]) < 10
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_but_tables_scrolls_sideways(browse, page, tmp_path, width):
-    script = "return [document.documentElement.scrollWidth, innerWidth];"
-    needed, window = told(browse(scripted(page, tmp_path / "page.html", script), width))
-    assert needed <= window <= max(width, 500)
-
-
-def test_hundreds_of_cards_come_a_few_at_a_time(browse, page, tmp_path):
-    (index,) = embedded(page, 'id="index"')
-    index["images"] = index["images"] * 10
-    many = re.sub(
-        r'(id="index">).*?(</script>)',
-        lambda found: found[1] + str(script_json(index)) + found[2],
-        page,
-        flags=re.S,
-    )
-    script = """
-        const shown = [document.querySelectorAll("#cards li").length];
-        for (let press = 0; press < 9 && !byId("more").hidden; press++) {
-          byId("more").click();
-          shown.push(document.querySelectorAll("#cards li").length);
-        }
-        return [shown, document.activeElement === byId("cards").children[120].firstChild];
-    """
-    assert told(browse(scripted(many, tmp_path / "page.html", script))) == [[60, 120, 140], True]

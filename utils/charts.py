@@ -28,8 +28,8 @@ class Axes(NamedTuple):
     top: float = 10
     bottom: float = 40
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies in the drawing."""
+    def at(self, x, y):
+        """Where a point lies in the drawing: numbers in and out, or arrays of them."""
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return (
@@ -57,7 +57,8 @@ def curve_chart(
     parts.append(rows(axes, steps, "{:.1f}"))
     parts.append(axis_names(axes, *names))
     for number, curve in reversed(list(enumerate(curves))):
-        points = " ".join("{:.1f},{:.1f}".format(*axes.at(x, y)) for x, y in curve)
+        places = axes.at(*np.reshape(curve, (-1, 2)).T)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(*places, strict=True))
         parts.append(f'<polyline class="line {style(number)}" points="{points}"/>')
     return svg(axes, parts, label)
 
@@ -73,7 +74,7 @@ def histogram(
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(part, edges)[0] for part in (good, anomalous)]
     most = max(int(count.max()) for count in counts)
-    axes = Axes(340, 270, (low, high), (0, 1.05 * most))
+    axes = Axes(340, 270, (low, high), (0, 1.05 * most), right=22)
     parts = [rows(axes, [n for n in round_ticks(0, most) if n == int(n)], "{:.0f}")]
     parts.append(columns(axes, round_ticks(low, high), "{:.12g}"))
     parts.append(axis_names(axes, "image score", "images"))
@@ -125,7 +126,7 @@ def draw_dot(axes: Axes, x: float, dot: Dot, look: str) -> list[str]:
     parts = []
     if dot.public == dot.public:
         left, y = axes.at(x, dot.public)
-        parts.append(f'<path class="public" d="M{left - 6:.1f} {y:.1f}h12"/>')
+        parts.append(f'<path class="public" d="M{left - 4:.1f} {y:.1f}h8"/>')
     if dot.paper == dot.paper:
         left, y = axes.at(x, dot.paper)
         parts.append(f'<path class="paper" d="M{left:.1f} {y - 5:.1f}l5 5-5 5-5-5z"/>')
@@ -208,12 +209,13 @@ def shorten(name: str, most: int) -> str:
 def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round values from `low` to `high`: a step of 1, 2 or 5 times a power of ten apart.
 
-    >>> round_ticks(0.13, 0.61)
-    [0.2, 0.4, 0.6]
+    >>> round_ticks(0.13, 0.61), [f"{tick:.0f}" for tick in round_ticks(0, 2, about=2)]
+    ([0.2, 0.4, 0.6], ['0', '1', '2'])
     """
     power = 10.0 ** np.floor(np.log10((high - low) / about))
     step = next(
         power * factor for factor in (1, 2, 5, 10) if (high - low) / power / factor <= about
     )
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return [float(f"{step * count:.12g}") for count in np.arange(first, last + 1)]
+    counts = range(int(first), int(last) + 1)
+    return [float(f"{step * count:.12g}") for count in counts]

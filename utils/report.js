@@ -1,39 +1,27 @@
 "use strict";
 // The page's one state (number of shots, filters, order) lives in the address after "#", so that
-// a view can be shared. Cards are made a few at a time, and a category's pictures are read when
-// its first card is made.
+// a view can be shared. Cards are made a few at a time. report_pictures.js stands before this.
 
 const BATCH = 60; // cards added at a time
 const SMALL = 144, LARGE = 360; // longer sides of heatmaps in cards and in the large view
 const DEFAULTS = { category: "all", defect: "all", outcome: "all", sort: "worst" };
 
-const byId = (id) => document.getElementById(id);
-const data = JSON.parse(byId("index").textContent);
-const stores = [...document.querySelectorAll("script.store")];
-const parsed = new Map();
 const controls = Object.fromEntries(
   ["shots", "category", "defect", "outcome", "sort"].map((name) => [name, byId(name)]),
 );
+let run = 0; // the place of the chosen number of shots
 let found = []; // the images that pass the filters, in order
 let shown = 0; // how many of them have cards
 let open = -1; // the place in `found` of the large view
 
-function picturesOf(image) {
-  if (!parsed.has(image.category)) {
-    parsed.set(image.category, JSON.parse(stores[image.category].textContent));
-  }
-  return parsed.get(image.category)[image.row];
-}
-
-const place = () => controls.shots.selectedIndex;
-const runOf = (image, run) => data.categories[image.category].runs[run];
-const isMistake = (image) => ["missed", "false alarm"].includes(image.outcomes[place()]);
+const runOf = (image, place) => data.categories[image.category].runs[place];
+const isMistake = (image) => ["missed", "false alarm"].includes(image.outcomes[run]);
 
 // How far the score lies beyond the threshold on the wrong side; negative where it is right.
 function wrongness(image) {
-  const threshold = runOf(image, place()).threshold;
+  const threshold = runOf(image, run).threshold;
   if (threshold === null) return -Infinity;
-  const beyond = image.scores[place()] - threshold;
+  const beyond = image.scores[run] - threshold;
   return image.label === 1 ? -beyond : beyond;
 }
 
@@ -41,15 +29,15 @@ const byName = (a, b) => (a.image < b.image ? -1 : a.image > b.image ? 1 : 0);
 const difference = (a, b) => (a === b ? 0 : a - b); // two infinities have no difference
 const ORDERS = {
   worst: (a, b) => isMistake(b) - isMistake(a) || difference(wrongness(b), wrongness(a)) ||
-    (a.label < 0 ? b.scores[place()] - a.scores[place()] : 0),
-  score: (a, b) => b.scores[place()] - a.scores[place()],
-  "score-up": (a, b) => a.scores[place()] - b.scores[place()],
+    (a.label < 0 ? b.scores[run] - a.scores[run] : 0),
+  score: (a, b) => b.scores[run] - a.scores[run],
+  "score-up": (a, b) => a.scores[run] - b.scores[run],
   name: byName,
 };
 
 function passes(image) {
   const { category, defect, outcome } = controls;
-  const own = image.outcomes[place()];
+  const own = image.outcomes[run];
   return (
     (category.value === "all" || data.categories[image.category].name === category.value.slice(1)) &&
     (defect.value === "all" || image.defect === defect.value.slice(1)) &&
@@ -94,7 +82,7 @@ function readAddress() {
 
 function writeAddress() {
   const kept = new URLSearchParams();
-  if (place() > 0) kept.set("shots", controls.shots.value);
+  if (controls.shots.selectedIndex > 0) kept.set("shots", controls.shots.value);
   for (const [name, value] of Object.entries(DEFAULTS)) {
     const chosen = controls[name].value;
     if (chosen !== value) kept.set(name, chosen.replace(/^=/, ""));
@@ -102,89 +90,6 @@ function writeAddress() {
   if (byId("large").open) kept.set("image", found[open].image);
   const hash = kept.toString();
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
-}
-
-// ---- pictures ---------------------------------------------------------------------------------
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-function photo(image, alt, className = "") {
-  const [height, width] = image.size;
-  const source = `data:image/jpeg;base64,${picturesOf(image).thumbnail}`;
-  const picture = make("img", { src: source, alt, className });
-  picture.style.aspectRatio = `${width} / ${height}`;
-  return picture;
-}
-
-function outlined(image, alt) {
-  if (image.label < 1 || !picturesOf(image).outline) {
-    const textContent = ["not labelled", "good", "no mask"][image.label + 1];
-    const empty = make("span", { className: "picture nothing", textContent });
-    empty.style.aspectRatio = `${image.size[1]} / ${image.size[0]}`;
-    return empty;
-  }
-  const frame = make("span", { className: "picture" }, photo(image, alt));
-  const path = picturesOf(image).outline;
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("class", "outline");
-  svg.setAttribute("viewBox", "0 0 1000 1000");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-hidden", "true");
-  for (const name of ["edge", "core"]) {
-    const line = document.createElementNS(space, "path");
-    line.setAttribute("class", name);
-    line.setAttribute("d", path);
-    svg.append(line);
-  }
-  frame.append(svg);
-  return frame;
-}
-
-function heatmap(image, run, side, alt) {
-  const [height, width] = image.size;
-  const ratio = side / Math.max(height, width);
-  const canvas = make("canvas", {
-    width: Math.max(1, Math.round(width * ratio)),
-    height: Math.max(1, Math.round(height * ratio)),
-  });
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", alt);
-  canvas.style.opacity = data.overlay;
-  paint(canvas, picturesOf(image).maps[run]);
-  return make("span", { className: "picture" }, photo(image, "", "grey"), canvas);
-}
-
-// The map stretched bilinearly over the canvas, half a cell in from the border, then coloured.
-function paint(canvas, { rows, columns, levels }) {
-  const values = Uint8Array.from(atob(levels), (letter) => letter.charCodeAt(0));
-  const context = canvas.getContext("2d");
-  const pixels = context.createImageData(canvas.width, canvas.height);
-  const across = steps(canvas.width, columns);
-  let at = 0;
-  for (const [top, bottom, down] of steps(canvas.height, rows)) {
-    for (const [left, right, along] of across) {
-      const above = values[top * columns + left] * (1 - along) + values[top * columns + right] * along;
-      const below = values[bottom * columns + left] * (1 - along) + values[bottom * columns + right] * along;
-      pixels.data.set(data.palette[Math.round(above * (1 - down) + below * down)], at);
-      pixels.data[at + 3] = 255;
-      at += 4;
-    }
-  }
-  context.putImageData(pixels, 0, 0);
-}
-
-// For each pixel of a side: the cells before and after it, and how far it is between them.
-function steps(length, cells) {
-  return Array.from({ length }, (_, pixel) => {
-    const middle = Math.min(Math.max(((pixel + 0.5) * cells) / length - 0.5, 0), cells - 1);
-    const before = Math.floor(middle);
-    return [before, Math.min(before + 1, cells - 1), middle - before];
-  });
 }
 
 // ---- cards ------------------------------------------------------------------------------------
@@ -200,7 +105,6 @@ function verdict(outcome) {
 }
 
 function card(image, position) {
-  const run = place();
   const score = number(image.scores[run]);
   const outcome = image.outcomes[run];
   const alt = `${image.image}: ${labelOf(image)}, score ${score}, ${outcomeText(outcome)}`;
@@ -243,6 +147,7 @@ function showMore() {
 }
 
 function render() {
+  run = controls.shots.selectedIndex;
   for (const part of document.querySelectorAll("[data-shots]")) {
     part.hidden = part.dataset.shots !== controls.shots.value;
   }
@@ -269,12 +174,12 @@ function enlarge(position) {
     const href = image.panel.split("/").map(encodeURIComponent).join("/");
     byId("large-facts").append(make("a", { href, textContent: "The panel in full size" }));
   }
-  const maps = image.scores.map((score, run) => {
-    const { name, threshold, scale } = runOf(image, run);
+  const maps = image.scores.map((score, place) => {
+    const { name, threshold, scale } = runOf(image, place);
     const told = `${name}: score ${number(score)}, threshold ${number(threshold)}, `;
     const range = `; colours from ${number(scale[0])} to ${number(scale[1])}`;
-    const picture = heatmap(image, run, LARGE, `heatmap, ${name}`);
-    return titled(picture, told, verdict(image.outcomes[run]), range);
+    const picture = heatmap(image, place, LARGE, `heatmap, ${name}`);
+    return titled(picture, told, verdict(image.outcomes[place]), range);
   });
   const plain = make("span", { className: "picture" }, photo(image, image.image));
   byId("large-pictures").replaceChildren(

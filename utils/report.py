@@ -2,10 +2,9 @@
 
 `write_report` reads what a run has written (settings.json, summary.csv, done/ and report/) and
 writes the page with the numbers, charts, curves and a gallery of all test images. It is one file:
-no network, no library; report.css and report.js are copied into it.
+no network, no library; report.css and the scripts beside it are copied into it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,21 +14,15 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from datasets.splits import UNKNOWN
 from utils.charts import Dot, curve_chart, dot_chart, histogram, style
 from utils.files import write_text
 from utils.folder import read_json
 from utils.markdown import UNDEFINED, cell, ours, seeds_text
 from utils.metrics import FPR_LIMIT, METRICS
 from utils.published import MEAN, PAPER, SOURCES
-from utils.report_data import (
-    CORRECT,
-    FALSE_ALARM,
-    MISSED,
-    gallery_index,
-    gallery_pictures,
-    image_counts,
-    outcome,
-)
+from utils.report_data import CORRECT, FALSE_ALARM, MISSED, outcome
+from utils.report_gallery import gallery_index, gallery_pictures, script_json
 from utils.results import SUMMARY_COLUMNS
 
 TEMPLATES = Path(__file__).resolve().parent
@@ -99,11 +92,7 @@ def report_page(
     drawn = {name: part for name, part in data.items() if part is not None}
     here = len(data)
     values = {tuple(row[:4]): row[4] for rows in metrics.values() for row in rows}
-    shots = [
-        {"shots": count, "name": f"{count}-shot", "seeds": seeds_text(part) if len(part) else ""}
-        for count in sorted({row["shots"] for one in drawn.values() for row in one["runs"]})
-        for part in [summary[summary["shots"] == count]]
-    ]
+    shots = shots_of(summary, drawn)
     return template().render(
         title=f"WinCLIP on {DATASETS.get(settings['dataset']) or settings['class_name']}",
         record=record,
@@ -123,8 +112,19 @@ def report_page(
         index=script_json(gallery_index(drawn)),
         pictures=[script_json(gallery_pictures(part)) for part in drawn.values()],
         css=asset("report.css"),
+        pictures_js=asset("report_pictures.js"),
         js=asset("report.js"),
     )
+
+
+def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping]) -> list[dict]:
+    """The numbers of shots that were run, and how many seeds they have."""
+    seeds = {count: seeds_text(part) for count, part in summary.groupby("shots")}
+    drawn = {run["shots"] for part in data.values() for run in part["runs"]}
+    return [
+        {"shots": int(count), "name": f"{count}-shot", "seeds": seeds.get(count, "")}
+        for count in sorted(drawn | set(seeds))
+    ]
 
 
 @lru_cache
@@ -143,12 +143,6 @@ def template():
 def asset(name: str) -> Markup:
     """A file beside the template, as it stands."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def script_json(value: object) -> Markup:
-    """JSON for a script element: no "<" in it, so no text can end the element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))
 
 
 def rows_of(summary: pd.DataFrame, shots: int) -> list[dict]:
@@ -189,12 +183,14 @@ def sources_of(summary: pd.DataFrame) -> list[tuple[str, str]]:
 
 def difference(value: float) -> str:
     """Ours minus theirs, signed: `+0.4`, `−1.2`."""
-    return UNDEFINED if pd.isna(value) else f"{value:+.1f}".replace("-", "−")
+    if pd.isna(value):
+        return UNDEFINED
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def dots(rows: pd.DataFrame) -> list[Dot]:
     """The numbers of some rows of a summary."""
-    return [Dot(row.mean, row.std, row.paper, row.public) for row in rows.itertuples()]
+    return [Dot(*one) for one in rows[["mean", "std", "paper", "public"]].to_numpy().tolist()]
 
 
 def category_chart(summary: pd.DataFrame, metric: str) -> Markup:
@@ -263,3 +259,23 @@ def curve_figure(
     label = f"{title} of {name}; {METRIC_NAMES[metric]}: {told}"
     chart = curve_chart([run["curves"][metric] for run in runs], end, axes, label)
     return {"title": title, "area": METRIC_NAMES[metric], "areas": areas, "chart": chart}
+
+
+def image_counts(data: Mapping[str, Mapping]) -> list[dict]:
+    """How many test images of each defect every category has."""
+    counts = []
+    for name, part in data.items():
+        labels = [one["label"] for one in part["images"]]
+        found = [one["defect"] for one in part["images"] if one["label"] == 1]
+        defects = pd.Series(found, dtype=str)
+        by_defect = defects.value_counts().sort_index().items()
+        counts.append(
+            {
+                "name": name,
+                "good": labels.count(0),
+                "anomalous": len(defects),
+                "unknown": labels.count(UNKNOWN),
+                "defects": ", ".join(f"{defect} {count}" for defect, count in by_defect),
+            }
+        )
+    return counts

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from datasets.images import ImageDataset
-from datasets.splits import UNKNOWN, Sample
+from datasets.splits import Sample
 from utils.curves import Curve, f1_threshold
 from utils.files import write_text
-from utils.heatmaps import OVERLAY, Scale, palette, scale_of
+from utils.heatmaps import Scale, scale_of
 from utils.metrics import THREADS
 from utils.scores import Scores
 from utils.tiles import stitch
@@ -52,30 +51,34 @@ def category_data(
     scales = [scale_of(scores.maps[run]) for run in shown]
     with ThreadPoolExecutor(THREADS) as pool:
         thumbnails = list(pool.map(lambda sample: thumbnail(dataset.read(sample.image)), tests))
-    ends = np.cumsum(scores.tiles)
-    images = []
-    for row, sample in enumerate(tests):
-        maps = scores.maps[shown, ends[row] - scores.tiles[row] : ends[row]]
-        shape = tuple(scores.size[row].tolist())
-        images.append(
-            {
-                "image": sample.image,
-                "defect": sample.defect,
-                "label": sample.label,
-                "size": shape,
-                "panel": panels.get(row, ""),
-                "scores": [plain(scores.image_scores[run, row]) for run in shown],
-                "thumbnail": thumbnails[row],
-                "outline": outline(masks[row]),
-                "maps": [
-                    small_map(one, shape, scale) for one, scale in zip(maps, scales, strict=True)
-                ],
-            }
-        )
+    images = [
+        {
+            "image": sample.image,
+            "defect": sample.defect,
+            "label": sample.label,
+            "panel": panels.get(row, ""),
+            "thumbnail": thumbnails[row],
+            "outline": outline(masks[row]),
+        }
+        | image_scores(scores, row, shown, scales)
+        for row, sample in enumerate(tests)
+    ]
     runs = [
         run_data(scores, run, scale, curves[run]) for run, scale in zip(shown, scales, strict=True)
     ]
     return {"runs": runs, "images": images}
+
+
+def image_scores(scores: Scores, row: int, shown: Sequence[int], scales: Sequence[Scale]) -> dict:
+    """The size of one image, its scores and its small maps in the runs that are shown."""
+    size = tuple(scores.size[row].tolist())
+    start = int(scores.tiles[:row].sum())
+    maps = scores.maps[shown, start : start + scores.tiles[row]]
+    return {
+        "size": size,
+        "scores": [plain(scores.image_scores[run, row]) for run in shown],
+        "maps": [small_map(one, size, scale) for one, scale in zip(maps, scales, strict=True)],
+    }
 
 
 def run_data(scores: Scores, run: int, scale: Scale, curves: Mapping[str, Curve]) -> dict:
@@ -156,58 +159,3 @@ def small_map(maps: np.ndarray, size: tuple[int, int], scale: Scale) -> dict:
     levels = np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)
     data = base64.b64encode(levels.tobytes()).decode("ascii")
     return {"rows": levels.shape[0], "columns": levels.shape[1], "levels": data}
-
-
-def image_counts(data: Mapping[str, Mapping]) -> list[dict]:
-    """How many test images of each defect every category has."""
-    counts = []
-    for name, part in data.items():
-        labels = [one["label"] for one in part["images"]]
-        defects = pd.Series(
-            [one["defect"] for one in part["images"] if one["label"] == 1], dtype=str
-        )
-        by_defect = defects.value_counts().sort_index().items()
-        counts.append(
-            {
-                "name": name,
-                "good": labels.count(0),
-                "anomalous": len(defects),
-                "unknown": labels.count(UNKNOWN),
-                "defects": ", ".join(f"{defect} {count}" for defect, count in by_defect),
-            }
-        )
-    return counts
-
-
-def gallery_index(data: Mapping[str, Mapping]) -> dict:
-    """What the gallery filters and sorts by; its pictures stand apart, read when they are shown."""
-    images = [
-        {key: one[key] for key in ("image", "defect", "label", "size", "panel", "scores")}
-        | {
-            "category": number,
-            "row": row,
-            "outcomes": [
-                outcome(score, one["label"], run["threshold"])
-                for score, run in zip(one["scores"], part["runs"], strict=True)
-            ],
-        }
-        for number, part in enumerate(data.values())
-        for row, one in enumerate(part["images"])
-    ]
-    categories = [
-        {
-            "name": name,
-            "runs": [
-                {key: run[key] for key in ("name", "shots", "threshold", "scale")}
-                for run in part["runs"]
-            ],
-        }
-        for name, part in data.items()
-    ]
-    colours = palette().tolist()
-    return {"categories": categories, "images": images, "palette": colours, "overlay": OVERLAY}
-
-
-def gallery_pictures(part: Mapping) -> list[dict]:
-    """The thumbnails, outlines and maps of one category."""
-    return [{key: one[key] for key in ("thumbnail", "outline", "maps")} for one in part["images"]]

@@ -1,0 +1,104 @@
+"""Result folders with fabricated scores, whose numbers are worked out by hand, and their pages."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.images import ImageDataset
+from datasets.official import OFFICIAL
+from datasets.references import NO_SEED, Run
+from datasets.splits import Sample
+from utils.benchmark import write_summary
+from utils.category import write_category
+from utils.folder import ResultFolder
+from utils.report import write_report
+from utils.scores import Scores
+from utils.scoring import Plan, Result
+from utils.settings import Settings
+from utils.stopwatch import Stopwatch
+
+HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a file may be called so
+RUNS = [Run(0, NO_SEED, ()), Run(1, 3, ("a",)), Run(1, 4, ("b",))]
+LABELS = [0, 0, 0, 1, 1, 1, 1]
+# Zero-shot: F1-max from 0.3 (8/9), so the good 0.6 is a false alarm; AUROC 11/12.
+# 1-shot seed 3: F1-max from 0.7 (6/7), so the anomalous 0.05 is missed; AUROC 9/12.
+IMAGE_SCORES = [
+    [0.1, 0.2, 0.6, 0.3, 0.7, 0.8, 0.9],
+    [0.1, 0.5, 0.6, 0.05, 0.7, 0.8, 0.9],
+    [0.1, 0.2, 0.3, 0.4, 0.7, 0.8, 0.9],
+]
+
+
+def samples_of(category: str, labels: list[int], stem: str) -> list[Sample]:
+    """Test rows: good ones, then two defects in turn."""
+    rows = []
+    for number, label in enumerate(labels):
+        defect = ("good", "crack", "<i>rot</i> & wet")[label * (1 + number % 2)].replace("/", "")
+        image = f"{category}/test/{number} {stem}.png"
+        rows.append(Sample(category, "test", label, defect, image, image if label else ""))
+    return rows
+
+
+def scores_of(tests: list[Sample], size: tuple[int, int], tiles: int) -> Scores:
+    """Fabricated scores: hot where the masks are, on noise."""
+    rng = np.random.default_rng(0)
+    count = len(tests)
+    maps = rng.random((len(RUNS), count * tiles, 15, 15)).astype(np.float32)
+    maps[:, :, 4:9, 4:9] += 1
+    return Scores(
+        image=np.array([sample.image for sample in tests]),
+        label=np.array([sample.label for sample in tests]),
+        shots=np.array([run.shots for run in RUNS]),
+        seed=np.array([run.seed for run in RUNS]),
+        image_scores=np.array(IMAGE_SCORES, np.float32)[:, :count],
+        maps=maps,
+        tiles=np.full(count, tiles),
+        size=np.array([size] * count),
+    )
+
+
+def add_category(
+    folder: ResultFolder, root: Path, category: str, labels=LABELS, stem="a", size=(60, 60), tiles=1
+) -> None:
+    """Finish one category with fabricated scores and pictures."""
+    tests = samples_of(category, labels, stem)
+    masks = [np.zeros(size, bool) for _ in tests]
+    rng = np.random.default_rng(1)
+    for sample, mask in zip(tests, masks, strict=True):
+        path = root / sample.image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+        if sample.label:
+            mask[20:40, 20:40] = True
+    plan = Plan(category, RUNS, [], tests)
+    scores = scores_of(tests, size, tiles)
+    settings = Settings("mvtec", heatmaps="none")
+    dataset = ImageDataset(root, tests, 240, "tile", 240)
+    write_category(folder, plan, Result(scores, masks, []), settings, dataset, Stopwatch())
+
+
+def new_folder(path: Path) -> ResultFolder:
+    settings = Settings("mvtec", shots=(0, 1), seeds=(3, 4), result_dir=str(path))
+    folder = ResultFolder(path, settings, {"split_sha256": "5af1"}, ["LIMIT = 3: <only> three"])
+    folder.write_settings(weights={"sha256": "f65b", "description": "a file"}, device="CPU")
+    return folder
+
+
+def make_result(path: Path) -> Path:
+    """A result folder of two finished categories, one with names that try to break the page."""
+    folder = new_folder(path / "result")
+    add_category(folder, path / "raw", "bottle")
+    add_category(folder, path / "raw", "grid", stem=HOSTILE, size=(60, 90), tiles=2)
+    folder.write_settings(seconds={"encode": 3.0, "score": 1.0}, seconds_total=4.0)
+    write_summary(folder, "mvtec", list(OFFICIAL["mvtec"]))
+    write_report(folder.path, list(OFFICIAL["mvtec"]))
+    return folder.path
+
+
+def embedded(page: str, what: str) -> list:
+    """The JSON of the page's data elements."""
+    pattern = rf'<script type="application/json" {what}>(.*?)</script>'
+    return [json.loads(found) for found in re.findall(pattern, page, flags=re.S)]
