@@ -29,7 +29,7 @@ KNOWN_WEIGHTS = {
     "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840": "LAION-400M, epoch 31",
     "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3": "LAION-400M, epoch 31",
-    "DEMO_SHA": DEMO,
+    "eca916685f3638ff1912032da92b36eb38b0caa619201d3714e6694c120a657d": DEMO,
 }
 WHERE_TO_GET = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "

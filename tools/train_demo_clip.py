@@ -43,16 +43,13 @@ from tools.demo_views import (
     make_pool,
 )
 from utils.errors import exit_with_sentence
-from utils.files import atomic_path, sha256_of, write_text
+from utils.files import atomic_path, write_text
 from utils.options import parse_options
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "demo_clip"
-# Softer than the 0.07 of WinCLIP's scores, so that states must lie further apart: WinCLIP+ compares
-# embeddings with one another.
-TEMPERATURE = 0.2
-WINDOWS = {2: 3, 3: 3, 8: 2}  # views of each picture: windows of so many patches a side, how many
+TEMPERATURE = 0.07  # as in WinCLIP's scores
+WINDOWS = {2: 4, 3: 4, 6: 2}  # views of each picture: windows of so many patches a side, how many
 LEAST_PICTURE, LEAST_WINDOW, LEAST_PATCH = 0.001, 0.04, 0.15  # covered shares that count as damage
-PICTURES = 2.0  # weight of a picture's loss beside that of windows: there are fewer pictures
 WARM_UP = 100  # steps
 WHOLE_FROM = 0.85  # share of the training after which pictures keep all their patches
 SAVE_EVERY = 500  # steps
@@ -72,8 +69,6 @@ class Options:
     """Highest learning rate."""
     decay: float = 0.05
     """Weight decay."""
-    start: Path | None = None
-    """Weights to go on from; none given: random ones."""
     seed: int = 0
     """Of everything random."""
     device: str = "cpu"
@@ -169,8 +164,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.rng = np.random.default_rng(options.seed)
         self.generator = torch.Generator().manual_seed(options.seed)
-        start = str(options.start) if options.start else "random"
-        clip = load_clip(str(FOLDER / "demo-clip.json"), start)
+        clip = load_clip(str(FOLDER / "demo-clip.json"), "random")
         self.model = clip.model.to(options.device).train()
         self.size, self.patch = clip.image_size, self.model.visual.patch_size[0]
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
@@ -207,7 +201,7 @@ class Trainer:
         kept = torch.multinomial(torch.ones_like(share), count, generator=self.generator)
         found = embed_tokens(self.model.visual, pick(tokens, kept.to(device)))
         left = share.gather(1, kept)
-        total = PICTURES * self.view_loss(
+        total = self.view_loss(
             found[:, 0], (named, foreign), product, labels_of(left.mean(1), LEAST_PICTURE)
         )
         dense = labels_of(left, LEAST_PATCH).flatten().to(device)
@@ -264,8 +258,7 @@ def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, floa
         save_file(state, temporary)
     record = {
         "steps_done": len(losses),
-        "start_sha256": sha256_of(options.start) if options.start else None,
-        "options": {k: v for k, v in asdict(options).items() if k not in ("folder", "start")},
+        "options": {k: v for k, v in asdict(options).items() if k != "folder"},
         "products": list(trainer.pool.names),
         "pictures": len(trainer.pool.pictures),
         "seconds": {stage: round(value) for stage, value in seconds.items()},

@@ -1,0 +1,104 @@
+"""The demo benchmark's pictures and the demo CLIP's training views."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import demo
+from datasets.official import GROUPS, OFFICIAL
+from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, render, seed_of
+from datasets.render.surface import Look
+from datasets.splits import read_split
+from tests.conftest import PROJECT
+from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_pool
+
+DEFECTS = [(name, defect) for name, product in PRODUCTS.items() for defect in product.defects]
+UNSEEN = {name for name, product in PRODUCTS.items() if product.role == "unseen"}
+
+
+@pytest.mark.parametrize(("name", "defect"), DEFECTS)
+def test_a_defect_changes_the_piece_where_its_mask_is_and_nowhere_far_from_it(name, defect):
+    good, _ = draw(PRODUCTS[name], None, Look(seed_of(name, defect)))
+    look = Look(seed_of(name, defect))
+    bad, mask = draw(PRODUCTS[name], defect, look)
+    assert bad.colour.shape == (SIZE, SIZE, 3)
+    if defect in ("bend", "missing_part"):  # these draw other numbers before the piece is drawn
+        assert mask.any()
+        return
+    changed = np.abs(bad.colour - good.colour).max(axis=-1) > 0.02
+    changed |= np.abs(bad.height - good.height) > 0.5
+    if not mask.any():  # fell beside the piece: `render` draws such a one again
+        pytest.skip("too small to see")
+    assert changed[mask].mean() > 0.8
+    rows, columns = np.nonzero(mask)
+    far = np.ones_like(mask)
+    far[max(0, rows.min() - 20) : rows.max() + 21, max(0, columns.min() - 20) :][
+        :, : columns.max() - max(0, columns.min() - 20) + 21
+    ] = False
+    assert not changed[far].any()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_picture_depends_on_its_seed_alone(name):
+    defect = PRODUCTS[name].defects[0]
+    first, mask = render(name, defect, seed_of(1, name))
+    again, same = render(name, defect, seed_of(1, name))
+    other, _ = render(name, defect, seed_of(2, name))
+    assert np.array_equal(first, again) and np.array_equal(mask, same)
+    assert not np.array_equal(first, other)
+    assert mask.mean() >= LEAST
+    assert not render(name, None, seed_of(1, name))[1].any()
+
+
+def test_the_benchmark_has_seen_and_unseen_categories_and_enough_kinds_of_defects():
+    assert len(OFFICIAL["demo"]) == 12
+    assert {len(names) for names in GROUPS["demo"].values()} == {6}
+    assert set(GROUPS["demo"]["unseen categories"]) == UNSEEN
+    kinds = {kind for counts in OFFICIAL["demo"].values() for kind in counts.defects}
+    assert len(kinds) >= 6
+
+
+def test_the_script_writes_pictures_masks_and_a_split(tmp_path, monkeypatch):
+    few = {name: OFFICIAL["demo"][name] for name in ("wood", "capsule")}
+    monkeypatch.setitem(OFFICIAL, "demo", few)
+    demo.make(demo.Options(tmp_path / "with space", splits_folder=tmp_path / "splits"))
+    samples = read_split(tmp_path / "splits" / "demo.csv")
+    assert len(samples) == 2 * 32
+    assert sum(sample.label for sample in samples) == 2 * 16
+
+
+def test_the_training_pool_has_no_unseen_product():
+    pool = make_pool(2, seed=0, workers=2)
+    assert not UNSEEN & set(pool.names)
+    assert len(pool.pictures) == 2 * len(pool.names)
+    assert pool.masks.any(axis=(1, 2)).tolist() == [False, True] * len(pool.names)
+
+
+def test_the_committed_weights_were_trained_without_the_unseen_products():
+    record = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
+    assert record["products"]
+    assert not UNSEEN & set(record["products"])
+
+
+def test_coverage_is_the_share_of_each_patch_under_the_mask():
+    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[0, 0, :2] = True  # half of the first of four patches
+    mask[0, 2:, 2:] = True  # all of the last
+    assert coverage(mask, 2).tolist() == [[0.5, 0, 0, 1]]
+
+
+def test_a_window_is_damaged_only_where_enough_of_it_is():
+    assert labels_of(torch.tensor([0.0, 0.01, 0.5]), 0.1).tolist() == [0, IGNORE, 1]
+
+
+def test_windows_are_chosen_on_and_off_the_defect():
+    windows = torch.arange(16)[:, None]  # sixteen windows of one patch
+    share = torch.zeros(2, 16)
+    share[0, 5] = 1.0
+    generator = torch.Generator().manual_seed(0)
+    chosen, shares = choose_windows(windows, share, 6, generator)
+    assert chosen.shape == (2, 6, 1)
+    assert shares[0].sum() == 1 and 5 in chosen[0]  # the only damaged one is nearly sure to be in
+    assert shares[1].sum() == 0

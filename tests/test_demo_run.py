@@ -1,0 +1,129 @@
+"""The demo CLIP on the demo benchmark: scores mean something, so wrong ones turn a test red."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import run_demo
+from datasets.demo import Options, make
+from datasets.official import GROUPS, OFFICIAL
+from models.weights import load_clip
+from tests.conftest import PROJECT
+from utils import benchmark
+from utils.benchmark import run
+from utils.scores import load_scores
+from utils.settings import Settings
+
+UNSEEN = GROUPS["demo"]["unseen categories"]
+# Floors in percent, with a margin below what the committed weights reach.
+FLOORS = {
+    (0, "image_auroc"): 55.0,
+    (0, "pixel_auroc"): 77.0,
+    (0, "pixel_aupro"): 57.0,
+    (4, "image_auroc"): 65.0,
+    (4, "pixel_auroc"): 77.0,
+}
+
+# Zero-shot image score, and the map's highest and lowest, of leather/test/hole/000.png.
+GOLDEN = (0.2859, 0.2749, 0.06)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    """The runner's own settings, on the unseen categories alone, rendered into a new folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OFFICIAL, "demo", {name: OFFICIAL["demo"][name] for name in UNSEEN})
+        make(Options(folder / "raw", splits_folder=folder / "splits"))
+    constants = {k.lower(): v for k, v in vars(run_demo).items() if k.isupper()}
+    return replace(
+        Settings("demo", **constants),
+        data_root=str(folder / "raw"),
+        split=str(folder / "splits" / "demo.csv"),
+        result_dir=str(folder / "result"),
+        seeds=(0, 1),
+        heatmaps=1,
+        num_workers=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(settings) -> Path:
+    """The result folder of a run on all unseen categories."""
+    run(settings)
+    return Path(settings.result_dir)
+
+
+def mean_of_unseen(folder: Path, shots: int, metric: str) -> float:
+    summary = pd.read_csv(folder / "summary.csv")
+    rows = summary.query("category == 'mean of unseen categories' and shots == @shots")
+    return rows.set_index("metric").loc[metric, "mean"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shots", "metric"), FLOORS)
+def test_unseen_categories_score_above_a_floor(done, shots, metric):
+    assert mean_of_unseen(done, shots, metric) > FLOORS[shots, metric]
+
+
+@pytest.mark.slow
+def test_references_help_to_tell_pictures_apart(done):
+    assert mean_of_unseen(done, 4, "image_auroc") > mean_of_unseen(done, 0, "image_auroc") + 5
+
+
+@pytest.mark.slow
+def test_every_output_says_what_the_numbers_are(done):
+    assert "not comparable with published results" in (done / "summary.md").read_text()
+    assert "DEMO MODEL" in (done / "summary.md").read_text()
+    assert "DEMO MODEL" in (done / "settings.json").read_text()
+
+
+@pytest.mark.slow
+def test_swapped_prompts_invert_the_ranking(done, settings, tmp_path, monkeypatch):
+    """Normal states in the place of anomalous ones: the same zero-shot scores, from one down."""
+    ensemble = benchmark.prompt_ensemble
+    monkeypatch.setattr(benchmark, "prompt_ensemble", lambda *a: ensemble(*a)[::-1])
+    run(
+        replace(
+            settings,
+            categories=("leather",),
+            shots=(0,),
+            limit=2,
+            heatmaps="none",
+            result_dir=str(tmp_path),
+        )
+    )
+    swapped = load_scores(tmp_path / "scores" / "leather.npz")
+    right = load_scores(done / "scores" / "leather.npz")
+    place = [right.image.tolist().index(image) for image in swapped.image.tolist()]
+    assert swapped.image_scores[0] == pytest.approx(1 - right.image_scores[0, place], abs=1e-4)
+    assert swapped.image_scores[0, swapped.label == 0].mean() > (
+        swapped.image_scores[0, swapped.label == 1].mean()
+    )
+
+
+def test_the_weights_fit_the_repository_and_are_known():
+    file = Path(run_demo.PRETRAINED)
+    assert file.is_relative_to(PROJECT) and file.stat().st_size <= 16e6
+    clip = load_clip(run_demo.MODEL, run_demo.PRETRAINED)
+    assert clip.weights.demo and not clip.weights.random
+    assert (clip.image_size, clip.model.visual.grid_size) == (240, (15, 15))
+
+
+def test_the_models_numbers_are_not_those_of_random_weights():
+    loaded = load_clip(run_demo.MODEL, run_demo.PRETRAINED).model.state_dict()
+    random = load_clip(run_demo.MODEL, "random").model.state_dict()
+    assert loaded.keys() == random.keys()
+    assert not torch.equal(loaded["visual.conv1.weight"], random["visual.conv1.weight"])
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_committed_weights(done):
+    """Worked out once; a wrong temperature, prompt or window moves them by far more."""
+    scores = load_scores(done / "scores" / "leather.npz")
+    place = scores.image.tolist().index("leather/test/hole/000.png")
+    found = scores.image_scores[0, place], scores.maps[0, place].max(), scores.maps[0, place].min()
+    assert found == pytest.approx(GOLDEN, abs=2e-3)
