@@ -26,7 +26,10 @@ class SortingCounter:
 
     def __init__(self, found: np.ndarray):
         self.thresholds = np.unique(found)
-        self.own = np.searchsorted(self.thresholds, found)  # (n,): each one's threshold
+
+    def ranks(self, found: np.ndarray) -> np.ndarray:
+        """The number of each one's threshold, from 0: (n,) int64."""
+        return np.searchsorted(self.thresholds, found)
 
     def count(self, blocks: Blocks) -> np.ndarray:
         """The scores below, and up to and at, each of K thresholds: (2, K) int64."""
@@ -44,21 +47,26 @@ class CompiledCounter:
 
     def __init__(self, found: np.ndarray):
         bits = found.view(np.uint32)
-        self.table = Table(*fill(bits, pages_of(bits)))
-        self.own = places(bits, *self.table) >> 1
+        *fields, self.size = fill(bits, pages_of(bits))
+        self.table = Table(*fields)
 
     @staticmethod
     def fits(found: np.ndarray) -> bool:
         """Whether the thresholds are float32, and not scattered over all magnitudes."""
         return found.dtype == np.float32 and pages_of(found.view(np.uint32)).sum() <= MAX_PAGES
 
+    def ranks(self, found: np.ndarray) -> np.ndarray:
+        """The number of each one's threshold, from 0: (n,) int64."""
+        return ranks_of(found.view(np.uint32), *self.table)
+
     def count(self, blocks: Blocks) -> np.ndarray:
-        """The scores below, and up to and at, each of K thresholds: (2, K) int64."""
-        counts = np.zeros(2 * int(self.own.max()) + 3, np.uint32)
+        """The scores below, and up to and at, each of K thresholds: (2, K) uint32."""
+        counts = np.zeros(2 * self.size + 1, np.uint32)
         for block in blocks:
             for scores in block:
                 add(scores.view(np.uint32), counts, *self.table)
-        return counts[:-1].cumsum(dtype=np.int64).reshape(-1, 2).T
+        np.cumsum(counts, dtype=counts.dtype, out=counts)
+        return counts[:-1].reshape(-1, 2).T
 
 
 class Table(NamedTuple):
@@ -107,7 +115,7 @@ def pages_of(bits: np.ndarray) -> np.ndarray:
 
 @compiled
 def fill(bits: np.ndarray, used: np.ndarray) -> tuple:
-    """The fields of a `Table`, from thresholds as bits (n,) in any order, and their pages."""
+    """The fields of a `Table`, and K, from thresholds as bits (n,) in any order and their pages."""
     start, below = np.zeros(PAGES, np.uint32), np.zeros(PAGES, np.uint32)
     size = WORDS
     for page in range(PAGES):
@@ -125,7 +133,7 @@ def fill(bits: np.ndarray, used: np.ndarray) -> tuple:
             for at in range(start[page], start[page] + WORDS):
                 ranks[at] = rank - below[page]
                 rank += ones(words[at])
-    return start, below, words, ranks
+    return start, below, words, ranks, rank
 
 
 @compiled
@@ -148,9 +156,9 @@ def add(bits: np.ndarray, counts: np.ndarray, start, below, words, ranks) -> Non
 
 
 @compiled
-def places(bits: np.ndarray, start, below, words, ranks) -> np.ndarray:
-    """The places of scores as bits: (n,) int64."""
+def ranks_of(bits: np.ndarray, start, below, words, ranks) -> np.ndarray:
+    """How many thresholds are below each score, as bits (n,): (n,) int64."""
     found = np.empty(len(bits), np.int64)
     for number, one in enumerate(bits):
-        found[number] = place_of(one, start, below, words, ranks)
+        found[number] = place_of(one, start, below, words, ranks) >> np.uint64(1)
     return found

@@ -31,7 +31,7 @@ class Ranking(NamedTuple):
     positives: np.ndarray  # (K,) int64: anomalous scores equal to each threshold
     above: np.ndarray  # (K,) int64: normal scores above it
     equal: np.ndarray  # (K,) int64: normal scores equal to it
-    weights: np.ndarray  # (K,) float64: regions' shares at it, 1 / (area x regions) per pixel
+    weights: np.ndarray  # (K,) float64: 1 / area of its region, summed over its anomalous pixels
     normals: int  # N
 
 
@@ -75,11 +75,11 @@ class PixelEvaluator:
         self.compiled = compiled
         self.masks = [np.ascontiguousarray(mask) for mask in masks]
         self.masks = [mask if mask.dtype == bool else mask > 0 for mask in self.masks]
-        self.places = [np.flatnonzero(mask) for mask in self.masks]
-        regions = [region_shares(mask) for mask in self.masks]
-        self.regions = sum(count for _, count in regions)
-        shares = [share for share, _ in regions]
-        self.shares = np.concatenate(shares) / max(1, self.regions) if shares else np.empty(0)
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(regions_of, self.masks))
+        self.places = [places for places, _, _ in found]
+        self.shares = np.concatenate([np.zeros(0), *(shares for _, shares, _ in found)])
+        self.regions = sum(count for _, _, count in found)
         self.anomalous = sum(map(len, self.places))
         self.normals = sum(mask.size for mask in self.masks) - self.anomalous
         self.blocks = blocks_of([mask.size for mask in self.masks])
@@ -109,11 +109,11 @@ class PixelEvaluator:
                 return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
             found = np.concatenate(parts)
             counter = self._counter(found)
+            positives, weights = self._tally(counter.ranks(found))
+            del parts, found  # as large as the counts
             shares = [self.blocks[start::THREADS] for start in range(THREADS)]
             counts = pool.map(lambda blocks: counter.count(self._read_all(scores, blocks)), shares)
             below, up_to = sum(counts)
-        positives = np.bincount(counter.own)
-        weights = np.bincount(counter.own, self.shares)
         # Anomalous scores were counted too: fewer steps than to leave them out.
         above = self.normals - (up_to - np.cumsum(positives))
         return Ranking(positives, above, up_to - below - positives, weights, self.normals)
@@ -123,6 +123,10 @@ class PixelEvaluator:
         few = self.normals + self.anomalous < 2**32
         fits = self.compiled and few and CompiledCounter.fits(found)
         return CompiledCounter(found) if fits else SortingCounter(found)
+
+    def _tally(self, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The anomalous pixels and their weights at each threshold, from each one's: (K,) both."""
+        return np.bincount(own), np.bincount(own, self.shares)
 
     def _read(self, scores: Sequence[np.ndarray], index: int) -> np.ndarray:
         """One map as floats (n,), checked."""
@@ -158,13 +162,17 @@ def blocks_of(sizes: Sequence[int]) -> list[list[int]]:
     return blocks
 
 
-def region_shares(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """1 / area of the 8-connected region of every anomalous pixel, in order; and the regions."""
-    if not mask.any():
-        return np.zeros(0), 0
+def regions_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The anomalous pixels of a mask (H, W) bool, by its 8-connected regions.
+
+    Returns their flat places, 1 / area of the region of each, and the number of regions.
+    """
+    places = np.flatnonzero(mask)
+    if not len(places):
+        return places, np.zeros(0), 0
     count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    own = labels[mask]
-    return (1 / np.maximum(1, np.bincount(own, minlength=count)))[own], count - 1
+    own = labels.reshape(-1)[places]
+    return places, (1 / np.maximum(1, np.bincount(own, minlength=count)))[own], count - 1
 
 
 def ranking_metrics(ranking: Ranking) -> tuple[float, float, float]:
@@ -189,7 +197,7 @@ def aupro(ranking: Ranking, regions: int) -> float:
 
     Between two thresholds the curve is a straight line. At a threshold the false positive rate
     goes from a = above / N to b = (above + equal) / N, and the overlap rises by the threshold's
-    weight w. Up to the limit L that weight covers w (L - (a + b) / 2) where b <= L, and
+    share w of all weights. Up to the limit L it covers w (L - (a + b) / 2) where b <= L, and
     w (L - a)^2 / (2 (b - a)) where a < L < b: exact for any ties.
     """
     if not regions or not ranking.normals:
@@ -200,5 +208,5 @@ def aupro(ranking: Ranking, regions: int) -> float:
     rise = np.where(b > a, b - a, 1)
     part = np.maximum(0, FPR_LIMIT - a) ** 2 / (2 * rise)
     covered = (ranking.weights * np.where(b <= FPR_LIMIT, whole, part)).sum()
-    # The weights add up to 1, and so do shares of the limit, but for rounding.
+    # The shares add up to 1, but for rounding.
     return min(1.0, float(covered / ranking.weights.sum() / FPR_LIMIT))
