@@ -5,6 +5,7 @@ raised as `InputError` with one sentence: what was given, what is wrong, what to
 """
 
 import sys
+import textwrap
 from collections.abc import Callable
 
 
@@ -22,3 +23,8 @@ def exit_with_sentence(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def in_short(error: Exception) -> str:
+    """The first words of what a library says of an error, on one line."""
+    return textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")
