@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from utils.errors import InputError, in_short
-from utils.files import sha256_of
+from utils.files import sha256_of, user_path
 
 RANDOM = "random"
 RANDOM_SEED = 0
@@ -136,7 +136,7 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
                 f'PRETRAINED = "{pretrained}": the weights of {name} could not be fetched '
                 f"({type(error).__name__}: {in_short(error)}); {WHERE_TO_GET}"
             ) from error
-    path = Path(pretrained).expanduser()
+    path = user_path(pretrained)
     if path.is_dir():
         found = [path / file for file in FOLDER_FILES if (path / file).is_file()]
         if not found:

@@ -23,7 +23,7 @@ from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
 from utils.category import write_category
 from utils.errors import InputError, exit_with_sentence
-from utils.files import sha256_of, write_text
+from utils.files import sha256_of, user_path, write_text
 from utils.folder import ResultFolder, check_writable, machine
 from utils.results import write_tables
 from utils.scoring import Encodings, Plan, batch_indices, score_category
@@ -40,7 +40,7 @@ def run(settings: Settings) -> str:
     """Run a benchmark; returns the summary in Markdown. A user's mistake is an `InputError`."""
     clock = Stopwatch()
     split = SPLITS_FOLDER / f"{settings.dataset}.csv"
-    split = split if settings.split == "auto" else Path(settings.split).expanduser()
+    split = split if settings.split == "auto" else user_path(settings.split)
     samples = read_split(split)
     root = find_root(settings)
     plans = make_plans(settings, samples)
@@ -79,7 +79,7 @@ def find_root(settings: Settings) -> Path:
     if settings.data_root == "auto":
         root = read_root(settings.dataset)
     else:
-        root = Path(settings.data_root).expanduser()
+        root = user_path(settings.data_root)
     if not root.is_dir():
         raise InputError(
             f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
@@ -98,7 +98,7 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
             )
     given = None
     if settings.references != "draw":
-        given = read_references(Path(settings.references).expanduser())
+        given = read_references(user_path(settings.references))
     plans = []
     for category in in_split:
         if settings.categories and category not in settings.categories:
@@ -138,7 +138,7 @@ def make_identity(settings: Settings, clip: LoadedClip, split: Path, device: tor
     """What results depend on: settings, and checksums of what they name."""
     references = settings.references
     if references != "draw":
-        references = sha256_of(Path(references).expanduser())
+        references = sha256_of(user_path(references))
     return settings.identity() | {
         "split_sha256": sha256_of(split),
         "weights": clip.weights.sha256 or clip.weights.description,
