@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from datasets.decode import UNREADABLE, read_anomalous, read_image
+from datasets.decode import decoding, read_anomalous, read_image
 from datasets.prepare import SUFFIXES, THREADS
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
@@ -127,9 +126,9 @@ def with_masks(samples: Sequence[Sample], masks: Path) -> list[Sample]:
 def is_blank(mask: Path) -> bool:
     """Whether a mask marks nothing; an unreadable one does not count as blank."""
     try:
-        with Image.open(mask) as pixels:
+        with decoding(mask, "the mask ") as pixels:
             return not np.asarray(pixels).any()
-    except UNREADABLE:
+    except InputError:
         return False
 
 

@@ -1,12 +1,20 @@
-"""Files to pixels: images of any mode to RGB, masks to booleans; a fault is one sentence."""
+"""Files to pixels: images of any mode to RGB, masks to booleans; a fault is one sentence.
 
+Read are PNG, JPEG, BMP, TIFF, WebP and GIF of one picture, told by content and not by suffix.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.errors import InputError
+from utils.errors import InputError, in_short
 
+# No other reader of Pillow's is let near a file: some of them start other programs.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I": how older Pillows open 16-bit PNG
 # What Pillow raises on files that are damaged, no images, or larger than any picture.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -16,59 +24,48 @@ def read_image(path: Path, upright: bool = False) -> Image.Image:
 
     `upright` turns it as its EXIF orientation says.
     """
-    try:
-        with Image.open(path) as image:
-            rgb = to_rgb(image)
-            return ImageOps.exif_transpose(rgb) if upright else rgb
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} is in the split but not there; prepare the split again, or mend the data root"
-        ) from error
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({error}); replace the file"
-        ) from error
+    with decoding(path, "") as image:
+        return to_rgb(ImageOps.exif_transpose(image) if upright else image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB from any mode: 16-bit grey is scaled to 8 bits, since Pillow would cut it off at 255.
 
-    What is transparent is laid on white; numbers without a range (mode F) are a ValueError.
+    What is transparent is laid on white. Numbers that no image sensor gives (floating point,
+    beyond 16 bits) are a `ValueError`.
     """
+    if image.mode in DEEP_GREY:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("it has grey values beyond 16 bits")
+        image = Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a range")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        grey = np.asarray(image, dtype=np.uint16) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
+        raise ValueError("it has floating-point pixels")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
         white.alpha_composite(clear)
-        white.info = image.info  # where Pillow keeps the orientation
-        return white.convert("RGB")
+        image = white
     return image.convert("RGB")
 
 
 def read_anomalous(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     """Decode the mask of an anomalous image: (H, W) bool, any value above 0 is anomalous.
 
-    `image_size` is (width, height) of its image. A mask that is missing, damaged, empty or of
-    another size is an `InputError`.
+    Any colour but black is, of a palette or with alpha too. `image_size` is (width, height) of its
+    image. A mask that is missing, damaged, empty or of another size is an `InputError`.
     """
-    try:
-        with Image.open(path) as mask:
-            if mask.size != image_size:
-                raise InputError(
-                    f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
-                    f"{image_size[0]} x {image_size[1]}; replace it by the original"
-                )
-            anomalous = np.asarray(mask) > 0
-    except FileNotFoundError as error:
-        raise InputError(
-            f"the mask {path} is in the split but not there; prepare the split again"
-        ) from error
-    except UNREADABLE as error:
-        raise InputError(f"the mask {path} cannot be read ({error}); replace the file") from error
+    with decoding(path, "the mask ") as mask:
+        if mask.size != image_size:
+            raise InputError(
+                f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
+                f"{image_size[0]} x {image_size[1]}; replace it by the original"
+            )
+        if mask.mode == "F":
+            raise ValueError("it has floating-point pixels")
+        if mask.mode not in ("1", "L", *DEEP_GREY):
+            mask = mask.convert("RGB")
+        anomalous = np.asarray(mask) > 0
     if anomalous.ndim == 3:
         anomalous = anomalous.any(axis=-1)
     if not anomalous.any():
@@ -76,3 +73,32 @@ def read_anomalous(path: Path, image_size: tuple[int, int]) -> np.ndarray:
             f"the mask {path} of an anomalous image is empty; replace it by the original"
         )
     return anomalous
+
+
+@contextmanager
+def decoding(path: Path, what: str) -> Iterator[Image.Image]:
+    """The opened picture of a file; what goes wrong while it is read is an `InputError`.
+
+    `what` stands before its name in the sentence: "" or "the mask ".
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # a pipe would be waited for
+        with Image.open(path, formats=FORMATS) as image:
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise ValueError("it holds more than one picture")
+            yield image
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{what}{path} is in the split but not there; prepare the split again, or mend the "
+            "data root"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{what}{path} cannot be read as an image (it is none of {', '.join(FORMATS)}); "
+            "replace the file"
+        ) from error
+    except UNREADABLE as error:
+        raise InputError(
+            f"{what}{path} cannot be read as an image ({in_short(error)}); replace the file"
+        ) from error

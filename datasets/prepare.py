@@ -6,7 +6,7 @@ A script says what its dataset is (`Dataset`) and calls `main`. Images are read,
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,12 +14,13 @@ from tqdm import tqdm
 from datasets.decode import read_anomalous, read_image
 from datasets.download import Archive, fetch, unpack
 from datasets.official import OFFICIAL, Counts, counted, differences
-from datasets.splits import SPLITS_FOLDER, Sample, write_root, write_split
+from datasets.splits import SPLITS_FOLDER, Sample, fault_of, write_root, write_split
 from utils.errors import InputError, exit_with_sentence
+from utils.files import is_plain_name, user_path
 from utils.options import parse_options
 
 PROJECT = SPLITS_FOLDER.parents[1]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # other files are strays
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # other files are strays
 LISTED = 20  # faults told one by one; the rest are counted
 THREADS = os.cpu_count() or 1  # Pillow decodes outside Python's lock
 
@@ -66,9 +67,17 @@ def main(dataset: Dataset, description: str, script: str) -> None:
 
 def prepare(dataset: Dataset, options: Options) -> list[Path]:
     """Find, check and count a dataset and write its split; returns the files written."""
+    for option, folder in (
+        ("data-root", options.data_root),
+        ("splits-folder", options.splits_folder),
+    ):
+        if not is_plain_name(str(folder.absolute())):
+            raise InputError(
+                f"--{option}: {str(folder)!a} is not UTF-8 or has control characters; rename it"
+            )
     if options.download:
         download(dataset, options)
-    root = find_root(dataset, options.data_root.expanduser())
+    root = find_root(dataset, user_path(options.data_root))
     try:
         samples, faults = dataset.scan(root)
     except OSError as error:
@@ -78,20 +87,25 @@ def prepare(dataset: Dataset, options: Options) -> list[Path]:
             f"{root} is not {dataset.title}: no category with images is in it; it should hold "
             f"{dataset.layout}"
         )
+    refuse(check_rows(root, samples))
     print(f"{dataset.title} in {root}\n\n{table(dataset, samples)}\n")
     if dataset.official:
         compare(dataset, samples, options.allow_incomplete)
-    faults += check_files(root, samples)
+    refuse(faults + check_files(root, samples))
+    files = write_split(samples, options.splits_folder, dataset.stem, dataset.named_defects)
+    write_root(root, options.splits_folder, dataset.name)
+    print(f"wrote {files[0]}\n      {files[1]}")
+    return files
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """End with all `faults`, each on its line, if there are any."""
     if faults:
         rest = f"\n  and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
         listed = "".join(f"\n  {fault}" for fault in faults[:LISTED])
         raise InputError(
             f"{len(faults)} files must be mended before a split is made:{listed}{rest}"
         )
-    files = write_split(samples, options.splits_folder, dataset.stem, dataset.named_defects)
-    write_root(root, options.splits_folder, dataset.name)
-    print(f"wrote {files[0]}\n      {files[1]}")
-    return files
 
 
 def download(dataset: Dataset, options: Options) -> None:
@@ -105,8 +119,8 @@ def download(dataset: Dataset, options: Options) -> None:
     )
     if not archive.url:
         raise InputError(f"{dataset.title} has no archive to download; {archive.by_hand}")
-    file = fetch(archive, options.data_root.expanduser())
-    unpack(file, options.data_root.expanduser())
+    file = fetch(archive, user_path(options.data_root))
+    unpack(file, user_path(options.data_root))
     print(f"{file} is no longer needed")
 
 
@@ -175,21 +189,27 @@ def beside(here: int, official: int | None) -> str:
     return str(here) if official is None else f"{here}/{official}"
 
 
+def check_rows(root: Path, samples: Sequence[Sample]) -> list[str]:
+    """The samples that could not be read back from a split, each with its path."""
+    faults, seen = [], set()
+    for sample in samples:
+        row = {column: str(value) for column, value in asdict(sample).items()}
+        if fault := fault_of(row, seen):
+            path = str(root / sample.image)
+            faults.append(f"{path if is_plain_name(path) else ascii(path)}: its row has {fault}")
+    return faults
+
+
 def check_files(root: Path, samples: Sequence[Sample]) -> list[str]:
     """Decode every image and mask; the faults, each with its path."""
     with ThreadPoolExecutor(THREADS) as pool:
-        work = pool.map(lambda sample: fault_of(root, sample), samples)
+        work = pool.map(lambda sample: damage_of(root, sample), samples)
         told = list(tqdm(work, total=len(samples), desc="checking images", unit="image"))
     return [fault for fault in told if fault]
 
 
-def fault_of(root: Path, sample: Sample) -> str:
+def damage_of(root: Path, sample: Sample) -> str:
     """What is wrong with the files of one sample, or ""."""
-    for path in filter(None, (sample.image, sample.mask)):
-        try:
-            path.encode("utf-8")
-        except UnicodeEncodeError:
-            return f"{root / path!a}: its name is not UTF-8"
     try:
         image = read_image(root / sample.image)
         if sample.mask:

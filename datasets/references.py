@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.splits import Sample
-from utils.errors import InputError
+from utils.errors import InputError, in_short
 
 COLUMNS = ["category", "shots", "seed", "image"]
 NO_SEED = -1  # of a zero-shot run: it draws no reference images
@@ -72,9 +72,12 @@ def given_runs(
 def read_references(path: Path) -> pd.DataFrame:
     """Read a list of references; a missing file or column is an `InputError`."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, compression=None)  # whatever its suffix is
     except (OSError, ValueError) as error:
-        raise InputError(f"REFERENCES: {path} cannot be read as a CSV ({error})") from error
+        raise InputError(
+            f"REFERENCES: {path} cannot be read as a CSV ({in_short(error)}); give a list like a "
+            "run's shots.csv"
+        ) from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise InputError(

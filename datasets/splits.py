@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
-from utils.errors import InputError
-from utils.files import write_text
+from utils.errors import InputError, in_short
+from utils.files import is_plain_name, write_text
 
 UNKNOWN = -1  # label of a picture that nobody has judged; only one's own pictures have it
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
@@ -71,39 +71,48 @@ def meta_of(samples: Sequence[Sample], named_defects: bool) -> dict:
 def read_split(path: Path) -> list[Sample]:
     """Read and check a split; every fault is an `InputError` with the file and the line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets mark it so
     except FileNotFoundError as error:
         raise InputError(
             f"there is no split {path}; run python datasets/{path.stem.split('_')[0]}.py "
             "--data-root DIR first"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the split {path} cannot be read ({error}); prepare it again") from error
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        raise InputError(
+            f"the split {path} cannot be read ({in_short(error)}); prepare it again"
+        ) from error
+    try:
+        return rows_of(text)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"the split {path} has {error}; prepare it again") from error
+
+
+def rows_of(text: str) -> list[Sample]:
+    """The rows of a split's text; a `ValueError` says what fault it has in which line."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    names = list(reader.fieldnames or [])
+    missing = [column for column in COLUMNS if column not in names]
     if missing:
-        raise InputError(f"the split {path} has no column {', '.join(missing)}; prepare it again")
+        raise ValueError(f"no column {', '.join(missing)}")
+    if len(set(names)) != len(names):
+        raise ValueError("two columns of one name")
     samples, seen = [], set()
     for row in reader:
-        fault = fault_of(row) or (
-            "an image that stands there twice" if row["image"] in seen else ""
-        )
-        if fault:
-            raise InputError(
-                f"the split {path} has {fault} in line {reader.line_num}; prepare it again"
-            )
-        seen.add(row["image"])
+        if fault := fault_of(row, seen):
+            raise ValueError(f"{fault} in line {reader.line_num}")
         values = {column: row[column] for column in COLUMNS}
         samples.append(Sample(**values | {"label": int(row["label"])}))
     if not samples:
-        raise InputError(f"the split {path} has no rows; prepare it again")
+        raise ValueError("no rows")
     return samples
 
 
-def fault_of(row: dict) -> str:
-    """What is wrong with one row of a split, or ""."""
+def fault_of(row: dict, seen: set[str]) -> str:
+    """What is wrong with one row of a split, or ""; `seen` gathers the images of the rows."""
     if None in row or any(row[column] is None for column in COLUMNS):
         return "too many or too few fields"
+    if not all(is_plain_name(row[column]) for column in COLUMNS):
+        return "a name that is not UTF-8 or has control characters"
     if row["split"] not in ("train", "test"):
         return f'the split "{row["split"]}" (it is train or test)'
     if row["label"] not in ("0", "1"):
@@ -114,13 +123,19 @@ def fault_of(row: dict) -> str:
         return "an anomalous image without mask, or a good one with"
     # These name folders and files of the results.
     if any(
-        set(row[column]) & set("/\\") or row[column] == ".." for column in ("class_name", "defect")
+        set(row[column]) & set("/\\") or row[column] in (".", "..")
+        for column in ("class_name", "defect")
     ):
         return "a class_name or defect that is a path"
     for column in ("image", "mask"):
         parts = PurePosixPath(row[column])
         if parts.is_absolute() or ".." in parts.parts or "\\" in row[column]:
             return f'a path "{row[column]}" that is not relative to the data root'
+        if row[column] and str(parts) != row[column]:
+            return f'a path "{row[column]}" that is written "{parts}" in short'
+    if row["image"] in seen:
+        return "an image that stands there twice"
+    seen.add(row["image"])
     return ""
 
 

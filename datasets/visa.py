@@ -82,6 +82,9 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
     for row in rows[COLUMNS].itertuples(index=False):
         if not (root / row.image).is_file():
             continue  # the counts say what is missing
+        if row.label not in ("normal", "anomaly"):
+            faults.append(f'{root / row.image}: its label is "{row.label}", not normal or anomaly')
+            continue
         label = int(row.label == "anomaly")
         if label and not (root / row.mask).is_file():
             faults.append(f"{root / row.image}: its mask {row.mask or '(none named)'} is not there")

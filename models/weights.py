@@ -7,7 +7,6 @@ repository, or "random". Pickled code in a weight file is never executed.
 import json
 import logging
 import pickle
-import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import open_clip
 import torch
 from torch import nn
 
-from utils.errors import InputError
-from utils.files import sha256_of
+from utils.errors import InputError, in_short
+from utils.files import sha256_of, user_path
 
 RANDOM = "random"
 RANDOM_SEED = 0
@@ -144,7 +143,7 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
                 f'PRETRAINED = "{pretrained}": the weights of {name} could not be fetched '
                 f"({type(error).__name__}: {in_short(error)}); {WHERE_TO_GET}"
             ) from error
-    path = Path(pretrained).expanduser()
+    path = user_path(pretrained)
     if path.is_dir():
         found = [path / file for file in FOLDER_FILES if (path / file).is_file()]
         if not found:
@@ -196,11 +195,6 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
             f"PRETRAINED: {file} does not load into {name} ({in_short(error)}): it is damaged or "
             "of another architecture; check its sha256, and that MODEL names its architecture"
         ) from error
-
-
-def in_short(error: Exception) -> str:
-    """The first words of what a library says of an error, on one line."""
-    return textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")
 
 
 def require_square(size: tuple[int, int], name: str) -> int:

@@ -24,7 +24,7 @@ from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
 from utils.category import write_category
 from utils.errors import InputError, exit_with_sentence
-from utils.files import sha256_of, write_text
+from utils.files import sha256_of, user_path, write_text
 from utils.folder import ResultFolder, check_writable, held, machine
 from utils.log import log, spoken, written
 from utils.report import write_report
@@ -63,7 +63,7 @@ class Job:
 def run(settings: Settings) -> str:
     """Run a benchmark; returns the summary in Markdown. A user's mistake is an `InputError`."""
     split = SPLITS_FOLDER / f"{settings.dataset}.csv"
-    split = split if settings.split == "auto" else Path(settings.split).expanduser()
+    split = split if settings.split == "auto" else user_path(settings.split)
     samples = read_split(split)
     job = Job(
         find_root(settings),
@@ -116,7 +116,7 @@ def find_root(settings: Settings) -> Path:
     if settings.data_root == "auto":
         root = read_root(settings.dataset)
     else:
-        root = Path(settings.data_root).expanduser()
+        root = user_path(settings.data_root)
     if not root.is_dir():
         raise InputError(
             f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
@@ -135,7 +135,7 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
             )
     given = None
     if settings.references != "draw":
-        given = read_references(Path(settings.references).expanduser())
+        given = read_references(user_path(settings.references))
     plans = []
     for category in in_split:
         if settings.categories and category not in settings.categories:
@@ -184,7 +184,7 @@ def make_identity(settings: Settings, clip: LoadedClip, device: torch.device) ->
     """What results depend on: settings, and checksums of the files that they name."""
     references, model = settings.references, settings.model
     if settings.dataset != "custom" and references != "draw":
-        references = sha256_of(Path(references).expanduser())
+        references = sha256_of(user_path(references))
     if model.endswith(".json"):
         model = sha256_of(Path(model))
     return settings.identity() | {

@@ -11,7 +11,7 @@ from datasets.references import NO_SEED, Run
 from datasets.splits import UNKNOWN
 from utils.benchmark import Job, execute
 from utils.errors import InputError, exit_with_sentence
-from utils.files import sha256_of, write_text
+from utils.files import sha256_of, user_path, write_text
 from utils.folder import read_json
 from utils.log import log, spoken
 from utils.scores import Scores, load_scores
@@ -52,8 +52,8 @@ class CustomSettings(Settings):
     def result_folder(self) -> Path:
         """Where results are written: named after the pictures' folder."""
         if self.result_dir == "auto":
-            return PROJECT / "result" / "custom" / (Path(self.images).expanduser().resolve().stem)
-        return Path(self.result_dir).expanduser()
+            return PROJECT / "result" / "custom" / (user_path(self.images).resolve().stem)
+        return user_path(self.result_dir)
 
 
 def main(constants: dict) -> None:
@@ -70,9 +70,9 @@ def run(settings: CustomSettings) -> None:
                 f'run_custom.py --images DIR --class-name "metal nut"'
             )
     pictures = find_pictures(
-        Path(settings.images).expanduser(),
+        user_path(settings.images),
         settings.class_name,
-        *(Path(at).expanduser() if at else None for at in (settings.references, settings.masks)),
+        *(user_path(at) if at else None for at in (settings.references, settings.masks)),
     )
     with spoken(settings.quiet):
         for fault in pictures.faults:

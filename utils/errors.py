@@ -6,6 +6,7 @@ raised as `InputError` with one sentence: what was given, what is wrong, what to
 
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 
 
@@ -32,3 +33,8 @@ def exit_with_sentence(main: Callable[[], None]) -> None:
 def interrupt(number: int, _frame: object) -> None:
     """Handle a signal as Ctrl-C is handled."""
     raise KeyboardInterrupt(number)
+
+
+def in_short(error: Exception) -> str:
+    """The first words of what a library says of an error, on one line."""
+    return textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")

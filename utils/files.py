@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,3 +58,20 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can stand in a table and on one line: UTF-8 without control characters.
+
+    >>> is_plain_name("größe 图像.png"), is_plain_name("a\\n.png"), is_plain_name("\\udcff.png")
+    (True, False, False)
+    """
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+
+
+def user_path(given: str | Path) -> Path:
+    """A path as a user writes it, with ~ for the home folder; an unknown user's ~ stays."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        return Path(given)  # it is then not found, which its reader says

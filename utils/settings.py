@@ -10,6 +10,7 @@ import tyro
 from models.protocols import PRESETS, PatchTokens, Protocol, Resize, Templates
 from models.weights import RANDOM
 from utils.errors import InputError
+from utils.files import is_plain_name, user_path
 from utils.options import parse_options
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -91,6 +92,11 @@ class Settings:
             if not fits(value, hint):
                 wanted = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
                 raise InputError(f"{name.upper()} = {value!r}: it must be of the type {wanted}")
+            if isinstance(value, str) and not is_plain_name(value):
+                raise InputError(
+                    f"{name.upper()} = {value!a}: it is not UTF-8 or has control characters; "
+                    "rename it"
+                )
         for name, values in (("SHOTS", self.shots), ("SEEDS", self.seeds)):
             if not values or min(values) < 0 or len(set(values)) != len(values):
                 raise InputError(f"{name} = {values}: give distinct whole numbers from 0 up")
@@ -124,7 +130,7 @@ class Settings:
         if self.result_dir == "auto":
             suffix = "-random" if self.pretrained == RANDOM else ""  # not to be taken for results
             return PROJECT / "result" / f"{self.dataset}{suffix}"
-        return Path(self.result_dir).expanduser()
+        return user_path(self.result_dir)
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
         """The further normal and anomalous states of one category."""
