@@ -96,7 +96,7 @@ OFFICIAL: dict[str, dict[str, Counts]] = {
 }
 # Categories whose means stand by themselves, besides the mean over all.
 GROUPS: dict[str, dict[str, list[str]]] = {
-    "demo": {f"{role} categories": list(_demo(role)) for role in ("seen", "unseen")},
+    "demo": {role: list(_demo(role)) for role in ("seen", "unseen")},
 }
 
 
