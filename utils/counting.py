@@ -3,7 +3,7 @@
 `SortingCounter` is NumPy alone: it sorts the scores block by block and searches every threshold.
 `CompiledCounter` sorts and searches nothing. A float32 has an order-preserving 32-bit key. One bit
 for each key marks the thresholds, and every word of 64 bits knows how many thresholds are below
-it; so the place of a score is found from one word and its number of ones. Only pages of 65,536
+it; so the place of a score is found from one word and its number of ones. Only pages of 16,384
 keys that hold a threshold have words of their own. The loops release the interpreter's lock:
 threads count side by side, each into its own array.
 """
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-PAGES = 1 << 16  # of keys with the same upper 16 bits
-WORDS = 1 << 10  # of 64 keys, in a page
-MAX_PAGES = 1 << 14  # with thresholds, 10 KiB each: a million scores in [0, 1] fill about 2,500
+PAGES = 1 << 18  # of keys with the same upper 18 bits
+WORDS = 1 << 8  # of 64 keys, in a page
+MAX_PAGES = 1 << 14  # with thresholds, 2.5 KiB each: 3 million scores in [0, 1] fill 6,700
 
 Blocks = Iterable[Iterable[np.ndarray]]  # scores (n,), a few arrays at a time
 
@@ -109,7 +109,7 @@ def pages_of(bits: np.ndarray) -> np.ndarray:
     """Which pages hold a score: (PAGES,) bool from the bits (n,) uint32 of float32 scores."""
     used = np.zeros(PAGES, np.bool_)
     for one in bits:
-        used[key_of(one) >> 16] = True
+        used[key_of(one) >> 14] = True
     return used
 
 
@@ -125,7 +125,7 @@ def fill(bits: np.ndarray, used: np.ndarray) -> tuple:
     words, ranks = np.zeros(size, np.uint64), np.zeros(size, np.uint16)
     for one in bits:
         key = key_of(one)
-        words[start[key >> 16] + ((key >> 6) & (WORDS - 1))] |= np.uint64(1) << np.uint64(key & 63)
+        words[start[key >> 14] + ((key >> 6) & (WORDS - 1))] |= np.uint64(1) << np.uint64(key & 63)
     rank = 0
     for page in range(PAGES):
         below[page] = rank
@@ -140,7 +140,7 @@ def fill(bits: np.ndarray, used: np.ndarray) -> tuple:
 def place_of(bits: int, start, below, words, ranks) -> int:
     """2 r + 1 for the score that is threshold r, 2 r for others with r thresholds below."""
     key = key_of(bits)
-    page = key >> np.uint32(16)
+    page = key >> np.uint32(14)
     at = start[page] + ((key >> np.uint32(6)) & np.uint32(WORDS - 1))
     word, bit = words[at], np.uint64(key & np.uint32(63))
     inside = ones(word & ((np.uint64(1) << bit) - np.uint64(1)))
