@@ -4,6 +4,7 @@ Read are PNG, JPEG, BMP, TIFF and WebP, told by content and not by suffix; alpha
 open_clip's own transform does; an EXIF orientation is applied to images and masks alike.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from utils.errors import InputError, in_short
 # No other reader of Pillow's is let near a file: some of them start other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I": how older Pillows open 16-bit PNG
+MAX_PIXELS = 100_000_000  # of one image; a file of a few bytes can claim any number
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # it is refused here
 # What Pillow raises on files that are damaged, no images, or larger than any picture.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -48,6 +51,8 @@ def read_anomalous(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     image. A mask that is missing, damaged, empty or of another size is an `InputError`.
     """
     with decoding(path, "the mask ") as mask:
+        if mask.format in ("JPEG", "MPO"):
+            raise ValueError("it is a JPEG, which smears the edges of a mask")
         mask = ImageOps.exif_transpose(mask)
         if mask.size != image_size:
             raise InputError(
@@ -78,6 +83,8 @@ def decoding(path: Path, what: str) -> Iterator[Image.Image]:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")  # a pipe would be waited for
         with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise ValueError("it holds more than one picture")
             yield image
