@@ -3,6 +3,7 @@
 Read are PNG, JPEG, BMP, TIFF, WebP and GIF of one picture, told by content and not by suffix.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from utils.errors import InputError, in_short
 # No other reader of Pillow's is let near a file: some of them start other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I": how older Pillows open 16-bit PNG
+MAX_PIXELS = 100_000_000  # of one image; a file of a few bytes can claim any number
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # it is refused here
 # What Pillow raises on files that are damaged, no images, or larger than any picture.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -56,6 +59,8 @@ def read_anomalous(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     image. A mask that is missing, damaged, empty or of another size is an `InputError`.
     """
     with decoding(path, "the mask ") as mask:
+        if mask.format in ("JPEG", "MPO"):
+            raise ValueError("it is a JPEG, which smears the edges of a mask")
         if mask.size != image_size:
             raise InputError(
                 f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
@@ -85,6 +90,8 @@ def decoding(path: Path, what: str) -> Iterator[Image.Image]:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")  # a pipe would be waited for
         with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise ValueError("it holds more than one picture")
             yield image

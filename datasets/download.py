@@ -5,11 +5,13 @@ folder, whatever the archive's members are called; links in an archive are refus
 """
 
 import http.client
+import lzma
 import shutil
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,11 +19,15 @@ from typing import IO
 
 from tqdm import tqdm
 
-from utils.errors import InputError
-from utils.files import CHUNK, sha256_of
+from utils.errors import InputError, in_short
+from utils.files import CHUNK, is_plain_name, sha256_of
 
 TIMEOUT = 60  # seconds without a byte from the server
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError)
+# What the readers raise on archives that are damaged, encrypted or packed in an unknown way.
+BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, RuntimeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 bar.update(size)
     except BROKEN as error:
         raise InputError(
-            f"{archive} could not be unpacked ({error}); delete it and fetch it again"
+            f"{archive} could not be unpacked ({in_short(error)}); delete it and fetch it again"
         ) from error
 
 
@@ -120,7 +126,7 @@ def members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                     with opened.open(info) as stream:
                         yield info.filename, info.file_size, stream
         return
-    with tarfile.open(archive, "r|*") as opened:
+    with tarfile.open(archive, "r:*") as opened:
         for member in opened:
             if member.isdir():
                 continue
@@ -139,7 +145,8 @@ def safe_parts(name: str, archive: Path) -> tuple[str, ...]:
 
 def hostile(archive: Path, name: str, why: str) -> InputError:
     """The error for an archive that no dataset's author made."""
+    shown = name if is_plain_name(name) else ascii(name)[1:-1]
     return InputError(
-        f'{archive} was not unpacked further: its member "{name}" {why}; delete the archive and '
+        f'{archive} was not unpacked further: its member "{shown}" {why}; delete the archive and '
         "fetch it from the dataset's own page"
     )

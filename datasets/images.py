@@ -22,6 +22,8 @@ from datasets.splits import Sample
 from utils.errors import InputError
 from utils.tiles import tile_boxes, tile_count
 
+MAX_TILES = 32  # of one image; a longer strip is no picture for CLIP, and a batch must fit
+
 
 @dataclass(frozen=True)
 class Item:
@@ -69,6 +71,11 @@ class ImageDataset(Dataset):
         sample = self.samples[index]
         try:
             image = self.read(sample.image)
+            if self.resize == "tile" and tile_count(image.height, image.width) > MAX_TILES:
+                raise InputError(
+                    f"{self.root / sample.image} is {image.width} x {image.height} pixels, more "
+                    f"than {MAX_TILES} square tiles; cut it up, or set --resize squash"
+                )
             tiles = cut_tiles(image, self.side, self.resize)
             shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
             mask = np.zeros(shape, dtype=bool)

@@ -129,6 +129,8 @@ def fault_of(row: dict, seen: set[str]) -> str:
         return "a class_name or defect that is a path"
     for column in ("image", "mask"):
         parts = PurePosixPath(row[column])
+        if not parts.parts and row[column]:
+            return f'a path "{row[column]}" that names no file'
         if parts.is_absolute() or ".." in parts.parts or "\\" in row[column]:
             return f'a path "{row[column]}" that is not relative to the data root'
         if row[column] and str(parts) != row[column]:

@@ -39,6 +39,11 @@ WHERE_TO_GET = (
 # Looked for in a folder, in this order.
 FOLDER_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
+# What open_clip raises on a config with impossible numbers, or that needs what is not installed.
+UNBUILDABLE = (
+    *(ImportError, OSError, RuntimeError, ArithmeticError, AssertionError),
+    *(AttributeError, LookupError, TypeError, ValueError),
+)
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -85,7 +90,7 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     try:
         model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
         tokenizer = open_clip.get_tokenizer(name)
-    except (ImportError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
+    except UNBUILDABLE as error:
         raise InputError(
             f'MODEL: open_clip cannot build "{model_name}" here ({in_short(error)}); choose '
             'another, such as "ViT-B-16-plus-240"'
@@ -123,8 +128,12 @@ def check_config(path: Path) -> None:
     """Refuse a model config that open_clip could not build a model from."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"MODEL: the model config {path} cannot be read ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"MODEL: the model config {path} cannot be read ({in_short(error)})"
+        ) from error
+    if not isinstance(config, dict):
+        raise InputError(f"MODEL: {path} is no model config; see those of open_clip")
     missing = [key for key in CONFIG_KEYS if key not in config]
     if missing:
         raise InputError(
@@ -184,6 +193,9 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says it in one sentence
+            if file.suffix != ".safetensors":
+                # Where this raises a TypeError, open_clip would read again, code and all.
+                torch.load(file, map_location="meta", weights_only=True)
             open_clip.load_checkpoint(model, str(file), weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(

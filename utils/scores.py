@@ -6,22 +6,27 @@ can be made again without the model; `write_score_table` writes the image scores
 
 import csv
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from datasets.references import NO_SEED
 from datasets.splits import UNKNOWN
-from utils.errors import InputError
+from utils.errors import InputError, in_short
 from utils.files import atomic_path, write_text
 
-# What NumPy raises on a file that is cut short, is no archive, or lacks an array.
+# What NumPy and the readers below it raise on a file that is cut short, is no archive, lacks an
+# array, claims one too large for memory, or is packed or encrypted in a way of its own.
 DAMAGED = (
-    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(OSError, EOFError, MemoryError, RuntimeError, ArithmeticError, SyntaxError, TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(AttributeError, KeyError, TypeError, ValueError),
 )
 
@@ -73,7 +78,7 @@ def load_scores(path: Path) -> Scores:
     except FileNotFoundError as error:
         raise InputError(f"no score file {path}; run the benchmark to write it") from error
     except DAMAGED as error:
-        raise unreadable(path, str(error)) from error
+        raise unreadable(path, in_short(error)) from error
 
 
 def write_score_table(path: Path, scores: Scores, defect: Sequence[str]) -> None:

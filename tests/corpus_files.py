@@ -1,0 +1,327 @@
+"""Odd and bad tables, score files, archives, weight files and model configs for test_corpus.py."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import save
+
+from tests.corpus import Case, broken, damaged, of_bytes
+
+HEADER = "class_name,split,label,defect,image,mask"
+TRAIN, GOOD = "b,train,0,good,b/train/good/0.png,", "b,test,0,good,b/test/good/0.png,"
+BAD = "b,test,1,cut,b/test/cut/0.png,b/ground_truth/cut/0.png"
+SHOTS = "category,shots,seed,image\nbottle,1,0,bottle/train/good/000.png\n"
+
+
+def table(*rows: str) -> bytes:
+    """A table's bytes."""
+    return "\n".join([*rows, ""]).encode()
+
+
+def splits() -> list[Case]:
+    """Splits that a hand, a spreadsheet or a disk has changed."""
+    whole = table(HEADER, TRAIN, GOOD, BAD)
+    right = {
+        "as written": whole,
+        "with CRLF": whole.replace(b"\n", b"\r\n"),
+        "from a spreadsheet": b"\xef\xbb\xbf" + whole,
+        "another order": table("label,split,class_name,defect,mask,image", "0,test,b,good,,b.png"),
+        "a further column": table(HEADER + ",note", GOOD + ",x"),
+        "names in quotes": table(HEADER, 'b,test,0,good,"b/a, ""b"" 图像 é 🙂.png",'),
+    }
+    columns = HEADER.split(",")
+    wrong = {f"without {name}": whole.replace(name.encode(), b"other", 1) for name in columns}
+    wrong |= {f"{name} twice": table(f"{HEADER},{name}", f"{GOOD},x") for name in columns}
+    paths = ("/etc/passwd", "../0.png", "b/../../0.png", "b\\0.png", "C:\\0.png", "..")
+    paths += ("./0.png", "b//0.png", "b/./0.png", "//b/0.png", "b/0.png/", ".", "")
+    paths += ('"b/\n0.png"', '"b/\r0.png"', "b/\x1b[2J0.png", "b/\x000.png", "b/\u20280.png")
+    wrong |= {f"image {p!a}": table(HEADER, f"b,test,0,good,{p},") for p in paths}
+    wrong |= {f"mask {p!a}": table(HEADER, f"b,test,1,cut,b/0.png,{p}") for p in paths}
+    names = ("", ".", "..", "a/b", "a\\b", "/", '"a\nb"', "\x07")
+    wrong |= {f"class {n!a}": table(HEADER, f"{n},test,0,good,b/0.png,") for n in names}
+    wrong |= {f"defect {n!a}": table(HEADER, f"b,test,1,{n},b/0.png,m.png") for n in names[1:]}
+    wrong |= {
+        f"label {n!a}": table(HEADER, f"b,test,{n},good,b/0.png,") for n in ("", "2", "-1", "²")
+    }
+    wrong |= {
+        f"split {n!a}": table(HEADER, f"b,{n},0,good,b/0.png,") for n in ("", "val", '"a\nb"')
+    }
+    wrong |= {
+        "duplicate rows": table(HEADER, GOOD, GOOD),
+        "the same image as train and test": table(HEADER, GOOD, GOOD.replace("test,", "train,", 1)),
+        "nothing": b"",
+        "a line": b"\n",
+        "no rows": table(HEADER),
+        "cut in a row": whole[:-30],
+        "cut in the header": whole[:20],
+        "zeros": bytes(4096),
+        "UTF-16": whole.decode().encode("utf-16"),
+        "Latin-1": table(HEADER, GOOD).replace(b"good/0", "good/é".encode("latin-1")),
+        "semicolons": whole.replace(b",", b";"),
+        "an open quote": table(HEADER, 'b,test,0,good,"b/0.png,'),
+        "a field of a megabyte": table(HEADER, f"b,test,0,good,{'x' * 2**20},"),
+        "JSON": b'{"train": {}, "test": {}}',
+        "a picture": b"\x89PNG\r\n\x1a\n\x00\x00",
+    }
+    cases = [of_bytes(f"split {label}", "mvtec.csv", data, "read") for label, data in right.items()]
+    cases += [of_bytes(f"split {label}", "mvtec.csv", d, "refused") for label, d in wrong.items()]
+    copies = enumerate(damaged(whole, 1, 20))
+    cases += [of_bytes(f"split flipped {n}", "mvtec.csv", copy, "either") for n, copy in copies]
+    return cases + places("split", "mvtec.csv")
+
+
+def places(what: str, name: str) -> list[Case]:
+    """What may stand where a file should be."""
+    makers = {
+        "folder": Path.mkdir,
+        "loop": lambda path: path.symlink_to(path),
+        "not there": lambda path: None,
+    }
+    return [Case(f"{what} {label}", name, make, "refused") for label, make in makers.items()]
+
+
+def reference_lists() -> list[Case]:
+    """Lists of references; the reader checks their form, `given_runs` what they hold."""
+    whole = SHOTS.encode()
+    columns = ("category", "shots", "seed", "image")
+    wrong = {f"without {name}": whole.replace(name.encode(), b"other", 1) for name in columns}
+    wrong |= {
+        "nothing": b"",
+        "zeros": bytes(100),
+        "Latin-1": b"\xe9",
+        "UTF-16": SHOTS.encode("utf-16"),
+    }
+    wrong |= {"ragged": whole + b"a,b,c,d,e,f,g\n", "an open quote": whole + b'"a'}
+    cases = [of_bytes("list as written", "shots.csv", whole, "read")]
+    cases += [of_bytes(f"list {n}", "shots.csv", data, "refused") for n, data in wrong.items()]
+    for name in ("shots.csv.gz", "shots.zip", "shots.csv.xz", "shots.bz2", "shots.tar"):
+        cases.append(of_bytes(f"list {name}", name, b"PK\x03\x04 no archive", "refused"))
+    copies = enumerate(damaged(whole, 2, 20))
+    cases += [of_bytes(f"list flipped {n}", "shots.csv", copy, "either") for n, copy in copies]
+    return cases + places("list", "shots.csv")
+
+
+class Trap:
+    """Its pickle would make a folder "canary" where it is read."""
+
+    def __init__(self, call=os.mkdir, argument: str = "canary"):
+        self.call, self.argument = call, argument
+
+    def __reduce__(self):
+        return self.call, (self.argument,)
+
+
+TRAPS = {
+    "mkdir": Trap(),
+    "system": Trap(os.system, "touch canary"),
+    "eval": Trap(eval, "__import__('os').mkdir('canary')"),
+    "exec": Trap(exec, "import os; os.mkdir('canary')"),
+    "open": Trap(partial(open, mode="w"), "canary"),
+    "torch.load": Trap(torch.load, "canary.pt"),
+}
+
+
+def arrays(**changes) -> dict[str, np.ndarray]:
+    """The arrays of a small score file."""
+    sound = dict(
+        image=np.array(["a.png", "b.png"]),
+        label=np.array([0, 1]),
+        shots=np.array([0]),
+        seed=np.array([-1]),
+        image_scores=np.array([[0.1, 0.9]], np.float32),
+        maps=np.linspace(0, 1, 8, dtype=np.float32).reshape(1, 2, 2, 2),
+        tiles=np.array([1, 1]),
+        size=np.array([[240, 240], [240, 240]]),
+    )
+    return sound | changes
+
+
+def npz(**changes) -> bytes:
+    """A score file as bytes."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays(**changes))
+    return stream.getvalue()
+
+
+def claiming(shape: str) -> bytes:
+    """An NPZ whose maps claim a shape that their data do not have."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(npz())) as old, zipfile.ZipFile(stream, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "maps.npy":
+                header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(
+                    117
+                )
+                data = data[:8] + (118).to_bytes(2, "little") + header.encode() + b"\n" + data[-32:]
+            new.writestr(name, data)
+    return stream.getvalue()
+
+
+def score_files() -> list[Case]:
+    """Score files of a run, damaged or made by others."""
+    trap = np.array([Trap(), Trap()], dtype=object)
+    wrong = {f"{name} pickled": npz(**{name: trap}) for name in arrays()}
+    wrong |= {f"{name} a word": npz(**{name: np.array("x")}) for name in arrays()}
+    wrong |= {f"{name} infinite": npz(**{name: np.array([np.inf, 1])}) for name in arrays()}
+    for method in (b"\x63", b"\x0c", b"\x0e"):  # compressions: unknown, bzip2, LZMA
+        at = npz().index(b"PK\x01\x02") + 10
+        wrong[f"method {method}"] = npz()[:at] + method + npz()[at + 1 :]
+    for shape in ("(1000000000000,)", "(-1,)", "(2,", "(" * 900, "x", "(1, 2, 2, 2.5)"):
+        wrong[f"shape {shape[:20]}"] = claiming(shape)
+    encrypted = npz()
+    at = encrypted.index(b"PK\x01\x02") + 8
+    wrong["encrypted"] = encrypted[:at] + b"\x01" + encrypted[at + 1 :]
+    wrong |= {"pickle": pickle.dumps(Trap()), "text": b"text", "nothing": b""}
+    wrong |= {
+        "negative tiles": npz(tiles=np.array([3, -1])),
+        "NaN": npz(maps=arrays()["maps"] * np.nan),
+    }
+    cases = [of_bytes("scores as written", "bottle.npz", npz(), "read")]
+    cases += [of_bytes(f"scores {n}", "bottle.npz", data, "refused") for n, data in wrong.items()]
+    return cases + broken("bottle.npz", npz(), flips=40) + places("scores", "bottle.npz")
+
+
+def tar(mode: str, *members: tuple) -> bytes:
+    """A tar of (name, type, link) members; files hold one byte."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode, format=tarfile.PAX_FORMAT) as archive:
+        for name, kind, link in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            member.size = 1 if kind == tarfile.REGTYPE else 0
+            archive.addfile(member, io.BytesIO(b"x"))
+    return stream.getvalue()
+
+
+def zipped(*names: str, link: bool = False) -> bytes:
+    """A ZIP of files; as symbolic links where that is asked for."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o120777 if link else 0o100644) << 16
+            archive.writestr(info, "../../secret" if link else "x" * 100)
+    return stream.getvalue()
+
+
+def archives() -> list[Case]:
+    """Archives that are damaged, or that would write outside the folder `in/data`."""
+    names = ("../out", "a/../../out", "/tmp/canary-out", "//out", "..", "a/..", "C:\\out", "\\out")
+    names += ("a\\..\\..\\out", "../\n/out", "./../out", "C:out")
+    file = tarfile.REGTYPE
+    wrong = {f"tar {n!a}": ("a.tar", tar("w", (n, file, ""))) for n in names}
+    wrong |= {f"zip {n!a}": ("a.zip", zipped("ok", n)) for n in names}
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        for link in ("/etc", "../..", "ok", "."):
+            members = [("ok", file, ""), ("link", kind, link), ("link/out", file, "")]
+            wrong[f"tar link {kind} {link}"] = ("a.tar", tar("w", *members))
+    for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+        wrong[f"tar device {kind}"] = ("a.tar", tar("w", ("device", kind, "")))
+    wrong["a file as a folder"] = ("a.tar", tar("w", ("a", file, ""), ("a/b", file, "")))
+    wrong["a long name"] = ("a.tar", tar("w", ("x" * 300, file, "")))
+    whole = [(f"{number}.png", file, "") for number in range(40)]
+    cases = [
+        of_bytes("zip of links", "a.zip", zipped("a", link=True), "read"),
+        of_bytes("tar", "a.tar", tar("w", *whole), "read"),
+    ]
+    cases += [of_bytes(label, name, data, "refused") for label, (name, data) in wrong.items()]
+    for suffix in ("gz", "xz", "bz2"):
+        cases += broken(f"a.tar.{suffix}", tar(f"w:{suffix}", *whole), 8, (0.1, 0.3, 0.5))
+    cases += broken(
+        "b.tar", tar("w", *whole), 8, cuts=()
+    )  # cut between members, it is a shorter one
+    cases += broken("b.zip", zipped(*(f"{n}.png" for n in range(40))), 20)
+    for name in ("c.tar", "c.zip", "c.tar.xz"):
+        for label, data in {"nothing": b"", "page": b"<html>404", "zeros": bytes(99)}.items():
+            cases.append(of_bytes(f"{name} {label}", name, data, "refused"))
+    return cases
+
+
+def saved(content: object, **options) -> bytes:
+    """What torch.save writes."""
+    stream = io.BytesIO()
+    torch.save(content, stream, **options)
+    return stream.getvalue()
+
+
+@cache
+def tiny_clip() -> CLIP:
+    """A CLIP of a few thousand numbers."""
+    vision = CLIPVisionCfg(image_size=32, patch_size=16, layers=1, width=16, head_width=8)
+    return CLIP(8, vision, CLIPTextCfg(vocab_size=50, width=16, heads=2, layers=1))
+
+
+def weight_files() -> list[Case]:
+    """Weight files for `tiny_clip`: a sound one and many others."""
+    state = tiny_clip().state_dict()
+    part = dict(list(state.items())[:-1])
+    shapes = {name: value[..., :1] if value.ndim else value for name, value in state.items()}
+    contents = {
+        "a part": part,
+        "other shapes": {name: value.clone() for name, value in shapes.items()},
+        "one more": state | {"more": torch.ones(1)},
+        "other names": {f"x.{name}": value for name, value in state.items()},
+    }
+    objects: Sequence = ([1, 2], {}, None, 3, "text", {"state_dict": None}, {"a": 1}, torch.ones(2))
+    safe = {label: save(content) for label, content in contents.items()}
+    wrong = {f"{label}.safetensors": data for label, data in safe.items()}
+    wrong |= {f"{label}.pt": saved(content) for label, content in contents.items()}
+    wrong |= {f"object {number}.pt": saved(content) for number, content in enumerate(objects)}
+    for label, trap in TRAPS.items():
+        wrong[f"{label} pickled.bin"] = pickle.dumps(trap)
+        wrong[f"{label} pickled.safetensors"] = pickle.dumps(trap)
+        for version, old in (("zip", True), ("old", False)):
+            inside = {"state_dict": OrderedDict(part, trap=trap)}
+            wrong[f"{label} {version}.pt"] = saved(inside, _use_new_zipfile_serialization=old)
+    script = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), script)
+    wrong["script.pt"] = script.getvalue()
+    length = (1 << 60).to_bytes(8, "little")
+    wrong |= {"nothing.pt": b"", "page.bin": b"<html>", "length.safetensors": length + b"{}"}
+    wrong["type error.pt"] = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R."
+    cases = [of_bytes(name, name, data, "refused") for name, data in wrong.items()]
+    cases.append(of_bytes("sound.safetensors", "sound.safetensors", save(state), "read"))
+    cases += broken("w.safetensors", save(state), flips=8, cuts=(0.001, 0.5, 0.9))
+    return cases + broken("w.pt", saved(state), flips=8, cuts=(0.001, 0.5, 0.9))
+
+
+def model_configs() -> list[Case]:
+    """Model configs of which no model can be made."""
+    vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 64, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    whole = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    wrong = {
+        name: json.dumps(json.loads(text))
+        for name, text in {
+            "list": "[]",
+            "number": "5",
+            "null": "null",
+            "word": '"embed_dim vision_cfg text_cfg"',
+        }.items()
+    }
+    for part in ("vision_cfg", "text_cfg"):
+        for value in (None, 3, "x", [], {"foreign": 1}):
+            wrong[f"{part} {value!a}"] = json.dumps(whole | {part: value})
+    for key in ("image_size", "patch_size", "layers", "width", "head_width"):
+        for value in (0, -1, "x", None, 0.5):
+            changed = whole | {"vision_cfg": vision | {key: value}}
+            wrong[f"{key} {value!a}"] = json.dumps(changed)
+    wrong |= {"nothing": "", "cut": json.dumps(whole)[:40], "deep": "[" * 100_000}
+    return [
+        of_bytes(
+            f"config {label}", f"odd-{n}.json", data.encode(), "either" if n > 13 else "refused"
+        )
+        for n, (label, data) in enumerate(wrong.items())
+    ]
