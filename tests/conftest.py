@@ -12,3 +12,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real benchmark images are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder, which is also where code of a hostile file would leave its mark."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -51,16 +51,9 @@ class Case:
     tolerance: float = 0.0  # mean difference, for lossy formats
 
 
-def of_bytes(
-    label: str,
-    name: str,
-    data: bytes,
-    outcome: Outcome,
-    wanted: np.ndarray | None = None,
-    tolerance: float = 0.0,
-) -> Case:
-    """A case whose file holds these bytes."""
-    return Case(label, name, lambda path: path.write_bytes(data), outcome, wanted, tolerance)
+def of_bytes(label: str, name: str, data: bytes, outcome: Outcome, *pixels) -> Case:
+    """A case whose file holds these bytes; `pixels` are its last fields."""
+    return Case(label, name, lambda path: path.write_bytes(data), outcome, *pixels)
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -123,7 +116,6 @@ def readable_images() -> list[Case]:
     """Modes, depths, orientations, sizes and names that must be read right."""
     mode = {name: RGB.convert(name) for name in ("L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr")}
     half = Image.merge("RGBA", (*RGB.split(), Image.new("L", RGB.size, 128)))
-    deep = Image.fromarray(DEEP)
     high = np.repeat((DEEP >> 8).astype(np.uint8)[..., None], 3, 2)
     wide = PIXELS.astype(np.uint16) * 256 + 200
     cases = []
@@ -139,8 +131,8 @@ def readable_images() -> list[Case]:
     cases += [
         of_bytes(f"{suffix} 16-bit", f"deep.{suffix}", data, "read", pixels)
         for suffix, data, pixels in (
-            ("png", encoded(deep, "PNG"), high),
-            ("tif", encoded(deep, "TIFF"), high),
+            ("png", encoded(Image.fromarray(DEEP), "PNG"), high),
+            ("tif", encoded(Image.fromarray(DEEP), "TIFF"), high),
             ("rgb.png", cv2.imencode(".png", wide[..., ::-1])[1].tobytes(), PIXELS),
             ("rgb.tif", cv2.imencode(".tif", wide[..., ::-1])[1].tobytes(), PIXELS),
         )
@@ -158,13 +150,14 @@ def readable_images() -> list[Case]:
             loss = 8.0 if kind == "JPEG" else 0.0
             label = f"{kind} orientation {number}"
             cases.append(of_bytes(label, "turned.jpg", data, "read", undo(PIXELS), loss))
-    transparent = encoded(mode["P"], "PNG", transparency=3)
     cases += [
         of_bytes("alpha", "alpha.png", encoded(half, "PNG"), "read", on_white(half)),
         of_bytes(
             "WebP alpha", "a.webp", encoded(half, "WEBP", lossless=True), "read", on_white(half), 1
         ),
-        of_bytes("transparent", "p.png", transparent, "read", rgb(mode["P"])),
+        of_bytes(
+            "index", "p.png", encoded(mode["P"], "PNG", transparency=3), "read", rgb(mode["P"])
+        ),
         of_bytes("CMYK", "cmyk.jpg", encoded(mode["CMYK"], "JPEG", quality=95), "read", PIXELS, 8),
         of_bytes("grey", "grey.jpg", encoded(GREY, "JPEG", quality=95), "read", rgb(GREY), 8),
         of_bytes("thumbnail", "phone.jpg", two_pictures("MPO", quality=95), "read", PIXELS, 8),
@@ -228,10 +221,10 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def foreign(canary: str = "canary") -> dict[str, bytes]:
+def foreign() -> dict[str, bytes]:
     """Files that are no picture of a format that is read; some would run a program."""
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
-    eps += f"({canary}) (w) file closefile\nshowpage\n%%EOF\n".encode()
+    eps += b"(canary) (w) file closefile\nshowpage\n%%EOF\n"
     html = b"<html><head><title>404 Not Found</title></head></html>"
     others = {f"{kind}.png".lower(): encoded(RGB, kind) for kind in ("PPM", "ICO", "TGA")}
     others |= {f"{kind}.jpg".lower(): encoded(RGB, kind) for kind in ("PCX", "SGI", "DDS", "PDF")}

@@ -1,53 +1,24 @@
 """Over 500 odd and bad files: each is read right, or refused in one sentence with its name."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ImageFile
+import torch
+from PIL import Image, ImageFile
 
 from datasets.decode import read_anomalous, read_image
 from datasets.download import unpack
+from datasets.images import ImageDataset
 from datasets.references import read_references
-from datasets.splits import read_split
+from datasets.splits import Sample, read_split
 from models.weights import find_file, load_clip, load_file
-from tests import corpus, corpus_files
+from tests import corpus, corpus_files, corpus_weights
 from tests.corpus import Case
+from tests.limits import time_limit
 from utils.errors import InputError
 from utils.scores import load_scores
-
-SECONDS = 5  # of a processor, for one case
-BLOCKED = 60  # seconds of the clock: a reader that waits for something uses no processor
-
-
-class Hang(BaseException):
-    """No reader takes this for a fault of its file."""
-
-
-@contextmanager
-def time_limit() -> Iterator[None]:
-    """Ends what takes too long."""
-
-    def stop(number, frame):
-        raise Hang
-
-    timers = (
-        (signal.ITIMER_REAL, signal.SIGALRM, BLOCKED),
-        (signal.ITIMER_PROF, signal.SIGPROF, SECONDS),
-    )
-    before = [(kind, signal.signal(kind, stop)) for _, kind, _ in timers]
-    for timer, _, seconds in timers:
-        signal.setitimer(timer, seconds)
-    try:
-        yield
-    finally:
-        for timer, _, _ in timers:
-            signal.setitimer(timer, 0)
-        for kind, handler in before:
-            signal.signal(kind, handler)
 
 
 def check(case: Case, reader, folder: Path) -> None:
@@ -73,13 +44,6 @@ def check(case: Case, reader, folder: Path) -> None:
 
 def each(cases: list[Case]):
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.label)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    """An empty folder, which is also where code of a hostile file would leave its mark."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @each(corpus.readable_images() + corpus.refused_images())
@@ -120,12 +84,59 @@ def test_an_archive_is_unpacked_inside_its_folder_or_refused(case, folder):
     assert not any(path.is_symlink() for path in written)
 
 
-@each(corpus_files.weight_files())
+@each(corpus_weights.weight_files())
 def test_a_weight_file_is_read_or_refused(case, folder):
-    model = corpus_files.tiny_clip()
+    model = corpus_weights.tiny_clip()
     check(case, lambda path: load_file(model, find_file("tiny", str(path), {}), "tiny"), folder)
 
 
-@each(corpus_files.model_configs())
+@each(corpus_weights.model_configs())
 def test_a_model_config_is_read_or_refused(case, folder):
     check(case, lambda path: load_clip(str(path), "random"), folder)
+
+
+def test_weight_files_are_never_read_with_their_code(folder, monkeypatch):
+    """open_clip would do that on a TypeError; older versions of torch then run what they read."""
+    asked = []
+    load = torch.load
+
+    def spy(*words, **options):
+        asked.append(options.get("weights_only"))
+        return load(*words, **options)
+
+    monkeypatch.setattr(torch, "load", spy)
+    for case in corpus_weights.weight_files():
+        check(case, lambda path: load_file(corpus_weights.tiny_clip(), path, "tiny"), folder)
+    assert len(asked) > 20
+    assert set(asked) == {True}
+
+
+def test_there_are_over_500_cases():
+    """A corpus that lost its cases would pass too."""
+    images = corpus.readable_images() + corpus.refused_images() + corpus.masks()
+    tables = corpus_files.splits() + corpus_files.reference_lists() + corpus_files.score_files()
+    others = (
+        corpus_files.archives() + corpus_weights.weight_files() + corpus_weights.model_configs()
+    )
+    assert len(images) > 300
+    assert len(images + tables + others) > 800
+
+
+@pytest.mark.parametrize("name", ["mvtec/bottle/test/good", "visa/capsules/Data/Images/Anomaly"])
+def test_real_images_are_read_or_refused(shared_data, folder, name):
+    source = sorted((shared_data / name).iterdir())[0]
+    with Image.open(source) as image:
+        small = image.convert("RGB").resize((96, 64))
+        stream = io.BytesIO()
+        small.save(stream, image.format)
+    for case in corpus.broken(source.name, stream.getvalue(), flips=40):
+        check(case, read_image, folder)
+
+
+def test_a_strip_is_refused_as_tiles_and_squashed_where_that_is_asked_for(folder):
+    Image.new("RGB", (20000, 10), "grey").save("strip.png")
+    row = Sample("bottle", "test", 0, "good", "strip.png", "")
+    error = ImageDataset(folder, [row], 48, "tile", 48)[0].error
+    assert "strip.png is 20000 x 10 pixels, more than 32 square tiles" in error
+    squashed = ImageDataset(folder, [row], 48, "squash", 48)[0]
+    assert (squashed.error, squashed.tiles.shape) == ("", (1, 3, 48, 48))
