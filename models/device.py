@@ -1,5 +1,6 @@
 """The device and precision of a run; what the machine cannot do, or not fast, is refused."""
 
+import os
 import time
 
 import torch
@@ -13,8 +14,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PROBE = (1024, 768, 3072)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that DEVICE names; "auto" is CUDA where there is one, else the CPU."""
+def resolve_device(name: str, deterministic: bool = False) -> torch.device:
+    """The device that DEVICE names; "auto" is CUDA where there is one, else the CPU.
+
+    `deterministic` has torch refuse what may differ between two runs on the same GPU.
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

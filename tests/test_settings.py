@@ -66,11 +66,11 @@ def test_help_explains_every_setting(arguments, capsys):
         (["--protocol", "mine"], "--protocol"),
     ],
 )
-def test_a_wrong_option_is_one_sentence_and_status_2(arguments, capsys, words, told):
-    with pytest.raises(SystemExit) as end:
+def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, told):
+    with pytest.raises(InputError) as caught:
         arguments(*words)
-    assert end.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.status == 2
+    (line,) = str(caught.value).splitlines()
     assert told in line
     assert "--help lists all options" in line
 

@@ -5,7 +5,8 @@ of work: its files are written when it is done, and a run that is started again 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,19 +15,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.images import ImageDataset
-from datasets.official import GROUPS, OFFICIAL, differences
-from datasets.references import COLUMNS, draw_runs, given_runs, read_references
-from datasets.splits import SPLITS_FOLDER, Sample, first_of_each_defect, read_root, read_split
+from datasets.official import GROUPS
+from datasets.references import COLUMNS
 from models.clip import WindowedEncoder
 from models.device import place, resolve_device
 from models.prompts import prompt_ensemble, words
 from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
 from utils.category import write_category
-from utils.errors import InputError, exit_with_sentence
+from utils.errors import exit_with_sentence
 from utils.files import sha256_of, user_path, write_text
 from utils.folder import ResultFolder, check_writable, held, machine
+from utils.jobs import Job, job_of
 from utils.log import log, spoken, written
+from utils.ranks import ALONE, Ranks, joined
 from utils.report import write_report
 from utils.results import write_tables
 from utils.scoring import Encodings, Plan, batch_indices, score_category
@@ -39,71 +41,57 @@ def main(constants: dict, dataset: str, before: Callable[[], None] | None = None
 
     `before` is done once the settings are known to be right, before the run.
     """
+    with joined() as ranks:
 
-    def from_settings() -> None:
-        settings = settings_from(constants, dataset)
-        if before:
-            before()
-        print(run(settings))
+        def from_settings() -> None:
+            settings = settings_from(constants, dataset)
+            if before and ranks.first:
+                before()
+            ranks.wait()
+            summary = run(settings, ranks)
+            if ranks.first:
+                print(summary)
 
-    exit_with_sentence(from_settings)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is run: which images, where they are, and what a reader must know of them."""
-
-    root: Path
-    plans: list[Plan]
-    categories: list[str]  # all that the benchmark has; fewer may be planned
-    notes: list[str]
-    identity: dict  # what the results depend on besides the settings and the weights
+        exit_with_sentence(from_settings, ranks.tell)
 
 
-def run(settings: Settings) -> str:
-    """Run a benchmark; returns the summary in Markdown. A user's mistake is an `InputError`."""
-    split = SPLITS_FOLDER / f"{settings.dataset}.csv"
-    split = split if settings.split == "auto" else user_path(settings.split)
-    samples = read_split(split)
-    job = Job(
-        find_root(settings),
-        make_plans(settings, samples),
-        list(OFFICIAL[settings.dataset]),
-        notes_on(settings, samples),
-        {"split_sha256": sha256_of(split)},
-    )
-    with spoken(settings.quiet):
-        return execute(settings, job)
+def run(settings: Settings, ranks: Ranks = ALONE) -> str:
+    """Run a benchmark; returns the summary in Markdown, "" where this process is not the first.
+
+    A user's mistake is an `InputError`.
+    """
+    job = job_of(settings)
+    with spoken(settings.quiet or not ranks.first):
+        return execute(settings, job, ranks)
 
 
-def execute(settings: Settings, job: Job) -> str:
+def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
     """Load the model, run what is not finished yet, write everything; returns the summary."""
-    check_writable(settings.result_folder)
-    with held(settings.result_folder), written(settings.result_folder / "run.log"):
+    with ExitStack() as stack:
+        if ranks.first:
+            check_writable(settings.result_folder)
+            stack.enter_context(held(settings.result_folder))
+            stack.enter_context(written(settings.result_folder / "run.log"))
         clock = Stopwatch()
         log.info(f"loading {settings.model}, {settings.pretrained}")
         with clock.stage("start-up"):
-            device = resolve_device(settings.device)
+            ranks.check_device(settings.device)
+            device = resolve_device(settings.device, settings.deterministic)
             clip = load_clip(settings.model, settings.pretrained)
             place(clip, device, settings.precision)
             encoder = WindowedEncoder(
                 clip.model, clip.tokenizer, settings.scales, settings.method.patch_tokens
             )
-        notes = notes_on_weights(clip) + job.notes
-        identity = make_identity(settings, clip, device) | job.identity
-        folder = ResultFolder(settings.result_folder, settings, identity, notes)
-        folder.write_settings(
-            weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
-            device=machine(device),
-        )
-        announce(settings, clip, device, notes)
-        finished = folder.finished()
+        folder = open_folder(settings, job, clip, device, ranks) if ranks.first else None
+        finished = ranks.broadcast(list(folder.finished()) if folder else [])
         for plan in job.plans:
             if plan.category in finished:
                 log.info(f"{plan.category}: done before, skipped")
         pending = [plan for plan in job.plans if plan.category not in finished]
         if pending:
-            run_categories(settings, job, pending, clip, encoder, folder, clock)
+            run_categories(settings, job, pending, clip, encoder, folder, clock, ranks)
+        if folder is None:
+            return ""
         folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
         log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
         summary = write_summary(folder, settings.dataset, job.categories)
@@ -111,50 +99,20 @@ def execute(settings: Settings, job: Job) -> str:
         return summary
 
 
-def find_root(settings: Settings) -> Path:
-    """The data root: as given, or as the preparation script recorded it."""
-    if settings.data_root == "auto":
-        root = read_root(settings.dataset)
-    else:
-        root = user_path(settings.data_root)
-    if not root.is_dir():
-        raise InputError(
-            f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
-            f"python datasets/{settings.dataset}.py --data-root DIR again"
-        )
-    return root
-
-
-def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
-    """What each wanted category needs; sorted, so that no result depends on a file's order."""
-    in_split = sorted({sample.class_name for sample in samples})
-    for wanted in settings.named_categories():
-        if wanted not in in_split:
-            raise InputError(
-                f'there is no category "{wanted}" in the split; it has {", ".join(in_split)}'
-            )
-    given = None
-    if settings.references != "draw":
-        given = read_references(user_path(settings.references))
-    plans = []
-    for category in in_split:
-        if settings.categories and category not in settings.categories:
-            continue
-        rows = sorted(sample for sample in samples if sample.class_name == category)
-        train = [sample for sample in rows if sample.split == "train" and sample.label == 0]
-        tests = [sample for sample in rows if sample.split == "test"]
-        if settings.limit is not None:
-            tests = [tests[row] for row in first_of_each_defect(tests, settings.limit)]
-        if not tests:
-            raise InputError(f"{category} has no test images in the split; prepare it again")
-        if given is None:
-            runs = draw_runs(train, settings.shots, settings.seeds)
-        else:
-            runs = given_runs(given, train, settings.shots, settings.seeds)
-        used = {image for one in runs for image in one.images}
-        references = [sample for sample in train if sample.image in used]
-        plans.append(Plan(category, runs, references, tests))
-    return plans
+def open_folder(
+    settings: Settings, job: Job, clip: LoadedClip, device: torch.device, ranks: Ranks
+) -> ResultFolder:
+    """The result folder, with everything in its record that is known before the run; says it."""
+    notes = notes_on_weights(clip) + job.notes
+    identity = make_identity(settings, clip, device) | job.identity
+    folder = ResultFolder(settings.result_folder, settings, identity, notes)
+    folder.write_settings(
+        weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
+        device=machine(device),
+        processes=ranks.world,
+    )
+    announce(settings, clip, device, notes)
+    return folder
 
 
 def notes_on_weights(clip: LoadedClip) -> list[str]:
@@ -164,20 +122,6 @@ def notes_on_weights(clip: LoadedClip) -> list[str]:
     if clip.weights.demo:
         return ["DEMO MODEL: trained on rendered pictures alone, to try the program out with"]
     return []
-
-
-def notes_on(settings: Settings, samples: Sequence[Sample]) -> list[str]:
-    """What a reader of any number must know of the data."""
-    notes = []
-    if settings.dataset == "demo":
-        notes.append("RENDERED DATA: not comparable with published results")
-    if settings.limit is not None:
-        notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
-    _, wrong = differences(settings.dataset, samples)
-    if wrong:
-        of = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
-        notes.append(f"NOT THE OFFICIAL DATA: other counts in {of}")
-    return notes
 
 
 def make_identity(settings: Settings, clip: LoadedClip, device: torch.device) -> dict:
@@ -213,11 +157,13 @@ def run_categories(
     plans: list[Plan],
     clip: LoadedClip,
     encoder: WindowedEncoder,
-    folder: ResultFolder,
+    folder: ResultFolder | None,
     clock: Stopwatch,
+    ranks: Ranks,
 ) -> None:
-    """Score, evaluate and write every category; images are decoded ahead of the encoder."""
-    rows = [sample for plan in plans for sample in (*plan.references, *plan.tests)]
+    """Score every category, and write it where this is the first process; decoding runs ahead."""
+    shares = [share_of(plan, ranks) for plan in plans]
+    rows = [sample for share in shares for sample in (*share.references, *share.tests)]
     dataset = ImageDataset(
         job.root,
         rows,
@@ -228,21 +174,30 @@ def run_categories(
     )
     loader = DataLoader(
         dataset,
-        batch_sampler=batch_indices(plans, settings.batch_size),
+        batch_sampler=batch_indices(shares, settings.batch_size),
         num_workers=settings.num_workers,
         collate_fn=list,
     )
     encodings = Encodings(dataset, clip, encoder, loader, clock)
-    with tqdm(total=len(rows), unit="image", smoothing=0.1, disable=settings.quiet) as progress:
-        for plan in plans:
+    total = sum(len(plan.references) + len(plan.tests) for plan in plans)
+    hidden = settings.quiet or not ranks.first
+    with tqdm(total=total, unit="image", smoothing=0.1, disable=hidden) as progress:
+        for plan, share in zip(plans, shares, strict=True):
             progress.set_description(plan.category)
             with clock.stage("text"):
                 text = text_bank(settings, encoder, plan.category)
-            result = score_category(encodings, plan, text, progress, clock)
+            result = score_category(encodings, plan, share, text, progress, clock, ranks)
+            if folder is None or result is None:
+                continue
             write_category(folder, plan, result, settings, dataset, clock)
             write_summary(folder, settings.dataset, job.categories)
             with clock.stage("report"):
                 write_report(folder.path, job.categories)
+
+
+def share_of(plan: Plan, ranks: Ranks) -> Plan:
+    """The images of a plan that this process encodes."""
+    return replace(plan, references=ranks.share(plan.references), tests=ranks.share(plan.tests))
 
 
 def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> TextBank:

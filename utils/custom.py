@@ -9,11 +9,13 @@ import tyro
 from datasets.custom import Pictures, find_pictures
 from datasets.references import NO_SEED, Run
 from datasets.splits import UNKNOWN
-from utils.benchmark import Job, execute
+from utils.benchmark import execute
 from utils.errors import InputError, exit_with_sentence
 from utils.files import sha256_of, user_path, write_text
 from utils.folder import read_json
+from utils.jobs import Job
 from utils.log import log, spoken
+from utils.ranks import ALONE, Ranks, joined
 from utils.scores import Scores, load_scores
 from utils.scoring import Plan
 from utils.settings import PROJECT, Settings, settings_from
@@ -58,10 +60,13 @@ class CustomSettings(Settings):
 
 def main(constants: dict) -> None:
     """What run_custom.py calls: `constants` is its globals()."""
-    exit_with_sentence(lambda: run(settings_from(constants, "custom", CustomSettings)))
+    with joined() as ranks:
+        exit_with_sentence(
+            lambda: run(settings_from(constants, "custom", CustomSettings), ranks), ranks.tell
+        )
 
 
-def run(settings: CustomSettings) -> None:
+def run(settings: CustomSettings, ranks: Ranks = ALONE) -> None:
     """Score one's own pictures; files that could not be read are an `InputError` at the end."""
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
@@ -74,10 +79,12 @@ def run(settings: CustomSettings) -> None:
         settings.class_name,
         *(user_path(at) if at else None for at in (settings.references, settings.masks)),
     )
-    with spoken(settings.quiet):
+    with spoken(settings.quiet or not ranks.first):
         for fault in pictures.faults:
             log.info(f"left out: {fault}")
-        summary = execute(settings, job_of(settings, pictures))
+        summary = execute(settings, job_of(settings, pictures), ranks)
+        if not ranks.first:
+            return
         if pictures.tests[0].label != UNKNOWN:
             log.info(summary)
         report(settings, pictures)

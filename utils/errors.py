@@ -11,22 +11,32 @@ from collections.abc import Callable
 
 
 class InputError(Exception):
-    """A user's mistake, in one sentence: what, where, what to do next."""
+    """A user's mistake, in one sentence: what, where, what to do next; and the exit status."""
+
+    def __init__(self, sentence: str, status: int = 1):
+        super().__init__(sentence)
+        self.status = status
 
 
-def exit_with_sentence(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an `InputError` becomes one line on stderr and exit status 1.
+def tell(line: str) -> None:
+    """Write a line to standard error."""
+    print(line, file=sys.stderr, flush=True)
 
-    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them.
+
+def exit_with_sentence(main: Callable[[], None], tell: Callable[[str], None] = tell) -> None:
+    """Run a script's `main`; an `InputError` becomes one line on stderr and its exit status.
+
+    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them. `tell`
+    writes the line, where several processes end together.
     """
     signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        tell(f"error: {error}")
+        raise SystemExit(error.status) from None
     except KeyboardInterrupt as end:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        tell("interrupted; what was finished is kept")
         raise SystemExit(128 + (end.args[0] if end.args else signal.SIGINT)) from None
 
 

@@ -2,18 +2,19 @@
 
 import contextlib
 import io
-import sys
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
+
+from utils.errors import InputError
 
 Options = TypeVar("Options")
 BOX = "│╭╮╰╯─"  # tyro frames its messages; a sentence has no frame
 
 
 def parse_options(default: Options, description: str, script: Path) -> Options:
-    """`default` with what the command line overrides; a wrong option is exit status 2.
+    """`default` with what the command line overrides; a wrong option is an `InputError`.
 
     `default` is an instance of a dataclass whose fields are documented by strings below them.
     """
@@ -25,7 +26,7 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
             )
     except SystemExit as end:
         if end.code:
-            print(f"error: {one_sentence(messages.getvalue(), script)}", file=sys.stderr)
+            raise InputError(one_sentence(messages.getvalue(), script), status=2) from None
         raise
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from models.clip import WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features, TextBank, VisualBank, few_shot, few_shot_map, zero_shot
 from utils.errors import InputError
+from utils.ranks import Ranks
 from utils.scores import Scores
 from utils.stopwatch import Stopwatch
 
@@ -104,19 +106,23 @@ def batch_indices(plans: Iterable[Plan], batch_size: int) -> list[list[int]]:
 
 
 def build_visual_bank(
-    encodings: Encodings, plan: Plan
+    encodings: Encodings, share: Plan, ranks: Ranks
 ) -> tuple[VisualBank | None, dict[str, torch.Tensor], list[Features]]:
-    """The visual bank of all references, the rows (tiles) of each in it, and their features."""
-    tiles_of, parts, start = {}, [], 0
-    for items, features in encodings.batches_of(len(plan.references)):
+    """The visual bank of all references, the rows (tiles) of each in it, this share's features."""
+    counts, parts = [], []
+    for items, features in encodings.batches_of(len(share.references)):
         parts.append(features)
-        for item in items:
-            count = len(item.tiles)
-            image = encodings.dataset.samples[item.index].image
-            tiles_of[image] = torch.arange(start, start + count, device=encodings.encoder.device)
-            start += count
-    bank = VisualBank.from_features(Features.concatenate(parts)) if parts else None
-    return bank, tiles_of, parts
+        counts += [(encodings.dataset.samples[item.index].image, len(item.tiles)) for item in items]
+    tiles_of, start = {}, 0
+    for image, count in chain.from_iterable(ranks.all_gather(counts)):
+        tiles_of[image] = torch.arange(start, start + count, device=encodings.encoder.device)
+        start += count
+    if not tiles_of:
+        return None, {}, []
+    own = VisualBank.from_features(Features.concatenate(parts)).entries if parts else ()
+    scales = len(encodings.encoder.scales) + 1
+    entries = (ranks.concatenate(own[scale] if own else None) for scale in range(scales))
+    return VisualBank(tuple(entries)), tiles_of, parts
 
 
 def rows_of(images: Sequence[str], tiles_of: dict[str, torch.Tensor]) -> torch.Tensor | None:
@@ -126,30 +132,43 @@ def rows_of(images: Sequence[str], tiles_of: dict[str, torch.Tensor]) -> torch.T
 
 def leave_one_out(
     parts: Sequence[Features],
+    images: Sequence[str],
     text: TextBank,
     bank: VisualBank,
     tiles_of: dict[str, torch.Tensor],
 ) -> list[float]:
-    """The image score of each reference against all others; of none where there is only one."""
-    if len(tiles_of) < 2:
+    """The score of each of some references against all others; of none where there is only one.
+
+    `parts` are the features of `images`, which are neighbours in the bank.
+    """
+    if len(tiles_of) < 2 or not images:
         return []
-    images = list(tiles_of)
-    rows = [rows_of([one for one in images if one != left], tiles_of) for left in images]
+    rows = [rows_of([one for one in tiles_of if one != left], tiles_of) for left in images]
     scores = torch.cat([score_runs(features, text, bank, rows)[0] for features in parts], dim=1)
-    own = [scores[index, tiles_of[image]].mean() for index, image in enumerate(images)]
+    start = tiles_of[images[0]][0]
+    own = [scores[index, tiles_of[image] - start].mean() for index, image in enumerate(images)]
     return torch.stack(own).tolist()
 
 
 def score_category(
-    encodings: Encodings, plan: Plan, text: TextBank, progress: tqdm, clock: Stopwatch
-) -> Result:
-    """Encode the references and the test images of one category, and score every run."""
-    bank, tiles_of, parts = build_visual_bank(encodings, plan)
+    encodings: Encodings,
+    plan: Plan,
+    share: Plan,
+    text: TextBank,
+    progress: tqdm,
+    clock: Stopwatch,
+    ranks: Ranks,
+) -> Result | None:
+    """Encode this process's share of a category, score every run; the first one gets all of it."""
+    bank, tiles_of, parts = build_visual_bank(encodings, share, ranks)
     rows = [rows_of(run.images, tiles_of) for run in plan.runs]
-    left_out = leave_one_out(parts, text, bank, tiles_of) if plan.leave_one_out and bank else []
+    left_out = []
+    if plan.leave_one_out and bank:
+        images = [sample.image for sample in share.references]
+        left_out = leave_one_out(parts, images, text, bank, tiles_of)
     progress.update(len(plan.references))
     image_scores, maps, tests = [], [], []
-    for items, features in encodings.batches_of(len(plan.tests)):
+    for items, features in encodings.batches_of(len(share.tests)):
         with clock.stage("score"):
             scores, batch_maps = score_runs(features, text, bank, rows)
             counts = [len(item.tiles) for item in items]
@@ -157,6 +176,27 @@ def score_category(
             maps.append(batch_maps.cpu().numpy())
             tests += [(len(item.tiles), item.size, item.mask) for item in items]
         progress.update(len(items))
+    gathered = ranks.gather((image_scores, maps, tests, left_out))
+    if not gathered:
+        return None
+    progress.update(len(plan.tests) - len(share.tests))
+    image_scores, maps, tests, left_out = (
+        list(chain.from_iterable(parts)) for parts in zip(*gathered, strict=True)
+    )
+    return result_of(plan, image_scores, maps, tests, left_out)
+
+
+def result_of(
+    plan: Plan,
+    image_scores: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    tests: Sequence[tuple[int, tuple[int, int], np.ndarray]],
+    left_out: list[float],
+) -> Result:
+    """A category's result from the scores (R, n) and maps (R, m, G_h, G_w) of its batches.
+
+    `tests` has the tiles, the size and the mask of every test image.
+    """
     tiles, sizes, masks = zip(*tests, strict=True)
     scores = Scores(
         image=np.array([sample.image for sample in plan.tests]),

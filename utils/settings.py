@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # is told by a checksum instead of a name.
 FREE = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
-    "heatmap_size",
+    *("heatmap_size", "deterministic"),
 )
 BY_CHECKSUM = ("split", "references", "model", "pretrained")
 
@@ -68,6 +68,8 @@ class Settings:
     """Of the vision tower's products; one that the device cannot do fast is refused."""
     device: str = "auto"
     """"auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
+    deterministic: bool = False
+    """On CUDA, use only what gives two runs the same bits; a CPU does so by itself."""
     batch_size: int = 8
     """Images decoded and sent to the device together."""
     num_workers: int = 2
