@@ -90,8 +90,10 @@ def make(options: Options) -> None:
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
 
 
-def make_once() -> None:
-    """Render the benchmark into its usual place, unless it is there."""
+def make_once(data_root: str) -> None:
+    """Render the benchmark into its usual place, unless it is there; DATA_ROOT names another."""
+    if data_root != "auto":
+        return
     try:
         root = read_root("demo")
         samples = read_split(SPLITS_FOLDER / "demo.csv")

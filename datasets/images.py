@@ -27,11 +27,15 @@ MAX_TILES = 32  # of one image; a longer strip is no picture for CLIP, and a bat
 
 @dataclass(frozen=True)
 class Item:
-    """One image, ready to be encoded and evaluated; or the sentence that says why it is not."""
+    """One image, ready to be encoded and evaluated; or the sentence that says why it is not.
+
+    Pixels are tensors, because those go from a worker process through shared memory: through the
+    pipe, a worker whose run was killed would wait for ever for somebody to read them.
+    """
 
     index: int  # of its row in the samples
     tiles: Tensor  # (T, 3, S, S) uint8
-    mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
+    mask: Tensor  # (H, W) bool at the evaluation shape; all False for a good image
     size: tuple[int, int]  # height and width of the source image in pixels
     error: str = ""
 
@@ -78,13 +82,13 @@ class ImageDataset(Dataset):
                 )
             tiles = cut_tiles(image, self.side, self.resize)
             shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
-            mask = np.zeros(shape, dtype=bool)
+            mask = torch.zeros(shape, dtype=torch.bool)
             if sample.mask:
-                mask = read_mask(self.root / sample.mask, image.size, shape)
+                mask = torch.tensor(read_mask(self.root / sample.mask, image.size, shape))
             return Item(index, tiles, mask, (image.height, image.width))
         except InputError as error:
             # A worker process cannot raise one clean sentence; it hands it over instead.
-            return Item(index, torch.empty(0), np.empty(0), (0, 0), str(error))
+            return Item(index, torch.empty(0), torch.empty(0), (0, 0), str(error))
 
 
 def cut_tiles(image: Image.Image, side: int, resize: Literal["tile", "squash"]) -> Tensor:

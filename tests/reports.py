@@ -11,10 +11,9 @@ from datasets.images import ImageDataset
 from datasets.official import OFFICIAL
 from datasets.references import NO_SEED, Run
 from datasets.splits import Sample
-from utils.benchmark import write_summary
+from utils.benchmark import publish
 from utils.category import write_category
 from utils.folder import ResultFolder
-from utils.report import write_report
 from utils.scores import Scores
 from utils.scoring import Plan, Result
 from utils.settings import Settings
@@ -93,8 +92,7 @@ def make_result(path: Path) -> Path:
     add_category(folder, path / "raw", "bottle")
     add_category(folder, path / "raw", "grid", stem=HOSTILE, size=(60, 90), tiles=2)
     folder.write_settings(seconds={"encode": 3.0, "score": 1.0}, seconds_total=4.0)
-    write_summary(folder, "mvtec", list(OFFICIAL["mvtec"]))
-    write_report(folder.path, list(OFFICIAL["mvtec"]))
+    publish(folder, "mvtec", list(OFFICIAL["mvtec"]))
     return folder.path
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from datasets.official import OFFICIAL
 from tests.conftest import PROJECT
 from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder
-from utils.benchmark import write_summary
+from utils.benchmark import publish
 from utils.errors import InputError
 from utils.report import difference, write_report
 from utils.report_data import outline, small_map, thumbnail
@@ -119,8 +119,7 @@ def test_every_chart_and_table_has_a_text(page):
 def test_without_good_images_thresholds_and_curves_are_undefined(tmp_path):
     folder = new_folder(tmp_path / "result")
     add_category(folder, tmp_path / "raw", "bottle", labels=[1, 1, 1])
-    write_summary(folder, "mvtec", list(OFFICIAL["mvtec"]))
-    write_report(folder.path, list(OFFICIAL["mvtec"]))
+    publish(folder, "mvtec", list(OFFICIAL["mvtec"]))
     page = (folder.path / "report.html").read_text(encoding="utf-8")
     assert "0-shot n/a n/a n/a n/a n/a" in text_of(page)
     assert "image AUROC: 0-shot n/a" in text_of(page)

@@ -23,6 +23,7 @@ from models.clip import WindowedEncoder
 from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
+from utils import benchmark
 from utils.benchmark import main, run
 from utils.errors import InputError
 from utils.folder import held
@@ -192,6 +193,28 @@ def test_categories_can_be_added_to_a_folder(done, bench, tmp_path):
     assert "bottle" not in (tmp_path / "shots.csv").read_text()
     run(replace(part, categories=()))
     assert contents(tmp_path) == contents(done)
+
+
+def test_a_split_may_have_categories_of_its_own(bench, tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text(Path(bench.split).read_text().replace("metal_nut,", "valve,"))
+    told = run(replace(bench, split=str(own), shots=(0,), result_dir=str(tmp_path / "r")))
+    assert (tmp_path / "r/scores/valve.csv").exists()
+    assert "valve" in told
+    summary = pd.read_csv(tmp_path / "r/summary.csv")
+    assert summary.query("category in ['valve', 'mean']")["paper"].isna().all()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_tables_of_a_growing_run_are_written_while_they_cost_little(
+    bench, tmp_path, monkeypatch, share
+):
+    written = []
+    monkeypatch.setattr(benchmark, "REPORT_SHARE", share)
+    monkeypatch.setattr(benchmark, "write_report", lambda *_: written.append(1))
+    run(replace(bench, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
+    assert len(written) == (3 if share else 1)  # after each of two categories, and at the end
+    assert "metal_nut" in (tmp_path / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -35,18 +35,22 @@ from utils.scoring import Encodings, Plan, batch_indices, score_category
 from utils.settings import Settings, settings_from
 from utils.stopwatch import Stopwatch
 
+# Of a run's time; what writing tables and report after each category may take, since both cover all
+# categories so far. The last one is always written.
+REPORT_SHARE = 0.05
 
-def main(constants: dict, dataset: str, before: Callable[[], None] | None = None) -> None:
+
+def main(constants: dict, dataset: str, before: Callable[[str], None] | None = None) -> None:
     """What a runner calls: `constants` is its globals(); ends the process on a user's mistake.
 
-    `before` is done once the settings are known to be right, before the run.
+    `before` gets DATA_ROOT once the settings are known to be right, before the run.
     """
     with joined() as ranks:
 
         def from_settings() -> None:
             settings = settings_from(constants, dataset)
             if before and ranks.first:
-                before()
+                before(settings.data_root)
             ranks.wait()
             summary = run(settings, ranks)
             if ranks.first:
@@ -94,9 +98,7 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             return ""
         folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
         log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
-        summary = write_summary(folder, settings.dataset, job.categories)
-        write_report(folder.path, job.categories)
-        return summary
+        return publish(folder, settings.dataset, job.categories)
 
 
 def open_folder(
@@ -190,9 +192,9 @@ def run_categories(
             if folder is None or result is None:
                 continue
             write_category(folder, plan, result, settings, dataset, clock)
-            write_summary(folder, settings.dataset, job.categories)
-            with clock.stage("report"):
-                write_report(folder.path, job.categories)
+            if clock.share("report") < REPORT_SHARE:
+                with clock.stage("report"):
+                    publish(folder, settings.dataset, job.categories)
 
 
 def share_of(plan: Plan, ranks: Ranks) -> Plan:
@@ -207,6 +209,13 @@ def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> Te
     ensemble = prompt_ensemble(name, method.templates, *settings.extra_states(category))
     normal, anomalous = (encoder.encode_text(prompts) for prompts in ensemble)
     return TextBank.from_prompts(normal, anomalous, method.temperature, method.normalise_prompts)
+
+
+def publish(folder: ResultFolder, dataset: str, categories: Sequence[str]) -> str:
+    """Tables and report of the finished categories; returns the summary in Markdown."""
+    summary = write_summary(folder, dataset, categories)
+    write_report(folder.path, categories)
+    return summary
 
 
 def write_summary(folder: ResultFolder, dataset: str, categories: Sequence[str]) -> str:

@@ -33,7 +33,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; make room there, or choose another "
+            "folder; what was finished is kept"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

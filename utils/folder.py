@@ -78,7 +78,10 @@ class ResultFolder:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keep a result folder to one live run; the lock ends with the process, however it ends."""
+    """Keep a result folder to one live run; the lock ends with the process, however it ends.
+
+    What a killed run left half written is taken away.
+    """
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -87,6 +90,8 @@ def held(path: Path) -> Iterator[None]:
             f"{path} is in use by another run; wait for it to end, or choose another RESULT_DIR"
         ) from error
     try:
+        for left in path.rglob(".*.part"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -32,10 +32,16 @@ def job_of(settings: Settings) -> Job:
     return Job(
         find_root(settings),
         make_plans(settings, samples),
-        list(OFFICIAL[settings.dataset]),
+        categories_of(settings.dataset, samples),
         notes_on(settings, samples),
         {"split_sha256": sha256_of(split)},
     )
+
+
+def categories_of(dataset: str, samples: Sequence[Sample]) -> list[str]:
+    """The benchmark's own categories; those of the split where it has others, one's own data."""
+    official, here = list(OFFICIAL[dataset]), {sample.class_name for sample in samples}
+    return official if here.issubset(official) else sorted(here)
 
 
 def find_root(settings: Settings) -> Path:

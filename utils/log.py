@@ -1,8 +1,9 @@
 """What a run says: to the console unless it is quiet, and to run.log in its result folder."""
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import InputError
@@ -21,6 +22,21 @@ class Console(logging.Handler):
         print(record.getMessage(), flush=True)
 
 
+class LogFile(logging.FileHandler):
+    """Adds messages to a file; one that takes no more is an `InputError`."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
+        """Turn what went wrong into one sentence."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        raise InputError(
+            f"cannot write {self.baseFilename}: {error.strerror}; make room there, or choose "
+            "another RESULT_DIR"
+        ) from error
+
+
 @contextmanager
 def spoken(quiet: bool) -> Iterator[None]:
     """Within the block, messages are printed, unless `quiet`."""
@@ -37,7 +53,7 @@ def spoken(quiet: bool) -> Iterator[None]:
 def written(path: Path) -> Iterator[None]:
     """Within the block, messages are added to the file `path`, and what ended it in an error."""
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = LogFile(path, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another folder") from error
     handler.setFormatter(logging.Formatter(STAMP))
@@ -45,8 +61,11 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, f"error: {error}", (), None))
+        with suppress(InputError):  # of the log itself
+            told = f"error: {error}"
+            handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
         raise
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # that it is full was said before
+            handler.close()

@@ -94,8 +94,8 @@ def summarise(
     paper_std, public, public_source. Sorted by shots, then in the order of `categories` and
     METRICS. The category "mean" is the mean over the given categories within each seed, then the
     mean and deviation of these over seeds, as in the paper; published means stand beside it only
-    where every one of `categories` is there. A metric undefined in one category has no mean.
-    The mean of a group is the category "mean of <group>".
+    where every one of `categories` is there, and every one that was published. A metric undefined
+    in one category has no mean. The mean of a group is the category "mean of <group>".
     """
     rows = checked(metrics)
     check_categories(rows, categories)
@@ -109,7 +109,7 @@ def summarise(
     summary = rows.groupby(KEYS)["value"].agg(mean=whole_mean, std=whole_std, runs="size")
     summary = summary.reset_index()
     published = published_for(dataset)
-    if here != set(categories):
+    if here != set(categories) or not here.issuperset(set(published["category"]) - {MEAN}):
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")
     order = [*categories, MEAN, *(f"{MEAN_OF}{name}" for name in groups), *METRICS]

@@ -174,7 +174,7 @@ def score_category(
             counts = [len(item.tiles) for item in items]
             image_scores.append(mean_over_tiles(scores.cpu().numpy(), counts))
             maps.append(batch_maps.cpu().numpy())
-            tests += [(len(item.tiles), item.size, item.mask) for item in items]
+            tests += [(len(item.tiles), item.size, item.mask.numpy()) for item in items]
         progress.update(len(items))
     gathered = ranks.gather((image_scores, maps, tests, left_out))
     if not gathered:

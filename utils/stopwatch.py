@@ -25,6 +25,10 @@ class Stopwatch:
         """Seconds since the stopwatch was made."""
         return time.perf_counter() - self.start
 
+    def share(self, name: str) -> float:
+        """The share of the total spent in a stage so far, 0 to 1."""
+        return self.seconds.get(name, 0.0) / self.total()
+
     def table(self) -> str:
         """The stages in their order, with their share of the total."""
         total = self.total()
