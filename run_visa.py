@@ -27,7 +27,7 @@ EXTRA_NORMAL_STATES = ()  # task-specific states: ("pcb1: {} with neat soldering
 EXTRA_ANOMALOUS_STATES = ()  # the same for damage: ("pcb1: {} with bad soldering",)
 # The machine
 DEVICE = "auto"  # "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"
-PRECISION = "fp32"  # "fp32", "bf16", "fp16" (CUDA); one that the device cannot do fast is refused
+PRECISION = "fp32"  # "fp32", "bf16"; on CUDA also "tf32", "fp16"; refused where it is not fast
 DETERMINISTIC = False  # True: bit-equal reruns on CUDA, some slower; a CPU does so by itself
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 and up
 NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in between

@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 
 from models.clip import WindowedEncoder
-from models.device import place, resolve_device
+from models.device import check_precision, place, resolve_device
 from models.weights import RANDOM, load_clip
 from utils.errors import InputError, exit_with_sentence
 from utils.folder import machine
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
 REPEATS, QUICK_REPEATS = 5, 2
 
@@ -89,11 +89,12 @@ def median_seconds(
 
 def measure(name: str, device: torch.device, precision: str, quick: bool) -> list[str]:
     """The lines of the table for one precision."""
-    clip = load_clip(name, RANDOM)
     try:
-        place(clip, device, precision)
+        check_precision(device, precision)
     except InputError as error:
         return [f"{precision:9}  left out: {error}"]
+    clip = load_clip(name, RANDOM)
+    place(clip, device, precision)
     encoder = WindowedEncoder(clip.model, clip.tokenizer)
     lines = []
     for batch in BATCHES[device.type][: 1 if quick else None]:

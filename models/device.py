@@ -8,7 +8,13 @@ import torch
 from models.weights import LoadedClip
 from utils.errors import InputError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # products rounded to 10 bits of mantissa, by CUDA devices alone
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+TF32_SINCE = 8  # compute capability of the first GPUs with tf32, Ampere
 # A CPU does bf16 fast if a product of this shape, (tokens, width, 4 width) of a ViT-B, takes less
 # time than in fp32. Without bf16 instructions it takes several times as long.
 PROBE = (1024, 768, 3072)
@@ -39,21 +45,27 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
 
 
 def place(clip: LoadedClip, device: torch.device, precision: str) -> None:
-    """Move a CLIP to `device`, its vision tower in `precision`; text stays in fp32."""
-    if precision != "fp32":
-        check_precision(device, precision)
+    """Move a CLIP to `device`, its vision tower in `precision`; text stays in fp32 (or tf32)."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # for convolutions torch's default is yes
     clip.model.to(device)
     clip.model.visual.to(DTYPES[precision])
 
 
 def check_precision(device: torch.device, precision: str) -> None:
     """Refuse a precision that the device cannot do fast."""
+    if precision == "fp32":
+        return
     if device.type == "cuda":
+        if precision == "tf32" and torch.cuda.get_device_capability(device)[0] < TF32_SINCE:
+            raise InputError('PRECISION = "tf32": this GPU has no tf32; use "fp16" or "fp32"')
         if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError('PRECISION = "bf16": this GPU has no bf16; use "fp16" or "fp32"')
         return
-    if precision == "fp16":
-        raise InputError('PRECISION = "fp16" is for CUDA devices; on a CPU use "fp32" or "bf16"')
+    if precision in ("fp16", "tf32"):
+        raise InputError(
+            f'PRECISION = "{precision}" is for CUDA devices; on a CPU use "fp32" or "bf16"'
+        )
     ratio = product_seconds(torch.float32) / product_seconds(DTYPES[precision])
     if ratio < 1:
         raise InputError(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,10 +62,12 @@ def wide(tmp_path_factory) -> Settings:
     return settings
 
 
-def torchrun(processes: int, settings: Settings, *more: object) -> list[str]:
-    """The command line; as many threads in each process as this one has, for equal bits."""
+def torchrun(
+    processes: int, settings: Settings, *more: object, meet: tuple[str, ...] = ("--standalone",)
+) -> list[str]:
+    """The command line; `meet` says how its machines find each other."""
     script = {"mvtec": "run_winclip.py"}.get(settings.dataset, f"run_{settings.dataset}.py")
-    words = ["--standalone", f"--nproc-per-node={processes}", PROJECT / script]
+    words = [*meet, f"--nproc-per-node={processes}", PROJECT / script]
     for name in ("data_root", "split", "model", "pretrained", "result_dir", "num_workers"):
         words += [f"--{name.replace('_', '-')}", getattr(settings, name)]
     words += ["--heatmaps", settings.heatmaps, "--shots", *settings.shots]
@@ -72,10 +75,15 @@ def torchrun(processes: int, settings: Settings, *more: object) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *map(str, words)]
 
 
+def as_many_threads() -> dict[str, str]:
+    """An environment in which each process has the threads of this one, for equal bits."""
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
 def started(processes: int, settings: Settings, *more: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         torchrun(processes, settings, *more),
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        env=as_many_threads(),
         capture_output=True,
         text=True,
         timeout=240,
@@ -117,6 +125,28 @@ def test_two_processes_write_what_one_writes_and_speak_once(square):
     assert done.stdout.count("loading ") == 1
     record = json.loads((alone.parent / "two/settings.json").read_text())
     assert record["processes"] == 2
+
+
+def test_two_machines_write_what_one_process_writes(square):
+    alone = Path(square.result_dir)
+    settings = replace(square, result_dir=str(alone.parent / "machines"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    meet = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={address}", "--rdzv-id=1")
+    machines = [
+        subprocess.Popen(
+            torchrun(1, settings, meet=meet),
+            env=as_many_threads(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told
+    assert contents(alone.parent / "machines") == contents(alone)
 
 
 def test_three_processes_share_tiles_and_a_rerun_goes_on_with_another_number(wide):

@@ -1,11 +1,12 @@
 import pickle
+from contextlib import nullcontext
 
 import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.device import check_precision, resolve_device
+from models.device import check_precision, place, resolve_device
 from models.weights import KNOWN_WEIGHTS, load_clip
 from tests.clips import small_clip, write_config
 from utils.errors import InputError
@@ -217,9 +218,26 @@ def test_a_device_that_is_not_there_is_one_sentence(name):
         resolve_device(name)
 
 
-def test_the_cpu_refuses_half_precision_and_says_what_it_can():
-    with pytest.raises(InputError, match=r"is for CUDA devices; on a CPU use"):
-        check_precision(CPU, "fp16")
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_the_cpu_refuses_what_gpus_do_and_says_what_it_can(precision):
+    with pytest.raises(InputError, match=rf'"{precision}" is for CUDA devices; on a CPU use'):
+        check_precision(CPU, precision)
+
+
+@pytest.mark.parametrize(("capability", "allowed"), [((7, 5), False), ((8, 0), True)])
+def test_tf32_needs_a_gpu_that_has_it(monkeypatch, capability, allowed):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    with nullcontext() if allowed else pytest.raises(InputError, match="this GPU has no tf32"):
+        check_precision(torch.device("cuda"), "tf32")
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("tf32", True), ("fp32", False)])
+def test_only_tf32_lets_products_be_rounded(tmp_path, precision, rounded):
+    clip = load_clip(str(write_config(tmp_path, "small", 32, 8)), "random")
+    place(clip, CPU, precision)
+    assert torch.backends.cudnn.allow_tf32 is rounded
+    assert torch.backends.cuda.matmul.allow_tf32 is rounded
+    place(clip, CPU, "fp32")
 
 
 @pytest.mark.parametrize("ratio", [0.2, 3.0])

@@ -18,7 +18,7 @@ from datasets.images import ImageDataset
 from datasets.official import GROUPS
 from datasets.references import COLUMNS
 from models.clip import WindowedEncoder
-from models.device import place, resolve_device
+from models.device import check_precision, place, resolve_device
 from models.prompts import prompt_ensemble, words
 from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
@@ -81,6 +81,7 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
         with clock.stage("start-up"):
             ranks.check_device(settings.device)
             device = resolve_device(settings.device, settings.deterministic)
+            check_precision(device, settings.precision)
             clip = load_clip(settings.model, settings.pretrained)
             place(clip, device, settings.precision)
             encoder = WindowedEncoder(

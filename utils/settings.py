@@ -64,7 +64,7 @@ class Settings:
     """Further normal states, each "class: state", as in "pcb1: {} with neat soldering"."""
     extra_anomalous_states: tuple[str, ...] = ()
     """Further anomalous states, each "class: state", as in "pcb1: {} with bad soldering"."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of the vision tower's products; one that the device cannot do fast is refused."""
     device: str = "auto"
     """"auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
