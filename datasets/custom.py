@@ -15,8 +15,9 @@ from datasets.decode import decoding, read_anomalous, read_image
 from datasets.prepare import SUFFIXES, THREADS
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
+from utils.files import real_path
 
-PICTURES = (*SUFFIXES, ".webp", ".gif")
+PICTURES = (*SUFFIXES, ".gif")
 GOOD = ("good", "ok", "normal")  # names of the subfolder with good pieces
 LOOSE = "pictures"  # in the place of a defect's name where there is no subfolder
 
@@ -46,7 +47,7 @@ def find_pictures(images: Path, name: str, references: Path | None, masks: Path 
     train = []
     if references is not None:
         train = [
-            Sample(name, "train", 0, "good", str(path.resolve()), "")
+            Sample(name, "train", 0, "good", str(real_path(path)), "")
             for path in pictures_in(references, "REFERENCES")
         ]
     root = images if images.is_dir() else images.parent
@@ -54,7 +55,7 @@ def find_pictures(images: Path, name: str, references: Path | None, masks: Path 
         faults = list(pool.map(lambda sample: fault_of(root, sample), [*tests, *train]))
     kept = [s for s, fault in zip([*tests, *train], faults, strict=True) if not fault]
     found = Pictures(
-        root.resolve(),
+        real_path(root),
         [sample for sample in kept if sample.split == "test"],
         [sample for sample in kept if sample.split == "train"],
         [fault for fault in faults if fault],
@@ -88,7 +89,7 @@ def pictures_in(place: Path, option: str) -> list[Path]:
     found = sorted(
         path
         for path in place.iterdir()
-        if path.is_file() and path.suffix.lower() in PICTURES and not path.name.startswith(".")
+        if not path.is_dir() and path.suffix.lower() in PICTURES and not path.name.startswith(".")
     )
     if found:
         return found
@@ -111,7 +112,7 @@ def with_masks(samples: Sequence[Sample], masks: Path) -> list[Sample]:
         label = sample.label
         if label == UNKNOWN:
             label = int(mask is not None and not is_blank(mask))
-        where = str(mask.resolve()) if mask and label else ""
+        where = str(real_path(mask)) if mask and label else ""
         marked.append(
             Sample(*(sample.class_name, "test", label, sample.defect, sample.image, where))
         )

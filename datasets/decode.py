@@ -3,6 +3,7 @@
 Read are PNG, JPEG, BMP, TIFF, WebP and GIF of one picture, told by content and not by suffix.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def decoding(path: Path, what: str) -> Iterator[Image.Image]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")  # a pipe would be waited for
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(os.fspath(path), formats=FORMATS) as image:  # old Pillow resolves a Path
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):

@@ -25,7 +25,7 @@ from datasets.official import OFFICIAL
 from datasets.render.catalogue import render, seed_of
 from datasets.splits import SPLITS_FOLDER, read_root, read_split
 from utils.errors import InputError, exit_with_sentence
-from utils.files import atomic_path
+from utils.files import atomic_path, real_path, user_path
 from utils.options import parse_options
 
 SEED = 2023  # of every picture; another one gives another benchmark
@@ -85,7 +85,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 def make(options: Options) -> None:
     """Render the benchmark and write its split."""
-    root = options.data_root.expanduser().resolve()
+    root = real_path(user_path(options.data_root))
     render_all(root)
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
 

@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 from utils.errors import InputError, in_short
-from utils.files import is_plain_name, write_text
+from utils.files import is_plain_name, real_path, write_text
 
 UNKNOWN = -1  # label of a picture that nobody has judged; only one's own pictures have it
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
@@ -154,7 +154,7 @@ def first_of_each_defect(samples: Sequence[Sample], count: int) -> list[int]:
 
 def write_root(root: Path, folder: Path, dataset: str) -> None:
     """Record the data root that a split was made from."""
-    write_text(folder / f"{dataset}_root.txt", f"{root.resolve()}\n")
+    write_text(folder / f"{dataset}_root.txt", f"{real_path(root)}\n")
 
 
 def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:

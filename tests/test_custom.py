@@ -114,6 +114,20 @@ def test_a_wrong_folder_ends_in_a_sentence(tmp_path, images, references, masks, 
         find_pictures(tmp_path / images, "bottle", *places)
 
 
+def test_loops_of_links_are_named_and_left_out(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"])
+    mask = sorted((root / "bottle/ground_truth/crack").iterdir())[0]
+    reference = sorted((root / "bottle/train/good").iterdir())[0]
+    for path in (mask, reference):
+        path.unlink()
+        path.symlink_to(path)
+    folders = root / "bottle/train/good", root / "bottle/ground_truth"
+    found = find_pictures(root / "bottle/test", "bottle", *folders)
+    assert len(found.faults) == 2
+    assert str(mask) in found.faults[0] and str(reference) in found.faults[1]
+    assert len(found.tests) == len(list((root / "bottle/test").rglob("*.png"))) - 1
+
+
 def settings(folder: Path, **changes) -> CustomSettings:
     """Settings with a small random CLIP."""
     values = {

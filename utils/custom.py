@@ -11,7 +11,7 @@ from datasets.references import NO_SEED, Run
 from datasets.splits import UNKNOWN
 from utils.benchmark import execute
 from utils.errors import InputError, exit_with_sentence
-from utils.files import sha256_of, user_path, write_text
+from utils.files import real_path, sha256_of, user_path, write_text
 from utils.folder import read_json
 from utils.jobs import Job
 from utils.log import log, spoken
@@ -54,7 +54,7 @@ class CustomSettings(Settings):
     def result_folder(self) -> Path:
         """Where results are written: named after the pictures' folder."""
         if self.result_dir == "auto":
-            return PROJECT / "result" / "custom" / (user_path(self.images).resolve().stem)
+            return PROJECT / "result" / "custom" / (real_path(user_path(self.images)).stem)
         return user_path(self.result_dir)
 
 

@@ -78,3 +78,8 @@ def user_path(given: str | Path) -> Path:
         return Path(given).expanduser()
     except RuntimeError:
         return Path(given)  # it is then not found, which its reader says
+
+
+def real_path(path: Path) -> Path:
+    """The path from the root on, without links; a loop of links stays, for its reader to find."""
+    return Path(os.path.realpath(path))
