@@ -4,10 +4,11 @@
 
 Random weights: speed does not depend on them. The limit is measured in the same process: the
 products of a forward (linear layers of all blocks, in their shapes, each computed as few times as
-the algebra allows), with nothing between them. Repeats of both are interleaved, so that a busy
-moment of the machine meets both; medians are printed. A precision that the device does slower than
-fp32 is left out, with the reason. `--quick` takes one batch size and two repeats. Nothing is
-written.
+the algebra allows), with nothing between them. Where anomalib is installed, its WinClip encodes the
+same images in fp32 with the same weights (and its token layout mended), and the largest difference
+between the embeddings is printed. Repeats of all are interleaved, so that a busy moment of the
+machine meets all; medians are printed. A precision that the device does slower than fp32 is left
+out, with the reason. `--quick` takes one batch size and two repeats. Nothing is written.
 """
 
 import argparse
@@ -24,7 +25,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from benchmarks.peers import anomalib_winclip, largest_difference
 from models.clip import WindowedEncoder
 from models.device import check_precision, place, resolve_device
 from models.weights import RANDOM, load_clip
@@ -94,6 +97,8 @@ def measure(name: str, device: torch.device, precision: str, quick: bool) -> lis
     except InputError as error:
         return [f"{precision:9}  left out: {error}"]
     clip = load_clip(name, RANDOM)
+    place(clip, device, "fp32")
+    peer = anomalib_winclip(clip, name)
     place(clip, device, precision)
     encoder = WindowedEncoder(clip.model, clip.tokenizer)
     lines = []
@@ -104,14 +109,27 @@ def measure(name: str, device: torch.device, precision: str, quick: bool) -> lis
             lambda pixels=pixels: encoder.encode_images(pixels),
             bare(products, device, encoder.dtype),
         ]
+        if peer:
+            functions.append(lambda pixels=pixels: peer.encode_image(pixels))
         with torch.inference_mode():
-            ours, limit = median_seconds(functions, QUICK_REPEATS if quick else REPEATS, device)
+            seconds = median_seconds(functions, QUICK_REPEATS if quick else REPEATS, device)
+            ours, limit = seconds[:2]
+            told = compared(encoder, peer, pixels, seconds[2] / ours) if peer else ""
         work = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products) / batch
         lines.append(
             f"{precision:9} {batch:6} {ours / batch:12.3f} {limit / batch:12.3f} "
-            f"{limit / ours:8.2f} {work * batch / ours / 1e9:10.0f}"
+            f"{limit / ours:8.2f} {work * batch / ours / 1e9:10.0f}  {told}"
         )
     return lines
+
+
+def compared(encoder: WindowedEncoder, peer: nn.Module, pixels: Tensor, ratio: float) -> str:
+    """How anomalib's time compares, and the largest difference between its embeddings and ours."""
+    features = encoder.encode_images(pixels)
+    image, windows, _ = peer.encode_image(pixels)
+    pairs = zip((features.image, *features.windows), (image, *windows), strict=True)
+    difference = max(largest_difference(*pair) for pair in pairs)
+    return f"anomalib, fp32: {ratio:.2f} times ours; difference {difference:.0e}"
 
 
 def main() -> None:
