@@ -35,7 +35,7 @@ BATCH_SIZE = 8  # images decoded and sent to the device together; 1 and up
 NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in between
 # The results
 EVAL_SIZE = 240  # shorter side of maps and masks in the pixel metrics, or "source"
-HEATMAPS = 2  # "all", "none", or the first N of each defect
+HEATMAPS = 1  # "all", "none", or the first N of each defect
 HEATMAP_SIZE = 256  # height of each picture in a heatmap panel, in pixels; 64 and up
 RESULT_DIR = "auto"  # "auto": result/demo/
 QUIET = False  # True: say nothing but errors; run.log in the result folder has the rest

@@ -28,7 +28,7 @@ KNOWN_WEIGHTS = {
     "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840": "LAION-400M, epoch 31",
     "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3": "LAION-400M, epoch 31",
-    "eca916685f3638ff1912032da92b36eb38b0caa619201d3714e6694c120a657d": DEMO,
+    "7203f8f9bdcc92659c75c5d0d1fb33672d03a80d29b32764225f605261e6ba8f": DEMO,
 }
 WHERE_TO_GET = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "

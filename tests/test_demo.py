@@ -1,18 +1,23 @@
 """The demo benchmark's pictures and the demo CLIP's training views."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import run_demo
 from datasets import demo
 from datasets.official import GROUPS, OFFICIAL
 from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, render, seed_of
 from datasets.render.surface import Look
 from datasets.splits import read_split
+from models.weights import LoadedClip, load_clip
 from tests.conftest import PROJECT
+from tools import train_demo_clip
 from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_pool
+from utils.errors import InputError
 
 DEFECTS = [(name, defect) for name, product in PRODUCTS.items() for defect in product.defects]
 UNSEEN = {name for name, product in PRODUCTS.items() if product.role == "unseen"}
@@ -69,17 +74,49 @@ def test_the_script_writes_pictures_masks_and_a_split(tmp_path, monkeypatch):
     assert sum(sample.label for sample in samples) == 2 * 16
 
 
+def test_a_folder_that_cannot_be_is_one_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="cannot write"):
+        demo.make(demo.Options(tmp_path / "loop", splits_folder=tmp_path / "splits"))
+
+
 def test_the_training_pool_has_no_unseen_product():
-    pool = make_pool(2, seed=0, workers=2)
+    pool = make_pool(2, variety=2, seed=0, workers=2)
     assert not UNSEEN & set(pool.names)
-    assert len(pool.pictures) == 2 * len(pool.names)
-    assert pool.masks.any(axis=(1, 2)).tolist() == [False, True] * len(pool.names)
+    counts = [4 if PRODUCTS[name].varied else 2 for name in pool.names]
+    assert np.bincount(pool.product).tolist() == counts
+    assert pool.masks.any(axis=(1, 2)).tolist() == [False, True] * (sum(counts) // 2)
 
 
 def test_the_committed_weights_were_trained_without_the_unseen_products():
-    record = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
-    assert record["products"]
-    assert not UNSEEN & set(record["products"])
+    rounds = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
+    for record in rounds:
+        assert record["products"]
+        assert not UNSEEN & set(record["products"])
+
+
+@pytest.mark.slow
+def test_the_training_tool_writes_weights_and_goes_on_from_them(tmp_path):
+    pool = make_pool(2, variety=2, seed=0, workers=2)
+
+    def trained(folder: Path, **more) -> tuple[LoadedClip, list[dict]]:
+        options = train_demo_clip.Options(steps=2, batch=4, folder=folder, **more)
+        rounds = train_demo_clip.rounds_before(options.start)
+        train_demo_clip.train(options, pool, rounds, rendering=0.0)
+        weights = str(folder / "demo-clip.safetensors")
+        return load_clip(run_demo.MODEL, weights), json.loads(
+            (folder / "training.json").read_text()
+        )
+
+    first, rounds = trained(tmp_path / "first")
+    again, _ = trained(tmp_path / "again")
+    assert first.weights.sha256 == again.weights.sha256
+    assert [record["steps_done"] for record in rounds] == [2]
+    second, both = trained(tmp_path / "second", start=tmp_path / "first/demo-clip.safetensors")
+    assert second.weights.sha256 != first.weights.sha256
+    assert both[0] == rounds[0] and len(both) == 2
+    with pytest.raises(InputError, match=r"training\.json, the record of --start"):
+        train_demo_clip.rounds_before(tmp_path / "demo-clip.safetensors")
 
 
 def test_coverage_is_the_share_of_each_patch_under_the_mask():

@@ -1,6 +1,6 @@
 """The pictures that the demo CLIP is trained on: rendered once, then cut into views with labels.
 
-A view is what the model sees of a picture: most of its patches, or a window of 2 x 2 or 3 x 3. Its
+A view is what the model sees of a picture: all of it, or a window of 2 x 2 or 3 x 3 patches. Its
 label says whether the defect is in it, from the exact mask.
 """
 
@@ -28,14 +28,20 @@ class Pool:
     product: np.ndarray  # (P,) int: index into names
 
 
-def make_pool(per_product: int, seed: int, workers: int) -> Pool:
-    """Render `per_product` pictures of every product but the unseen ones, half of them good."""
+def make_pool(per_product: int, variety: int, seed: int, workers: int) -> Pool:
+    """Render pictures of every product but the unseen ones, half of them good.
+
+    `per_product` of each, `variety` times as many where every picture shows another product.
+    """
     names = tuple(name for name, product in PRODUCTS.items() if product.role != "unseen")
-    jobs = [(name, number, seed) for name in names for number in range(per_product)]
+    counts = [per_product * (variety if PRODUCTS[name].varied else 1) for name in names]
+    jobs = [
+        (name, k, seed) for name, count in zip(names, counts, strict=True) for k in range(count)
+    ]
     with ThreadPoolExecutor(workers) as executor:  # NumPy and OpenCV work outside Python's lock
         made = list(executor.map(render_job, jobs))
     pictures, masks = zip(*made, strict=True)
-    product = np.repeat(np.arange(len(names)), per_product)
+    product = np.repeat(np.arange(len(names)), counts)
     return Pool(names, np.stack(pictures), np.stack(masks), product)
 
 
@@ -49,28 +55,31 @@ def render_job(job: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augmented(
-    picture: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator
+    picture: np.ndarray, mask: np.ndarray, size: int, closest: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A square cut of the picture at `size`, flipped, turned and recoloured; the same of its mask.
 
-    (S, S, 3) uint8 and (S, S) bool in; (size, size, 3) float32 in [0, 1] and (size, size) bool out.
+    (S, S, 3) uint8 and (S, S) bool in; (size, size, 3) float32 about [0, 1] and (size, size) bool
+    out. The cut is `closest` to 1 of the picture's side, and holds the defect where there is one.
     """
-    side = int(len(picture) * rng.uniform(0.62, 1.0))
+    side = int(len(picture) * rng.uniform(closest, 1.0))
     top, left = rng.integers(0, len(picture) - side + 1, 2)
+    if mask.any():
+        rows, columns = np.nonzero(mask)
+        chosen, off = rng.integers(len(rows)), side * rng.uniform(0.2, 0.8, 2)
+        at = np.array([rows[chosen], columns[chosen]]) - off
+        top, left = np.clip(at, 0, len(picture) - side).astype(int)
     cut = slice(top, top + side), slice(left, left + side)
-    shape = (size, size)
-    pixels = cv2.resize(picture[cut], shape, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    where = cv2.resize(mask[cut].astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST)
+    pixels = cv2.resize(picture[cut], (size, size), interpolation=cv2.INTER_AREA)
+    where = cv2.resize(mask[cut].astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
     turns = rng.integers(4)
     pixels, where = np.rot90(pixels, turns), np.rot90(where, turns)
     if rng.random() < 0.5:
         pixels, where = pixels[:, ::-1], where[:, ::-1]
-    mix = np.eye(3) + rng.normal(0, 0.06, (3, 3))  # other inks, other lamps
-    if rng.random() < 0.15:
-        mix = mix[rng.permutation(3)]
-    pixels = np.clip(pixels @ mix.astype(np.float32), 0, 1) ** np.float32(rng.uniform(0.8, 1.25))
-    pixels = pixels + rng.normal(0, rng.uniform(0, 0.02), pixels.shape)
-    return pixels.astype(np.float32), where > 0
+    mix = np.eye(3) / 255 + rng.normal(0, 0.06 / 255, (3, 3))  # other inks, other lamps
+    pixels = pixels.astype(np.float32) @ mix.astype(np.float32)
+    grain = rng.standard_normal((size // 2, size // 2, 3), dtype=np.float32)  # repeated: quicker
+    return pixels + np.tile(grain, (2, 2, 1)) * np.float32(rng.uniform(0, 0.02)), where > 0
 
 
 def coverage(masks: Tensor, patch: int) -> Tensor:

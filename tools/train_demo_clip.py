@@ -1,16 +1,18 @@
 """Train the demo CLIP from scratch on rendered pictures alone.
 
-    python tools/train_demo_clip.py            # about 50 minutes on 2 cores
-    python tools/train_demo_clip.py --steps 50 # a trial
+    python tools/train_demo_clip.py             # an hour on one core
+    python tools/train_demo_clip.py --steps 50  # a trial
 
 Renders its own training pictures (products of the roles "seen" and "training", never an "unseen"
-one) and writes models/demo_clip/demo-clip.safetensors in half precision and training.json. The
-model is open_clip's own architecture (models/demo_clip/demo-clip.json) with CLIP's tokenizer.
-The loss is contrastive, on captions from WinCLIP's prompt ensemble: of whole pictures without half
-of their patches, of windows, and of single patches.
+one) and writes demo-clip.safetensors in half precision and training.json, its record, into
+result/demo_clip/. --start goes on from earlier weights; the committed ones took three rounds, see
+models/demo_clip/README.md. The model is open_clip's own architecture
+(models/demo_clip/demo-clip.json) with CLIP's tokenizer. The loss is contrastive, on captions from
+WinCLIP's prompt ensemble: of whole pictures, of windows, and of single patches.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,56 +26,65 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.clip import finish_block, project, split_heads
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
 from models.weights import load_clip
 from models.windows import window_indices
-from tools.demo_views import (
-    IGNORE,
-    Pool,
-    augmented,
-    choose_windows,
-    coverage,
-    labels_of,
-    make_pool,
+from tools.demo_losses import (
+    caption_loss,
+    embed_patches,
+    embed_text,
+    embed_tokens,
+    pick,
+    spread_loss,
+    state_loss,
 )
-from utils.errors import exit_with_sentence
+from tools.demo_views import Pool, augmented, choose_windows, coverage, labels_of, make_pool
+from utils.errors import InputError, exit_with_sentence
 from utils.files import atomic_path, write_text
 from utils.options import parse_options
 
-FOLDER = Path(__file__).resolve().parents[1] / "models" / "demo_clip"
-TEMPERATURE = 0.07  # as in WinCLIP's scores
-WINDOWS = {2: 4, 3: 4, 6: 2}  # views of each picture: windows of so many patches a side, how many
-LEAST_PICTURE, LEAST_WINDOW, LEAST_PATCH = 0.001, 0.04, 0.15  # covered shares that count as damage
-WARM_UP = 100  # steps
-WHOLE_FROM = 0.85  # share of the training after which pictures keep all their patches
-SAVE_EVERY = 500  # steps
+PROJECT = Path(__file__).resolve().parents[1]
+CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
+CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # beside 1 for the states
+WINDOWS = {2: 3, 3: 3}  # views of each picture: windows of so many patches a side, how many
+LEAST_PICTURE = 0.001  # covered shares that count as damage: of a picture, windows, a patch
+LEAST_WINDOW = {2: 0.06, 3: 0.04}
+LEAST_PATCH = 0.15
+RARE = 6.0  # weight of a damaged patch; most are good
+SPREAD_OVER = 512  # patches of a step that are kept apart
+CLOSEST = (0.3, 0.7)  # smallest cut at first, and from CLOSEST_UNTIL of the steps on
+CLOSEST_UNTIL = 0.6
+WARM_UP = 50  # steps
+SAVE_EVERY = 200  # steps
 
 
 @dataclass(frozen=True)
 class Options:
     """What the command line says."""
 
-    steps: int = 2600
+    steps: int = 1900
     """Steps of the optimiser."""
-    batch: int = 16
+    batch: int = 32
     """Pictures in a step."""
-    per_product: int = 240
+    per_product: int = 200
     """Pictures rendered of each product."""
-    rate: float = 1.5e-3
+    variety: int = 3
+    """Times as many of the products of random make."""
+    rate: float = 1e-3
     """Highest learning rate."""
     decay: float = 0.05
     """Weight decay."""
     seed: int = 0
-    """Of everything random."""
+    """Of everything random, and of the rendered pictures."""
+    start: Path | None = None
+    """Weights to begin from, with close looks behind them; none: random ones."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
-    folder: Path = FOLDER
+    folder: Path = PROJECT / "result" / "demo_clip"
     """Where the weights are written."""
 
 
@@ -106,56 +117,6 @@ class Captions:
         return template.format(state.format(name))
 
 
-def embed_text(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Prompts (P, L) to embeddings (P, E) of length 1."""
-    length = tokens.shape[1]
-    x = model.token_embedding(tokens) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    x = model.ln_final(x[torch.arange(len(x)), tokens.argmax(dim=-1)])
-    return F.normalize(x @ model.text_projection, dim=-1)
-
-
-def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
-    """Class token and patches before the blocks: (B, 3, H, W) to (B, 1 + N, D)."""
-    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
-    classes = visual.class_embedding.expand(len(patches), 1, -1)
-    return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
-
-
-def embed_tokens(visual: nn.Module, x: Tensor) -> Tensor:
-    """All blocks: (S, T, D) to embeddings (S, T, E) of length 1 of every token."""
-    for block in visual.transformer.resblocks:
-        heads = block.attn.num_heads
-        q, k, v = (split_heads(part, 1, heads) for part in project(block, x))
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        x = finish_block(block, x, attended)
-    return F.normalize(visual.ln_post(x) @ visual.proj, dim=-1)
-
-
-def pick(tokens: Tensor, chosen: Tensor) -> Tensor:
-    """The class token and chosen patches: (B, 1 + N, D) and (B, T) to (B, 1 + T, D)."""
-    rows = torch.cat([torch.zeros_like(chosen[:, :1]), chosen + 1], dim=1)
-    return tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))
-
-
-def state_loss(
-    views: Tensor, texts: Tensor, product: Tensor, labels: Tensor, weight: Tensor | None = None
-) -> Tensor:
-    """Cross-entropy between the normal and the anomalous caption of each view's own product.
-
-    `views` (V, E), `texts` (2 K, E), `product` (V,) in 0..K-1, `labels` (V,) 0, 1 or IGNORE.
-    """
-    pairs = texts.unflatten(0, (2, -1)).transpose(0, 1)[product]  # (V, 2, E)
-    logits = (pairs @ views[..., None])[..., 0] / TEMPERATURE
-    return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE)
-
-
-def caption_loss(views: Tensor, texts: Tensor, product: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over all captions of the step: the view's product in its state is right."""
-    right = torch.where(labels == IGNORE, IGNORE, labels * (len(texts) // 2) + product)
-    return F.cross_entropy(views @ texts.T / TEMPERATURE, right, ignore_index=IGNORE)
-
-
 class Trainer:
     """One training run."""
 
@@ -164,13 +125,13 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.rng = np.random.default_rng(options.seed)
         self.generator = torch.Generator().manual_seed(options.seed)
-        clip = load_clip(str(FOLDER / "demo-clip.json"), "random")
+        clip = load_clip(str(CONFIG), str(options.start or "random"))
         self.model = clip.model.to(options.device).train()
         self.size, self.patch = clip.image_size, self.model.visual.patch_size[0]
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
         self.captions = Captions(clip.tokenizer, pool.names, self.rng)
         grid = self.model.visual.grid_size
-        self.windows = [(window_indices(grid, side), n) for side, n in WINDOWS.items()]
+        self.windows = {side: window_indices(grid, side) for side in WINDOWS}
         grouped = [[], []]
         for value in self.model.parameters():
             grouped[value.ndim < 2].append(value)
@@ -178,46 +139,44 @@ class Trainer:
         groups += [{"params": grouped[1], "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
 
-    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (B, 3, H, W), covered shares of patches (B, N), products (B,)."""
+    def batch(self, done: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (B, 3, H, W), covered shares of patches (B, N), products (B,).
+
+        `done` is the share of the training behind: it starts with close looks at the defects.
+        """
         rows = self.rng.integers(0, len(self.pool.pictures), self.options.batch)
-        views = [
-            augmented(self.pool.pictures[row], self.pool.masks[row], self.size, self.rng)
-            for row in rows
-        ]
+        closest = float(np.interp(done, (0, CLOSEST_UNTIL), CLOSEST))
+        pictures, masks = self.pool.pictures, self.pool.masks
+        views = [augmented(pictures[row], masks[row], self.size, closest, self.rng) for row in rows]
         pixels = torch.from_numpy(np.stack([picture for picture, _ in views])).permute(0, 3, 1, 2)
         masks = torch.from_numpy(np.stack([mask for _, mask in views]))
         share = coverage(masks, self.patch)
         return (pixels - self.mean) / self.std, share, torch.from_numpy(self.pool.product[rows])
 
-    def loss(self, whole: bool) -> Tensor:
-        """The loss of one batch; `whole` pictures keep all their patches."""
-        device = self.options.device
-        pixels, share, product = self.batch()
+    def loss(self, done: float) -> Tensor:
+        """The loss of one batch, `done` as in `batch`."""
+        device, visual = self.options.device, self.model.visual
+        pixels, share, product = self.batch(done)
         named = embed_text(self.model, self.captions.draw(foreign=False).to(device))
         foreign = embed_text(self.model, self.captions.draw(foreign=True).to(device))
-        tokens = embed_patches(self.model.visual, pixels.to(device))
-        count = share.shape[1] if whole else share.shape[1] // 2
-        kept = torch.multinomial(torch.ones_like(share), count, generator=self.generator)
-        found = embed_tokens(self.model.visual, pick(tokens, kept.to(device)))
-        left = share.gather(1, kept)
-        total = self.view_loss(
-            found[:, 0], (named, foreign), product, labels_of(left.mean(1), LEAST_PICTURE)
-        )
-        dense = labels_of(left, LEAST_PATCH).flatten().to(device)
-        own = product.repeat_interleave(count).to(device)
-        rare = torch.tensor([1.0, 6.0], device=device)  # most patches are good
-        total = total + state_loss(found[:, 1:].flatten(0, 1), named, own, dense, rare)
-        for windows, each in self.windows:
-            chosen, covered = choose_windows(windows, share, each, self.generator)
+        tokens = embed_patches(visual, pixels.to(device))
+        found = embed_tokens(visual, tokens)
+        whole = labels_of(share.mean(1), LEAST_PICTURE)
+        total = self.view_loss(found[:, 0], (named, foreign), product, whole)
+        patches = found[:, 1:].flatten(0, 1)
+        dense = labels_of(share, LEAST_PATCH).flatten().to(device)
+        own = product.repeat_interleave(share.shape[1]).to(device)
+        total = total + state_loss(patches, named, own, dense, torch.tensor([1.0, RARE]).to(device))
+        some = torch.randperm(len(patches), generator=self.generator)[:SPREAD_OVER]
+        total = total + SPREAD_WEIGHT * spread_loss(patches[some.to(device)])
+        for side, each in WINDOWS.items():
+            chosen, covered = choose_windows(self.windows[side], share, each, self.generator)
             spread = tokens.repeat_interleave(each, dim=0)
-            seen = embed_tokens(self.model.visual, pick(spread, chosen.flatten(0, 1).to(device)))
-            total = total + self.view_loss(
-                seen[:, 0],
-                (named, foreign),
-                product.repeat_interleave(each),
-                labels_of(covered.flatten(), LEAST_WINDOW),
-            )
+            seen = embed_tokens(visual, pick(spread, chosen.flatten(0, 1).to(device)))[:, 0]
+            labels = labels_of(covered.flatten(), LEAST_WINDOW[side])
+            texts = named, foreign
+            total = total + self.view_loss(seen, texts, product.repeat_interleave(each), labels)
+            total = total + SPREAD_WEIGHT * spread_loss(seen)
         return total
 
     def view_loss(
@@ -226,7 +185,7 @@ class Trainer:
         """Both contrasts for a group of views: with the product's name, and with foreign ones."""
         product, labels = product.to(views.device), labels.to(views.device)
         named, foreign = texts
-        loss = 0.1 * caption_loss(views, named, product, labels)
+        loss = CAPTION_WEIGHT * caption_loss(views, named, product, labels)
         loss = loss + 0.5 * state_loss(views, named, product, labels)
         return loss + 0.5 * state_loss(views, foreign, product, labels)
 
@@ -239,7 +198,7 @@ class Trainer:
             rate = self.options.rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            loss = self.loss(step >= WHOLE_FROM * steps)
+            loss = self.loss(1.0 if self.options.start else step / steps)
             self.optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -250,15 +209,28 @@ class Trainer:
                 save(losses)
 
 
-def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, float]) -> None:
-    """The weights in half precision, and how they came about."""
+def rounds_before(start: Path | None) -> list[dict]:
+    """The records of the rounds that made the weights `start`, from training.json beside them."""
+    if start is None:
+        return []
+    path = start.parent / "training.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}, the record of --start, cannot be read: {error}") from error
+
+
+def write_weights(
+    trainer: Trainer, rounds: list[dict], losses: list[float], seconds: dict[str, float]
+) -> None:
+    """The weights in half precision, and how they came about: earlier rounds, then this one."""
     options = trainer.options
     state = {name: value.half().contiguous() for name, value in trainer.model.state_dict().items()}
     with atomic_path(options.folder / "demo-clip.safetensors") as temporary:
         save_file(state, temporary)
     record = {
         "steps_done": len(losses),
-        "options": {k: v for k, v in asdict(options).items() if k != "folder"},
+        "options": {k: v for k, v in asdict(options).items() if k not in ("start", "folder")},
         "products": list(trainer.pool.names),
         "pictures": len(trainer.pool.pictures),
         "seconds": {stage: round(value) for stage, value in seconds.items()},
@@ -268,23 +240,33 @@ def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, floa
         "open_clip": open_clip.__version__,
         "date": date.today().isoformat(),
     }
-    write_text(options.folder / "training.json", json.dumps(record, indent=2) + "\n")
+    text = json.dumps([*rounds, record], indent=2)
+    write_text(options.folder / "training.json", text + "\n")
+
+
+def train(options: Options, pool: Pool, rounds: list[dict], rendering: float) -> None:
+    """Train and write; `rendering` is the seconds that the pool took."""
+    trainer = Trainer(options, pool)
+    start = time.perf_counter()
+
+    def save(losses: list[float]) -> None:
+        seconds = {"render": rendering, "train": time.perf_counter() - start}
+        write_weights(trainer, rounds, losses, seconds)
+
+    trainer.train(save)
+    print(f"written to {options.folder}")
 
 
 def main(options: Options) -> None:
     """Render, train, write."""
+    rounds = rounds_before(options.start)
     start = time.perf_counter()
-    pool = make_pool(options.per_product, options.seed, workers=torch.get_num_threads())
-    rendered = time.perf_counter()
-    print(f"rendered {len(pool.pictures)} pictures in {rendered - start:.0f} s", flush=True)
-    trainer = Trainer(options, pool)
-
-    def save(losses: list[float]) -> None:
-        seconds = {"render": rendered - start, "train": time.perf_counter() - rendered}
-        write_weights(trainer, losses, seconds)
-
-    trainer.train(save)
-    print(f"written to {options.folder}")
+    pool = make_pool(
+        options.per_product, options.variety, options.seed, workers=os.cpu_count() or 1
+    )
+    rendering = time.perf_counter() - start
+    print(f"rendered {len(pool.pictures)} pictures in {rendering:.0f} s", flush=True)
+    train(options, pool, rounds, rendering)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from datasets.render import defects, objects, textures
+from datasets.render import defects, objects, random_make, textures
 from datasets.render.surface import Look, Plane, Surface, make_plane, photograph
 
 SIZE = 288  # pixels of a picture's side
@@ -37,6 +37,7 @@ class Product:
     role: Literal["seen", "unseen", "training"]
     turn: float  # at most so many radians from upright
     defects: tuple[str, ...]
+    varied: bool = False  # whether every picture shows another product
 
 
 FULL_TURN = float(np.pi)
@@ -44,6 +45,7 @@ SLIGHT = 0.08
 CLOTH = ("hole", "stain", "particle", "bend")
 SHEET = ("scratch", "stain", "particle", "dent")
 STONE = ("crack", "stain", "glue", "hole")
+ALL = ("scratch", "crack", "stain", "hole", "particle", "dent", "glue")
 
 PRODUCTS = {
     "woven_fabric": Product(textures.woven_fabric, "seen", SLIGHT, CLOTH),
@@ -96,6 +98,20 @@ PRODUCTS = {
     "biscuit": Product(
         objects.biscuit, "training", SLIGHT, ("missing_piece", "crack", "stain", "particle", "hole")
     ),
+    "stamped_part": Product(
+        random_make.stamped_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
+    ),
+    "moulded_part": Product(
+        random_make.moulded_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
+    ),
+    "assembly": Product(
+        random_make.assembly,
+        "training",
+        FULL_TURN,
+        (*ALL, "missing_part", "missing_piece"),
+        varied=True,
+    ),
+    "sheet_material": Product(random_make.sheet_material, "training", FULL_TURN, ALL, varied=True),
 }
 
 
