@@ -5,7 +5,7 @@ writes the page with the numbers, charts, curves and a gallery of all test image
 no network, no library; report.css and the scripts beside it are copied into it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,13 +16,18 @@ from markupsafe import Markup
 
 from datasets.splits import UNKNOWN
 from utils.charts import Dot, curve_chart, dot_chart, histogram, style
-from utils.files import write_text
+from utils.files import atomic_path
 from utils.folder import read_json
 from utils.markdown import UNDEFINED, cell, ours, seeds_text
 from utils.metrics import FPR_LIMIT, METRICS
 from utils.published import MEAN, PAPER, SOURCES
 from utils.report_data import CORRECT, FALSE_ALARM, MISSED, outcome
-from utils.report_gallery import gallery_index, gallery_pictures, script_json
+from utils.report_gallery import (
+    gallery_index,
+    gallery_pictures,
+    script_json,
+    without_pictures,
+)
 from utils.results import SUMMARY_COLUMNS
 
 TEMPLATES = Path(__file__).resolve().parent
@@ -52,15 +57,16 @@ def write_report(folder: Path, official: Sequence[str]) -> None:
     `official` is the full list of the benchmark's categories.
     """
     done = {path.stem: read_json(path) for path in sorted((folder / "done").glob("*.json"))}
-    data = {name: read_report_data(folder, name) for name in done}
-    page = report_page(
+    pages = report_page(
         read_json(folder / "settings.json"),
         read_summary(folder / "summary.csv"),
         {name: record["metrics"] for name, record in done.items()},
-        data,
+        {name: part and without_pictures(part) for name, part in data_of(folder, done)},
         official,
+        (gallery_pictures(part) for _, part in data_of(folder, done) if part),
     )
-    write_text(folder / "report.html", page)
+    with atomic_path(folder / "report.html") as temporary, temporary.open("wb") as stream:
+        stream.writelines(text.encode("utf-8") for text in pages)
 
 
 def read_summary(path: Path) -> pd.DataFrame:
@@ -76,24 +82,31 @@ def read_report_data(folder: Path, category: str) -> dict | None:
     return read_json(path) if path.exists() else None
 
 
+def data_of(folder: Path, categories: Iterable[str]) -> Iterator[tuple[str, dict | None]]:
+    """Categories and their parts of the page, one at a time: with pictures they are large."""
+    return ((name, read_report_data(folder, name)) for name in categories)
+
+
 def report_page(
     record: Mapping,
     summary: pd.DataFrame,
     metrics: Mapping[str, Sequence[tuple]],
     data: Mapping[str, dict | None],
     official: Sequence[str],
-) -> str:
-    """The page's HTML.
+    pictures: Iterable[list[dict]],
+) -> Iterator[str]:
+    """The page's HTML, piece by piece.
 
     `record` is settings.json, `summary` the table of summary.csv, `metrics` and `data` the rows
-    of metrics.csv and the report data of each finished category, `official` all categories.
+    of metrics.csv and the report data of each finished category, `official` all categories,
+    `pictures` the gallery's pictures of each category that has data.
     """
     settings = record["settings"]
     drawn = {name: part for name, part in data.items() if part is not None}
     here = len(data)
     values = {tuple(row[:4]): row[4] for rows in metrics.values() for row in rows}
     shots = shots_of(summary, drawn)
-    return template().render(
+    return template().generate(
         title=f"WinCLIP on {DATASETS.get(settings['dataset']) or settings['class_name']}",
         record=record,
         versions={"git revision": record["git_revision"]} | record["versions"],
@@ -110,7 +123,7 @@ def report_page(
         counts=image_counts(drawn),
         style=style,
         index=script_json(gallery_index(drawn)),
-        pictures=[script_json(gallery_pictures(part)) for part in drawn.values()],
+        pictures=map(script_json, pictures),
         css=asset("report.css"),
         pictures_js=asset("report_pictures.js"),
         js=asset("report.js"),

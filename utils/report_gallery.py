@@ -8,6 +8,8 @@ from markupsafe import Markup
 from utils.heatmaps import OVERLAY, palette
 from utils.report_data import outcome
 
+PICTURES = ("thumbnail", "outline", "maps")
+
 
 def gallery_index(data: Mapping[str, Mapping]) -> dict:
     """What the gallery filters and sorts by; its pictures stand apart, read when they are shown."""
@@ -40,7 +42,13 @@ def gallery_index(data: Mapping[str, Mapping]) -> dict:
 
 def gallery_pictures(part: Mapping) -> list[dict]:
     """The thumbnails, outlines and maps of one category."""
-    return [{key: one[key] for key in ("thumbnail", "outline", "maps")} for one in part["images"]]
+    return [{key: one[key] for key in PICTURES} for one in part["images"]]
+
+
+def without_pictures(part: Mapping) -> dict:
+    """A category's data but for what `gallery_pictures` gives."""
+    images = [{key: one[key] for key in one if key not in PICTURES} for one in part["images"]]
+    return {**part, "images": images}
 
 
 def script_json(value: object) -> Markup:
