@@ -19,7 +19,7 @@ from tests.conftest import PROJECT
 from utils.scores import load_scores
 
 KILLS = 20
-CATEGORIES = ("cable", "leather", "washer")
+CATEGORIES = ("leather", "washer")
 # A process that has imported everything: each run is a fork of it, and starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["utils.benchmark", "datasets.demo"])
@@ -33,7 +33,7 @@ def options(tmp_path_factory) -> tuple[str, ...]:
         patch.setitem(OFFICIAL, "demo", {name: OFFICIAL["demo"][name] for name in CATEGORIES})
         make(Options(folder / "raw", splits_folder=folder / "splits"))
     words = ["--data-root", folder / "raw", "--split", folder / "splits/demo.csv", "--limit", 1]
-    words += ["--shots", 0, 1, "--seeds", 0]
+    words += ["--shots", 0, 1, "--seeds", 0, "--heatmap-size", 64]
     return tuple(map(str, words))
 
 
@@ -82,6 +82,9 @@ def check_whole(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_at_20_random_moments_ends_with_the_same_files(options, tmp_path):
+    warm_up = CONTEXT.Process(target=int)  # what all runs are forks of imports everything first
+    warm_up.start()
+    warm_up.join()
     began = time.monotonic()
     undisturbed = start(options, tmp_path / "undisturbed")
     undisturbed.join()
@@ -93,6 +96,7 @@ def test_a_run_killed_at_20_random_moments_ends_with_the_same_files(options, tmp
     while killed < KILLS:
         process = start(options, result)
         process.join(dice.uniform(0, 0.9 * seconds))
+        assert process.exitcode in (None, 0), result.with_suffix(".txt").read_text()
         if process.is_alive():
             workers += workers_of(process)
             os.kill(process.pid, dice.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)))
@@ -108,7 +112,7 @@ def test_a_run_killed_at_20_random_moments_ends_with_the_same_files(options, tmp
     assert last.exitcode == 0, result.with_suffix(".txt").read_text()
     assert contents(result) == wanted
     assert workers
-    deadline = time.monotonic() + 30  # a worker looks every 5 s whether its run is alive
+    deadline = time.monotonic() + 30
     while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(worker.exists() for worker in workers)
@@ -121,7 +125,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_with_room(optio
     assert full.exitcode == 1, told
     (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
     assert "File too large; make room there" in line
-    assert str(tmp_path / "r/heatmaps") in line
+    assert str(tmp_path / "r") in line
     assert "Traceback" not in told
     check_whole(tmp_path / "r")
     again = start(options, tmp_path / "r")

@@ -4,6 +4,9 @@ Every image is encoded once; all (shots, seed) pairs are scored from that. A cat
 of work: its files are written when it is done, and a run that is started again goes on from there.
 """
 
+import ctypes
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -38,6 +41,7 @@ from utils.stopwatch import Stopwatch
 # Of a run's time; what writing tables and report after each category may take, since both cover all
 # categories so far. The last one is always written.
 REPORT_SHARE = 0.05
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(constants: dict, dataset: str, before: Callable[[str], None] | None = None) -> None:
@@ -180,6 +184,7 @@ def run_categories(
         batch_sampler=batch_indices(shares, settings.batch_size),
         num_workers=settings.num_workers,
         collate_fn=list,
+        worker_init_fn=end_with_run,
     )
     encodings = Encodings(dataset, clip, encoder, loader, clock)
     total = sum(len(plan.references) + len(plan.tests) for plan in plans)
@@ -196,6 +201,15 @@ def run_categories(
             if clock.share("report") < REPORT_SHARE:
                 with clock.stage("report"):
                     publish(folder, settings.dataset, job.categories)
+
+
+def end_with_run(worker: int) -> None:
+    """Have Linux end a worker at once when its run is killed; elsewhere torch does within 5 s.
+
+    Until then a worker keeps the lock of the result folder, which it has from its run.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def share_of(plan: Plan, ranks: Ranks) -> Plan:
