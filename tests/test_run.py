@@ -1,12 +1,7 @@
 """Whole runs of the real scripts, on small pictures and a small CLIP with random weights."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,45 +10,23 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import run_winclip
-from datasets import mvtec, visa
+from datasets import mvtec
 from datasets.prepare import Options, prepare
 from datasets.splits import read_split
 from models.clip import WindowedEncoder
-from tests.clips import write_config
-from tests.conftest import PROJECT
-from tests.layouts import make_mvtec, make_visa
+from tests.benches import RUNS, SEEDS, SHOTS, contents, small_mvtec, small_visa
 from utils import benchmark
-from utils.benchmark import main, run
+from utils.benchmark import run
 from utils.errors import InputError
-from utils.folder import held
 from utils.metrics import METRICS
 from utils.scores import load_scores
 from utils.settings import Settings
 
-SHOTS, SEEDS = (0, 1, 2), (0, 1)
-RUNS = 1 + 2 * 2  # 0-shot once, then two numbers of shots with two seeds each
-
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Settings:
-    """Settings of a small MVTec AD of two categories, prepared, and a small CLIP."""
-    folder = tmp_path_factory.mktemp("bench") / "mit Leerzeichen"
-    root = make_mvtec(folder / "raw")
-    options = Options(root, splits_folder=folder / "splits", allow_incomplete=True)
-    split, _ = prepare(mvtec.MVTEC, options)
-    return Settings(
-        dataset="mvtec",
-        data_root=str(root),
-        split=str(split),
-        shots=SHOTS,
-        seeds=SEEDS,
-        model=str(write_config(folder, "small-run", 240, 16, layers=2, width=32)),
-        pretrained="random",
-        batch_size=3,
-        num_workers=0,
-        result_dir=str(folder / "result"),
-    )
+    """Settings of a small MVTec AD."""
+    return small_mvtec(tmp_path_factory.mktemp("bench") / "mit Leerzeichen")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +34,6 @@ def done(bench) -> Path:
     """The result folder of one finished run."""
     run(bench)
     return bench.result_folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a result folder but those that have times in them."""
-    timed = ("settings.json", "run.log", "report.html")
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in timed]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_run_writes_everything_it_promises(done):
@@ -256,12 +222,8 @@ def test_a_category_without_good_images_has_undefined_metrics_and_no_zeros(bench
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory, bench) -> Settings:
-    """Settings of a small VisA, whose images are 96 x 144."""
-    folder = tmp_path_factory.mktemp("visa")
-    root = make_visa(folder / "raw", ["capsules"])
-    options = Options(root, splits_folder=folder, allow_incomplete=True)
-    split, _ = prepare(visa.visa("1cls"), options)
-    return replace(bench, dataset="visa", data_root=str(root), split=str(split))
+    """Settings of a small VisA."""
+    return small_visa(tmp_path_factory.mktemp("visa"), bench)
 
 
 def test_images_that_are_not_square_are_scored_in_tiles(wide, tmp_path):
@@ -289,158 +251,6 @@ def test_metrics_at_the_source_size_are_those_of_that_size(wide, tmp_path):
     assert tables[0] == tables[1]  # the shorter side is 96: the same shape
 
 
-def options_of(settings: Settings) -> list[str]:
-    """The command line that gives these settings."""
-    words = []
-    for name in ("data_root", "split", "model", "pretrained", "result_dir", "num_workers"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-    words += ["--shots", *map(str, settings.shots), "--seeds", *map(str, settings.seeds)]
-    return [*words, "--batch-size", "2"]
-
-
-def start(settings: Settings, *more: str, cwd: Path) -> subprocess.Popen:
-    script = {"mvtec": "run_winclip.py"}.get(settings.dataset, f"run_{settings.dataset}.py")
-    command = [sys.executable, str(PROJECT / script), *options_of(settings), *more]
-    return subprocess.Popen(
-        *(command,), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def test_a_run_killed_in_a_category_goes_on_to_the_same_files(done, bench, tmp_path):
-    settings = replace(bench, result_dir=str(tmp_path / "r"))
-    process = start(settings, cwd=tmp_path)
-    first = tmp_path / "r/done/bottle.json"
-    deadline = time.monotonic() + 60
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert first.exists()
-    assert not (tmp_path / "r/done/metal_nut.json").exists()
-    (tmp_path / "r/scores/metal_nut.npz").write_bytes(b"half a file of the killed category")
-    again = start(settings, cwd=tmp_path)
-    out, err = again.communicate()
-    assert again.returncode == 0, err
-    assert "bottle: done before, skipped" in out
-    left = contents(tmp_path / "r")
-    assert {name: left[name] for name in contents(done)} == contents(done)
-
-
-def test_the_visa_script_runs_from_another_folder(wide, tmp_path):
-    process = start(replace(wide, result_dir="out"), "--heatmaps", "none", cwd=tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "capsules" in (tmp_path / "out/summary.md").read_text()
-    assert "seconds per stage" in out
-
-
-def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
-    root = make_mvtec(tmp_path / "raw", ["connector"])
-    words = [str(PROJECT / "datasets/mpdd.py"), "--data-root", str(root), "--allow-incomplete"]
-    subprocess.run([sys.executable, *words, "--splits-folder", str(tmp_path)], check=True)
-    settings = replace(
-        bench,
-        dataset="mpdd",
-        data_root=str(root),
-        split=str(tmp_path / "mpdd.csv"),
-        result_dir=str(tmp_path / "out"),
-    )
-    process = start(settings, cwd=tmp_path)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "connector" in (tmp_path / "out/metrics.csv").read_text()
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "told"),
-    [
-        (["--split", "gone/mvtec.csv"], 1, "there is no split gone/mvtec.csv"),
-        (["--data-root", "gone"], 1, "DATA_ROOT: there is no folder gone"),
-        (
-            ["--categories", "bottel"],
-            1,
-            'no category "bottel" in the split; it has bottle, metal_nut',
-        ),
-        (["--pretrained", "gone.pt"], 1, 'PRETRAINED = "gone.pt" is no file'),
-        (["--shots", "9"], 1, "SHOTS asks for 9 reference images, but bottle has 4"),
-        (["--device", "cuda:7"], 1, 'DEVICE = "cuda:7"'),
-        (["--precision", "fp16", "--device", "cpu"], 1, 'PRECISION = "fp16"'),
-        (["--references", "gone.csv"], 1, "REFERENCES: gone.csv cannot be read"),
-        (["--extra-normal-states", "x"], 1, "EXTRA_..._STATES"),
-        (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
-        (["--result-dir", "{file}"], 1, "RESULT_DIR: cannot write into"),
-        (["--bogus"], 2, "Unrecognized options: --bogus"),
-        (["--batch-size", "many"], 2, "--batch-size"),
-    ],
-)
-def test_a_users_mistake_is_one_sentence(bench, tmp_path, monkeypatch, capsys, words, status, told):
-    (tmp_path / "file").write_text("")
-    words = [str(tmp_path / "file") if word == "{file}" else word for word in words]
-    settings = replace(bench, result_dir=str(tmp_path / "out"))
-    monkeypatch.setattr(sys, "argv", ["run_winclip.py", *options_of(settings), *words])
-    with pytest.raises(SystemExit) as end:
-        main(vars(run_winclip), "mvtec")
-    assert end.value.code == status
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert told in line
-    assert not (tmp_path / "out" / "metrics.csv").exists()
-
-
-def test_a_mistake_ends_the_script_with_status_1_and_no_traceback(bench, tmp_path):
-    process = start(bench, "--split", "gone/visa.csv", cwd=tmp_path)
-    out, err = process.communicate()
-    assert (process.returncode, out) == (1, "")
-    (line,) = err.splitlines()
-    assert line.startswith("error: there is no split gone/visa.csv; run python datasets/visa.py")
-
-
-def spoiled(bench: Settings, folder: Path) -> tuple[Settings, Path]:
-    """A copy of the small benchmark that may be damaged."""
-    root = make_mvtec(folder / "raw")
-    return replace(bench, data_root=str(root), result_dir=str(folder / "r")), root
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    ("victim", "told"),
-    [
-        ("metal_nut/test/good/001.png", "cannot be read as an image"),
-        ("metal_nut/ground_truth/crack/001_mask.png", "96 x 97 pixels, its image 96 x 96"),
-        ("metal_nut/test/hole/000.png", "is in the split but not there"),
-    ],
-)
-def test_a_bad_file_ends_the_run_in_one_sentence_and_keeps_what_is_done(
-    bench, tmp_path, victim, told, workers
-):
-    settings, root = spoiled(bench, tmp_path)
-    whole = (root / victim).read_bytes()
-    if "mask" in victim:
-        Image.fromarray(np.ones((97, 96), np.uint8)).save(root / victim)
-    elif "hole" in victim:
-        (root / victim).unlink()
-    else:
-        (root / victim).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError) as caught:
-        run(replace(settings, num_workers=workers))
-    assert told in str(caught.value)
-    assert victim in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert (tmp_path / "r/done/bottle.json").exists()
-    assert "bottle" in (tmp_path / "r/summary.md").read_text()
-    (root / victim).write_bytes(whole)
-    run(replace(settings, num_workers=workers))
-    assert "metal_nut" in (tmp_path / "r/summary.md").read_text()
-
-
-def test_a_damaged_record_of_a_finished_category_is_one_sentence(bench, tmp_path):
-    settings = replace(bench, result_dir=str(tmp_path), heatmaps="none")
-    run(settings)
-    (tmp_path / "done/bottle.json").write_text("{")
-    with pytest.raises(InputError, match=r"bottle\.json cannot be read .* delete it"):
-        run(settings)
-
-
 @pytest.mark.slow
 def test_the_papers_backbone_runs_on_real_images(shared_data, tmp_path):
     options = Options(shared_data / "mvtec", splits_folder=tmp_path, allow_incomplete=True)
@@ -459,26 +269,3 @@ def test_the_papers_backbone_runs_on_real_images(shared_data, tmp_path):
     assert (scores.maps.reshape(12, -1).std(axis=1) > 1e-4).all()  # no map is constant
     seconds = json.loads((tmp_path / "r/settings.json").read_text())["seconds"]
     assert seconds["score"] < 0.05 * seconds["encode"]
-
-
-def test_a_folder_in_use_by_another_run_ends_in_a_sentence(bench, tmp_path):
-    with held(tmp_path), pytest.raises(InputError, match="in use by another run"):
-        run(replace(bench, result_dir=str(tmp_path)))
-    run(replace(bench, result_dir=str(tmp_path), shots=(0,)))  # free again
-
-
-def test_sigterm_ends_with_one_line_and_its_own_status(tmp_path):
-    code = "import time; from utils.errors import exit_with_sentence as e; print('on', flush=True)"
-    code += "; e(lambda: [print('in', flush=True), time.sleep(60)])"
-    started = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert [started.stdout.readline(), started.stdout.readline()] == ["on\n", "in\n"]
-    started.terminate()
-    _, told = started.communicate(timeout=20)
-    assert started.returncode == 128 + signal.SIGTERM
-    assert told == "interrupted; what was finished is kept\n"

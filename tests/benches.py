@@ -1,0 +1,47 @@
+"""A small benchmark, prepared, with a small CLIP: what whole runs are tested on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from datasets import mvtec, visa
+from datasets.prepare import Options, prepare
+from tests.clips import write_config
+from tests.layouts import make_mvtec, make_visa
+from utils.settings import Settings
+
+SHOTS, SEEDS = (0, 1, 2), (0, 1)
+RUNS = 1 + 2 * 2  # 0-shot once, then two numbers of shots with two seeds each
+
+
+def small_mvtec(folder: Path) -> Settings:
+    """Settings of a small MVTec AD of two categories, prepared, and a small CLIP."""
+    root = make_mvtec(folder / "raw")
+    options = Options(root, splits_folder=folder / "splits", allow_incomplete=True)
+    split, _ = prepare(mvtec.MVTEC, options)
+    return Settings(
+        dataset="mvtec",
+        data_root=str(root),
+        split=str(split),
+        shots=SHOTS,
+        seeds=SEEDS,
+        model=str(write_config(folder, "small-run", 240, 16, layers=2, width=32)),
+        pretrained="random",
+        batch_size=3,
+        num_workers=0,
+        result_dir=str(folder / "result"),
+    )
+
+
+def small_visa(folder: Path, settings: Settings) -> Settings:
+    """`settings` with a small VisA, whose images are 96 x 144."""
+    root = make_visa(folder / "raw", ["capsules"])
+    options = Options(root, splits_folder=folder, allow_incomplete=True)
+    split, _ = prepare(visa.visa("1cls"), options)
+    return replace(settings, dataset="visa", data_root=str(root), split=str(split))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a result folder but those that have times in them."""
+    timed = ("settings.json", "run.log", "report.html")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in timed]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
