@@ -33,6 +33,7 @@ from models.device import check_precision, place, resolve_device
 from models.weights import RANDOM, load_clip
 from utils.errors import InputError, exit_with_sentence
 from utils.folder import machine
+from utils.process import keep_freed_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
     options = parser.parse_args()
+    keep_freed_memory()
     device = resolve_device(options.device)
     print(f"{options.model}, scales 2 and 3, random weights; {machine(device)}")
     print(

@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 
 from utils.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
+from utils.process import keep_freed_memory
 
 IMAGES = 110  # about an MVTec AD category
 QUICK_IMAGES = 16  # with --quick
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_IMAGES} small images")
     parser.add_argument("--all", action="store_true", help="slow libraries on large images too")
     given = parser.parse_args()
+    keep_freed_memory()
     print(machine())
     for side in SIDES[-1:] if given.quick else SIDES:
         compare(QUICK_IMAGES if given.quick else IMAGES, side, given.all)

@@ -4,9 +4,6 @@ Every image is encoded once; all (shots, seed) pairs are scored from that. A cat
 of work: its files are written when it is done, and a run that is started again goes on from there.
 """
 
-import ctypes
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -31,6 +28,7 @@ from utils.files import sha256_of, user_path, write_text
 from utils.folder import ResultFolder, check_writable, held, machine
 from utils.jobs import Job, job_of
 from utils.log import log, spoken, written
+from utils.process import end_with_run, keep_freed_memory
 from utils.ranks import ALONE, Ranks, joined
 from utils.report import write_report
 from utils.results import write_tables
@@ -41,7 +39,6 @@ from utils.stopwatch import Stopwatch
 # Of a run's time; what writing tables and report after each category may take, since both cover all
 # categories so far. The last one is always written.
 REPORT_SHARE = 0.05
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(constants: dict, dataset: str, before: Callable[[str], None] | None = None) -> None:
@@ -80,6 +77,7 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             check_writable(settings.result_folder)
             stack.enter_context(held(settings.result_folder))
             stack.enter_context(written(settings.result_folder / "run.log"))
+        keep_freed_memory()
         clock = Stopwatch()
         log.info(f"loading {settings.model}, {settings.pretrained}")
         with clock.stage("start-up"):
@@ -201,15 +199,6 @@ def run_categories(
             if clock.share("report") < REPORT_SHARE:
                 with clock.stage("report"):
                     publish(folder, settings.dataset, job.categories)
-
-
-def end_with_run(worker: int) -> None:
-    """Have Linux end a worker at once when its run is killed; elsewhere torch does within 5 s.
-
-    Until then a worker keeps the lock of the result folder, which it has from its run.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def share_of(plan: Plan, ranks: Ranks) -> Plan:
