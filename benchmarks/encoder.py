@@ -47,15 +47,16 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     visual = encoder.visual
     width, blocks = visual.conv1.out_channels, len(visual.transformer.resblocks)
     hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
-    patches, tokens, read = encoder.lengths[0] - 1, len(encoder.gather), len(encoder.read)
+    patches, tokens, read = encoder.sizes[0] - 1, len(encoder.gather), len(encoder.read)
+    windows = sum(count for count, _ in encoder.shapes[1:])
     pixels = visual.conv1.weight[0].numel()
     rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
     found = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]
     found += [(tokens, width, 3 * width), *rest] * (blocks - 2)
-    found += [(tokens, width, 2 * width), (read, width, width)]
+    # In the last block a window has one query; keys and values are not computed for its tokens.
+    found += [(patches + 1, width, 3 * width), *[(windows, width, width)] * 3]
     found += [(read, width, width), (read, width, hidden), (read, hidden, width)]
-    sequences = sum(count for count, _ in encoder.shapes)
-    found.append((sequences, width, visual.proj.shape[1]))
+    found.append((1 + windows, width, visual.proj.shape[1]))
     return [(rows * batch, inputs, outputs) for rows, inputs, outputs in found]
 
 

@@ -22,7 +22,7 @@ from models.winclip import Features
 from models.windows import window_indices
 from utils.errors import InputError
 
-TEXT_BATCH = 256  # prompts encoded at once; bounds memory, changes no embedding
+TEXT_BATCH = 1024  # prompts encoded together; bounds memory, changes no embedding
 
 
 class WindowedEncoder:
@@ -73,14 +73,13 @@ class WindowedEncoder:
             F.pad(window_indices(self.grid, size) + 1, (1, 0), value=0) for size in self.scales
         ]
         self.shapes = [tuple(group.shape) for group in groups]  # (sequences, tokens in each)
+        self.sizes = [count * length for count, length in self.shapes]
         self.gather = torch.cat([group.flatten() for group in groups]).to(self.device)
         first = torch.tensor([length for count, length in self.shapes for _ in range(count)])
         heads = F.pad(first.cumsum(0)[:-1], (1, 0))  # where each sequence's class token stands
         # The last block reads class tokens, and the full image's patches where they are wanted.
-        full = 1 if self.patch_tokens == "penultimate" else patches + 1
-        self.lengths = [length for _, length in self.shapes]
-        self.read_lengths = [full] + [1] * len(self.scales)
-        self.read = torch.cat([torch.arange(full), heads[1:]]).to(self.device)
+        self.full_read = 1 if self.patch_tokens == "penultimate" else patches + 1
+        self.read = torch.cat([torch.arange(self.full_read), heads[1:]]).to(self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
@@ -109,51 +108,33 @@ class WindowedEncoder:
         queries, keys, values = project(first, tokens)  # once per patch, shared by all windows
         x = tokens[:, self.gather]
         gathered = (shared[:, self.gather] for shared in (queries, keys, values))
-        x = finish_block(first, x, self._attend(first, *gathered, self.lengths))
+        x = finish_block(first, x, self._attend(first, *gathered))
         for block in middle:
-            x = finish_block(block, x, self._attend(block, *project(block, x), self.lengths))
-        full = self.lengths[0]
+            x = finish_block(block, x, self._attend(block, *project(block, x)))
+        full = tokens.shape[1]
         penultimate = x[:, 1:full]
         x = self._last_block(last, x)
-        classes = torch.cat([x[:, :1], x[:, self.read_lengths[0] :]], dim=1)
+        classes = torch.cat([x[:, :1], x[:, self.full_read :]], dim=1)
         if self.patch_tokens == "penultimate":
             return classes, penultimate
         patches = x[:, 1:full]
         return classes, self.visual.ln_post(patches) if self.patch_tokens == "post_ln" else patches
 
     def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """The last block, for the tokens that are read; every token still gives key and value."""
-        normal = block.ln_1(x)
-        width = x.shape[-1]
-        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-        queries = F.linear(normal[:, self.read], weight[:width], bias[:width])
-        keys, values = F.linear(normal, weight[width:], bias[width:]).chunk(2, dim=-1)
-        attended = self._attend(block, queries, keys, values, self.read_lengths)
-        return finish_block(block, x[:, self.read], attended)
-
-    def _attend(
-        self, block: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, wanted: list[int]
-    ) -> Tensor:
-        """Attention within each sequence: queries (B, T_q, D), keys and values (B, T, D).
-
-        `wanted` is the number of queries of each sequence, one per group; returns (B, T_q, D).
-        """
+        """The last block, for the tokens that are read: (B, T, D) to (B, T_read, D)."""
         heads = block.attn.num_heads
-        counts = [count for count, _ in self.shapes]
-        key_sizes = [count * length for count, length in self.shapes]
-        query_sizes = [count * number for count, number in zip(counts, wanted, strict=True)]
-        groups = zip(
-            queries.split(query_sizes, dim=1),
-            keys.split(key_sizes, dim=1),
-            values.split(key_sizes, dim=1),
-            counts,
-            strict=True,
-        )
-        attended = []
-        for *group, count in groups:
-            q, k, v = (split_heads(tokens, count, heads) for tokens in group)
-            heads_out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-            attended.append(heads_out.reshape(group[0].shape))
+        full, *windows = block.ln_1(x).split(self.sizes, dim=1)
+        queries, keys, values = linear(block.attn, full).chunk(3, dim=-1)
+        parts = [attend(queries[:, : self.full_read], keys, values, 1, heads)]
+        for tokens, (count, _) in zip(windows, self.shapes[1:], strict=True):
+            parts.append(attend_from_first(block.attn, tokens, count))
+        return finish_block(block, x[:, self.read], torch.cat(parts, dim=1))
+
+    def _attend(self, block: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention within each sequence: (B, T, D) to (B, T, D)."""
+        groups = (part.split(self.sizes, dim=1) for part in (queries, keys, values))
+        counts, heads = (count for count, _ in self.shapes), block.attn.num_heads
+        attended = [attend(*group, heads) for group in zip(*groups, counts, strict=True)]
         return torch.cat(attended, dim=1)
 
     @torch.inference_mode()
@@ -161,23 +142,64 @@ class WindowedEncoder:
         """Embed prompts: (P, E) float32, at the lengths the text tower gives them."""
         tokens = self.tokenizer(list(prompts)).to(self.device)
         text = getattr(self.model, "text", self.model)  # newer model classes keep a text tower
-        return torch.cat([self._embed_text(text, part) for part in tokens.split(TEXT_BATCH)])
+        parts = tokens.split(TEXT_BATCH)
+        if not is_causal(text):
+            return torch.cat([self.model.encode_text(part).float() for part in parts])
+        return torch.cat([embed_prompts(text, part) for part in parts])
 
-    def _embed_text(self, text: nn.Module, tokens: Tensor) -> Tensor:
-        """One batch of tokens (P, L) through the text tower, without its empty tail."""
-        pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
-        if pool != "argmax" or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
-            return self.model.encode_text(tokens).float()
-        # A causal tower reads nothing behind the end token, so the cut is exact. The end token
-        # has the highest number of the vocabulary: its place is the argmax.
-        ends = tokens.argmax(dim=-1)
-        tokens = tokens[:, : int(ends.max()) + 1]
-        length = tokens.shape[1]
-        x = text.token_embedding(tokens) + text.positional_embedding[:length]
-        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
-        x = text.ln_final(x[torch.arange(len(x), device=x.device), ends])
-        projection = text.text_projection
-        return (projection(x) if isinstance(projection, nn.Linear) else x @ projection).float()
+
+def is_causal(text: nn.Module) -> bool:
+    """Whether a text tower reads each prompt from left to right, up to its end token."""
+    pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
+    causal = pool == "argmax" and getattr(text, "attn_mask", None) is not None
+    return causal and getattr(text, "cls_emb", None) is None and has_plain_blocks(text)
+
+
+def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
+    """Prompts (P, L) through a causal text tower: (P, E), each distinct beginning only once.
+
+    A token's place in the tower depends on itself and on those before it, so that prompts share
+    all that they begin with; nothing behind the end token is computed.
+    """
+    # The end token has the highest number of the vocabulary: its place is the argmax.
+    ends = tokens.argmax(dim=-1)
+    prompts, heads = len(tokens), text.transformer.resblocks[0].attn.num_heads
+    tokens = tokens[:, : int(ends.max()) + 1]
+    nodes, first = (part.to(tokens.device) for part in shared_beginnings(tokens, ends))
+    x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+    x = x.flatten(0, 1)[first]
+    for block in text.transformer.resblocks:
+        q, k, v = (split_heads(part[nodes], 1, heads) for part in project(block, x))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        x = finish_block(block, x, attended.reshape(prompts * nodes.shape[1], -1)[first])
+    x = text.ln_final(x[nodes[torch.arange(prompts), ends]])
+    projection = text.text_projection
+    return (projection(x) if isinstance(projection, nn.Linear) else x @ projection).float()
+
+
+def shared_beginnings(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the distinct beginnings of prompts `tokens` (P, L), each up to its place in `ends`.
+
+    Returns the beginning that ends at each token, (P, L) and 0 behind the end, and where each of
+    them first stands in the flat list of tokens, (K,).
+
+    >>> shared_beginnings(torch.tensor([[7, 1, 9], [7, 2, 9], [7, 9, 0]]), torch.tensor([2, 2, 1]))
+    (tensor([[0, 1, 2],
+            [0, 3, 4],
+            [0, 5, 0]]), tensor([0, 1, 2, 4, 5, 7]))
+    """
+    numbers: dict[tuple, int] = {}
+    nodes, first = torch.zeros_like(tokens, device="cpu"), []
+    for row, (prompt, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
+        before = -1
+        for column, token in enumerate(prompt[: end + 1]):
+            key = (before, token)
+            if key not in numbers:
+                numbers[key] = len(first)
+                first.append(row * tokens.shape[1] + column)
+            before = numbers[key]
+            nodes[row, column] = before
+    return nodes, torch.tensor(first)
 
 
 def split_heads(tokens: Tensor, sequences: int, heads: int) -> Tensor:
@@ -187,17 +209,58 @@ def split_heads(tokens: Tensor, sequences: int, heads: int) -> Tensor:
     return split.transpose(1, 2)
 
 
+def attend(queries: Tensor, keys: Tensor, values: Tensor, sequences: int, heads: int) -> Tensor:
+    """Attention within each of some sequences of equal length, (B, sequences * L, D) each.
+
+    There may be fewer queries in each than keys; returns the shape of the queries.
+    """
+    q, k, v = (split_heads(part, sequences, heads) for part in (queries, keys, values))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(queries.shape)
+
+
+def attend_from_first(attn: nn.MultiheadAttention, x: Tensor, sequences: int) -> Tensor:
+    """Attention of each sequence's first token: (B, sequences * L, D) to (B, sequences, D).
+
+    For one query a sequence it takes fewer products to bring it to the tokens, (q W_k) x, than the
+    tokens to it, q (W_k x), and to mix tokens before their values are taken, W_v (a x): exact but
+    for rounding. What the keys' bias adds is the same for all tokens, so softmax drops it.
+    """
+    batch, _, width = x.shape
+    heads = attn.num_heads
+    tokens = x.reshape(batch * sequences, -1, width)  # (S, L, D)
+    to_q, to_k, to_v = attn.in_proj_weight.unflatten(0, (3, heads, -1))  # each (H, D / H, D)
+    bias_q, _, bias_v = attn.in_proj_bias.chunk(3)
+    queries = F.linear(tokens[:, 0], to_q.flatten(0, 1), bias_q).unflatten(1, (heads, -1))
+    brought = (queries.transpose(0, 1) @ to_k).transpose(0, 1)  # (S, H, D)
+    scores = brought @ tokens.transpose(1, 2) / attn.head_dim**0.5  # (S, H, L)
+    mixed = scores.softmax(dim=-1) @ tokens  # (S, H, D)
+    values = mixed.transpose(0, 1) @ to_v.transpose(1, 2)  # (H, S, D / H)
+    return (values.transpose(0, 1).flatten(1) + bias_v).unflatten(0, (batch, sequences))
+
+
 def project(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A block's queries, keys and values of tokens (B, T, D), each (B, T, D)."""
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(
-        3, dim=-1
-    )
+    return linear(block.attn, block.ln_1(x)).chunk(3, dim=-1)
+
+
+def linear(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Queries, keys and values of normalised tokens, side by side: (..., D) to (..., 3 D)."""
+    return F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
 
 
 def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """The rest of a block after attention: output projection, MLP and both residual sums."""
     x = x + block.ls_1(block.attn.out_proj(attended))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def has_plain_blocks(tower: nn.Module) -> bool:
+    """Whether a tower is made of open_clip's plain residual attention blocks alone."""
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
+    return len(blocks) > 0 and all(
+        isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
+        for block in blocks
+    )
 
 
 def check_tower(visual: nn.Module) -> None:
@@ -209,10 +272,7 @@ def check_tower(visual: nn.Module) -> None:
         reason = "its vision tower has a single block"
     elif visual.attn_pool is not None or visual.pool_type != "tok":
         reason = "its image embedding is not the class token's"
-    elif not all(
-        isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-        for block in visual.transformer.resblocks
-    ):
+    elif not has_plain_blocks(visual):
         reason = "its blocks are not open_clip's plain residual attention blocks"
     if reason:
         raise InputError(

@@ -1,11 +1,15 @@
+import json
+
 import open_clip
 import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock
 
-from models.clip import WindowedEncoder
+from models.clip import WindowedEncoder, shared_beginnings
+from models.prompts import prompt_ensemble
+from models.weights import load_clip
 from models.windows import window_indices
-from tests.clips import KINDS, small_clip
+from tests.clips import KINDS, small_clip, write_config
 from utils.errors import InputError
 
 
@@ -125,12 +129,54 @@ def test_the_choice_of_patch_tokens_moves_no_embedding(plain):
     torch.testing.assert_close(one.windows[0], other.windows[0], atol=1e-5, rtol=0)
 
 
-def test_text_cut_to_the_longest_prompt_equals_open_clips_own(clip):
-    prompts = ["a photo of a bottle.", "a jpeg corrupted photo of the metal nut without damage."]
+PROMPTS = (
+    "a photo of a bottle.",
+    "a photo of a bottle",  # a beginning of the first one
+    "a photo of a bottle.",  # the first one again
+    "a jpeg corrupted photo of the metal nut without damage.",
+    "a",
+)
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_prompts_that_share_beginnings_are_embedded_as_open_clip_does(tmp_path, custom_text):
+    path = write_config(tmp_path, f"text-{custom_text}", *KINDS["ViT-B-32"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_text": custom_text}))
+    clip = load_clip(str(path), "random")
+    assert hasattr(clip.model, "text") == custom_text
     with torch.inference_mode():
-        wanted = clip.model.encode_text(clip.tokenizer(prompts))
-    found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(prompts)
+        wanted = clip.model.encode_text(clip.tokenizer(list(PROMPTS)))
+    found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(PROMPTS)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_prompt_alone_is_embedded_as_among_others(plain):
+    encoder = WindowedEncoder(plain.model, plain.tokenizer)
+    alone = torch.cat([encoder.encode_text([prompt]) for prompt in PROMPTS])
+    torch.testing.assert_close(encoder.encode_text(PROMPTS), alone, atol=1e-5, rtol=0)
+
+
+def test_a_text_tower_that_is_not_causal_goes_open_clips_way(tmp_path):
+    path = write_config(tmp_path, "last-token", *KINDS["ViT-B-32"])
+    config = json.loads(path.read_text())
+    config["text_cfg"] |= {"pool_type": "last"}
+    path.write_text(json.dumps(config | {"custom_text": True}))
+    clip = load_clip(str(path), "random")
+    with torch.inference_mode():
+        wanted = clip.model.encode_text(clip.tokenizer(list(PROMPTS)))
+    found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(PROMPTS)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_prompt_ensemble_shares_most_of_its_tokens(plain):
+    normal, anomalous = prompt_ensemble("metal nut")
+    tokens = plain.tokenizer(normal + anomalous)
+    ends = tokens.argmax(dim=-1)
+    _, first = shared_beginnings(tokens, ends)
+    rows = zip(tokens.tolist(), ends.tolist(), strict=True)
+    beginnings = {tuple(row[: k + 1]) for row, end in rows for k in range(end + 1)}
+    assert len(first) == len(beginnings)
+    assert len(first) < 0.4 * (ends + 1).sum()
 
 
 def test_a_window_larger_than_the_grid_is_refused(plain):
@@ -168,8 +214,6 @@ def test_a_resnet_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(KINDS))
 def test_real_shapes_the_whole_grid_window_is_the_image_embedding(name):
-    from models.weights import load_clip
-
     clip = load_clip(name, "random")
     whole = clip.model.visual.grid_size[0]
     pixels = pixels_of(clip, 1)
