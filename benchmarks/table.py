@@ -64,7 +64,7 @@ class Ours:
 
     def set_up(self) -> None:
         """Prompts and references."""
-        prompts = (self.encoder.encode_text(part) for part in prompt_ensemble("bottle"))
+        prompts = self.encoder.encode_states(*prompt_ensemble("bottle"))
         self.text = TextBank.from_prompts(*prompts, 0.07, True)
         features = [self.encoder.encode_images(self.image) for _ in range(self.references)]
         if features:

@@ -14,10 +14,19 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from models.blocks import (
+    attend,
+    attend_from_first,
+    finish_block,
+    has_plain_blocks,
+    in_projection,
+    project,
+)
 from models.protocols import PatchTokens
+from models.text import embed_prompts, is_causal
 from models.winclip import Features
 from models.windows import window_indices
 from utils.errors import InputError
@@ -124,7 +133,7 @@ class WindowedEncoder:
         """The last block, for the tokens that are read: (B, T, D) to (B, T_read, D)."""
         heads = block.attn.num_heads
         full, *windows = block.ln_1(x).split(self.sizes, dim=1)
-        queries, keys, values = linear(block.attn, full).chunk(3, dim=-1)
+        queries, keys, values = in_projection(block.attn, full).chunk(3, dim=-1)
         parts = [attend(queries[:, : self.full_read], keys, values, 1, heads)]
         for tokens, (count, _) in zip(windows, self.shapes[1:], strict=True):
             parts.append(attend_from_first(block.attn, tokens, count))
@@ -147,120 +156,10 @@ class WindowedEncoder:
             return torch.cat([self.model.encode_text(part).float() for part in parts])
         return torch.cat([embed_prompts(text, part) for part in parts])
 
-
-def is_causal(text: nn.Module) -> bool:
-    """Whether a text tower reads each prompt from left to right, up to its end token."""
-    pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
-    causal = pool == "argmax" and getattr(text, "attn_mask", None) is not None
-    return causal and getattr(text, "cls_emb", None) is None and has_plain_blocks(text)
-
-
-def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
-    """Prompts (P, L) through a causal text tower: (P, E), each distinct beginning only once.
-
-    A token's place in the tower depends on itself and on those before it, so that prompts share
-    all that they begin with; nothing behind the end token is computed.
-    """
-    # The end token has the highest number of the vocabulary: its place is the argmax.
-    ends = tokens.argmax(dim=-1)
-    prompts, heads = len(tokens), text.transformer.resblocks[0].attn.num_heads
-    tokens = tokens[:, : int(ends.max()) + 1]
-    nodes, first = (part.to(tokens.device) for part in shared_beginnings(tokens, ends))
-    x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
-    x = x.flatten(0, 1)[first]
-    for block in text.transformer.resblocks:
-        q, k, v = (split_heads(part[nodes], 1, heads) for part in project(block, x))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        x = finish_block(block, x, attended.reshape(prompts * nodes.shape[1], -1)[first])
-    x = text.ln_final(x[nodes[torch.arange(prompts), ends]])
-    projection = text.text_projection
-    return (projection(x) if isinstance(projection, nn.Linear) else x @ projection).float()
-
-
-def shared_beginnings(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the distinct beginnings of prompts `tokens` (P, L), each up to its place in `ends`.
-
-    Returns the beginning that ends at each token, (P, L) and 0 behind the end, and where each of
-    them first stands in the flat list of tokens, (K,).
-
-    >>> shared_beginnings(torch.tensor([[7, 1, 9], [7, 2, 9], [7, 9, 0]]), torch.tensor([2, 2, 1]))
-    (tensor([[0, 1, 2],
-            [0, 3, 4],
-            [0, 5, 0]]), tensor([0, 1, 2, 4, 5, 7]))
-    """
-    numbers: dict[tuple, int] = {}
-    nodes, first = torch.zeros_like(tokens, device="cpu"), []
-    for row, (prompt, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
-        before = -1
-        for column, token in enumerate(prompt[: end + 1]):
-            key = (before, token)
-            if key not in numbers:
-                numbers[key] = len(first)
-                first.append(row * tokens.shape[1] + column)
-            before = numbers[key]
-            nodes[row, column] = before
-    return nodes, torch.tensor(first)
-
-
-def split_heads(tokens: Tensor, sequences: int, heads: int) -> Tensor:
-    """(B, sequences * L, D) to (B * sequences, heads, L, D / heads)."""
-    batch, _, width = tokens.shape
-    split = tokens.reshape(batch * sequences, -1, heads, width // heads)
-    return split.transpose(1, 2)
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, sequences: int, heads: int) -> Tensor:
-    """Attention within each of some sequences of equal length, (B, sequences * L, D) each.
-
-    There may be fewer queries in each than keys; returns the shape of the queries.
-    """
-    q, k, v = (split_heads(part, sequences, heads) for part in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(queries.shape)
-
-
-def attend_from_first(attn: nn.MultiheadAttention, x: Tensor, sequences: int) -> Tensor:
-    """Attention of each sequence's first token: (B, sequences * L, D) to (B, sequences, D).
-
-    For one query a sequence it takes fewer products to bring it to the tokens, (q W_k) x, than the
-    tokens to it, q (W_k x), and to mix tokens before their values are taken, W_v (a x): exact but
-    for rounding. What the keys' bias adds is the same for all tokens, so softmax drops it.
-    """
-    batch, _, width = x.shape
-    heads = attn.num_heads
-    tokens = x.reshape(batch * sequences, -1, width)  # (S, L, D)
-    to_q, to_k, to_v = attn.in_proj_weight.unflatten(0, (3, heads, -1))  # each (H, D / H, D)
-    bias_q, _, bias_v = attn.in_proj_bias.chunk(3)
-    queries = F.linear(tokens[:, 0], to_q.flatten(0, 1), bias_q).unflatten(1, (heads, -1))
-    brought = (queries.transpose(0, 1) @ to_k).transpose(0, 1)  # (S, H, D)
-    scores = brought @ tokens.transpose(1, 2) / attn.head_dim**0.5  # (S, H, L)
-    mixed = scores.softmax(dim=-1) @ tokens  # (S, H, D)
-    values = mixed.transpose(0, 1) @ to_v.transpose(1, 2)  # (H, S, D / H)
-    return (values.transpose(0, 1).flatten(1) + bias_v).unflatten(0, (batch, sequences))
-
-
-def project(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A block's queries, keys and values of tokens (B, T, D), each (B, T, D)."""
-    return linear(block.attn, block.ln_1(x)).chunk(3, dim=-1)
-
-
-def linear(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """Queries, keys and values of normalised tokens, side by side: (..., D) to (..., 3 D)."""
-    return F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-
-
-def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a block after attention: output projection, MLP and both residual sums."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def has_plain_blocks(tower: nn.Module) -> bool:
-    """Whether a tower is made of open_clip's plain residual attention blocks alone."""
-    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
-    return len(blocks) > 0 and all(
-        isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-        for block in blocks
-    )
+    def encode_states(self, *states: Sequence[str]) -> tuple[Tensor, ...]:
+        """Embed the prompts of each state, (P, E) each, together: they share beginnings."""
+        embeddings = self.encode_text([prompt for prompts in states for prompt in prompts])
+        return embeddings.split([len(prompts) for prompts in states])
 
 
 def check_tower(visual: nn.Module) -> None:

@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 MODULES = [
-    *("datasets.prepare", "models.prompts", "models.windows", "utils.charts", "utils.report_data"),
-    *("utils.settings", "utils.tiles"),
+    *("datasets.prepare", "models.prompts", "models.text", "models.windows", "utils.charts"),
+    *("utils.report_data", "utils.settings", "utils.tiles"),
 ]
 
 

@@ -1,13 +1,15 @@
 import json
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock
 
-from models.clip import WindowedEncoder, shared_beginnings
+from models.clip import WindowedEncoder
 from models.prompts import prompt_ensemble
-from models.weights import load_clip
+from models.text import shared_beginnings
+from models.weights import LoadedClip, load_clip
 from models.windows import window_indices
 from tests.clips import KINDS, small_clip, write_config
 from utils.errors import InputError
@@ -138,12 +140,25 @@ PROMPTS = (
 )
 
 
-@pytest.mark.parametrize("custom_text", [False, True])
-def test_prompts_that_share_beginnings_are_embedded_as_open_clip_does(tmp_path, custom_text):
-    path = write_config(tmp_path, f"text-{custom_text}", *KINDS["ViT-B-32"])
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_text": custom_text}))
-    clip = load_clip(str(path), "random")
-    assert hasattr(clip.model, "text") == custom_text
+def clip_with_text(folder: Path, custom: bool, **text) -> LoadedClip:
+    """A small CLIP whose text tower has some options, within the model or in one of its own."""
+    path = write_config(folder, "with-text", *KINDS["ViT-B-32"])
+    config = json.loads(path.read_text()) | {"custom_text": custom}
+    config["text_cfg"] |= text
+    path.write_text(json.dumps(config))
+    return load_clip(str(path), "random")
+
+
+@pytest.mark.parametrize(
+    ("custom", "text"),
+    [
+        *((False, {}), (True, {}), (True, {"proj_bias": True}), (True, {"proj_type": "none"})),
+        (True, {"pool_type": "last"}),  # not causal as CLIP's is: open_clip computes it
+    ],
+)
+def test_prompts_that_share_beginnings_are_embedded_as_open_clip_does(tmp_path, custom, text):
+    clip = clip_with_text(tmp_path, custom, **text)
+    assert hasattr(clip.model, "text") == custom
     with torch.inference_mode():
         wanted = clip.model.encode_text(clip.tokenizer(list(PROMPTS)))
     found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(PROMPTS)
@@ -154,18 +169,6 @@ def test_a_prompt_alone_is_embedded_as_among_others(plain):
     encoder = WindowedEncoder(plain.model, plain.tokenizer)
     alone = torch.cat([encoder.encode_text([prompt]) for prompt in PROMPTS])
     torch.testing.assert_close(encoder.encode_text(PROMPTS), alone, atol=1e-5, rtol=0)
-
-
-def test_a_text_tower_that_is_not_causal_goes_open_clips_way(tmp_path):
-    path = write_config(tmp_path, "last-token", *KINDS["ViT-B-32"])
-    config = json.loads(path.read_text())
-    config["text_cfg"] |= {"pool_type": "last"}
-    path.write_text(json.dumps(config | {"custom_text": True}))
-    clip = load_clip(str(path), "random")
-    with torch.inference_mode():
-        wanted = clip.model.encode_text(clip.tokenizer(list(PROMPTS)))
-    found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(PROMPTS)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 def test_the_prompt_ensemble_shares_most_of_its_tokens(plain):

@@ -211,7 +211,7 @@ def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> Te
     method = settings.method
     name = words(category) if method.class_words else category
     ensemble = prompt_ensemble(name, method.templates, *settings.extra_states(category))
-    normal, anomalous = (encoder.encode_text(prompts) for prompts in ensemble)
+    normal, anomalous = encoder.encode_states(*ensemble)
     return TextBank.from_prompts(normal, anomalous, method.temperature, method.normalise_prompts)
 
 
