@@ -6,7 +6,8 @@ Random weights: speed does not depend on them. The limit is measured in the same
 products of a forward (linear layers of all blocks, in their shapes, each computed as few times as
 the algebra allows), with nothing between them. Where anomalib is installed, its WinClip encodes the
 same images in fp32 with the same weights (and its token layout mended), and the largest difference
-between the embeddings is printed. Repeats of all are interleaved, so that a busy moment of the
+between the embeddings is printed. The prompts of one category, and open_clip's own way with them,
+are timed too. Repeats of all are interleaved, so that a busy moment of the
 machine meets all; medians are printed. A precision that the device does slower than fp32 is left
 out, with the reason. `--quick` takes one batch size and two repeats. Nothing is written.
 """
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from benchmarks.peers import anomalib_winclip, largest_difference
 from models.clip import WindowedEncoder
 from models.device import check_precision, place, resolve_device
+from models.prompts import prompt_ensemble
 from models.weights import RANDOM, load_clip
 from utils.errors import InputError, exit_with_sentence
 from utils.folder import machine
@@ -125,6 +127,26 @@ def measure(name: str, device: torch.device, precision: str, quick: bool) -> lis
     return lines
 
 
+def measure_text(name: str, device: torch.device, quick: bool) -> str:
+    """The line on the prompts of one category."""
+    clip = load_clip(name, RANDOM)
+    place(clip, device, "fp32")
+    encoder = WindowedEncoder(clip.model, clip.tokenizer)
+    ensemble = prompt_ensemble("metal nut")
+    prompts = [prompt for state in ensemble for prompt in state]
+    functions = [
+        lambda: encoder.encode_states(*ensemble),
+        lambda: clip.model.encode_text(clip.tokenizer(prompts).to(device)),
+    ]
+    with torch.inference_mode():
+        seconds = median_seconds(functions, QUICK_REPEATS if quick else REPEATS, device)
+    ours, theirs = seconds
+    return (
+        f"{len(prompts)} prompts of a category: {ours:.2f} s, of 15: {15 * ours:.1f} s; "
+        f"open_clip's encode_text takes {theirs / ours:.1f} times that"
+    )
+
+
 def compared(encoder: WindowedEncoder, peer: nn.Module, pixels: Tensor, ratio: float) -> str:
     """How anomalib's time compares, and the largest difference between its embeddings and ours."""
     features = encoder.encode_images(pixels)
@@ -155,6 +177,7 @@ def main() -> None:
     for precision in PRECISIONS:
         for line in measure(options.model, device, precision, options.quick):
             print(line, flush=True)
+    print(f"\ntext, fp32: {measure_text(options.model, device, options.quick)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""The scripts that measure print their tables; the encoder's limit has the encoder's products."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.encoder import products_of
+from models.clip import WindowedEncoder
+from tests.clips import small_clip, write_config
+from tests.conftest import PROJECT
+
+
+def printed(script: str, folder: Path, *options: str) -> str:
+    """What a benchmark prints of a small model."""
+    model = write_config(folder, "to-measure", 240, 16, layers=2, width=32)
+    words = [sys.executable, str(PROJECT / "benchmarks" / script), "--quick", "--device", "cpu"]
+    words += ["--model", str(model), *options]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_encoder_is_timed_beside_its_products_and_the_text_beside_open_clips(tmp_path):
+    lines = printed("encoder.py", tmp_path).splitlines()
+    row = next(line.split() for line in lines if line.startswith("fp32"))
+    ours, limit, share = (float(word) for word in row[2:5])
+    assert ours > 0 and share == pytest.approx(limit / ours, abs=0.6 * share)  # of rounded ones
+    assert any("fp16" in line and "left out" in line for line in lines)
+    assert "242 prompts of a category" in lines[-1]
+
+
+@pytest.mark.slow
+def test_the_table_adds_up_what_was_timed(tmp_path):
+    text = printed("table.py", tmp_path, "--images", "3")
+    assert "16 results of 3 test images" in text
+    assert "passes of ours" in text and "one run" in text
+
+
+def test_the_limit_has_the_products_of_the_encoder_and_no_others(tmp_path):
+    clip = small_clip(tmp_path, layers=4)
+    encoder = WindowedEncoder(clip.model, clip.tokenizer)
+    with FlopCounterMode(display=False) as counter:
+        encoder.encode_images(torch.randn(1, 3, clip.image_size, clip.image_size))
+    counted = counter.get_flop_counts()["Global"]
+    products = {torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.convolution}
+    linear = sum(count for operation, count in counted.items() if operation in products)
+    windows, width = 196 + 169, 64
+    # The last block brings queries to tokens and takes values head by head, as batched products.
+    batched = 2 * (2 * windows * width * width)
+    wanted = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products_of(encoder, 1))
+    assert linear + batched == wanted
