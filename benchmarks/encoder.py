@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import anomalib_winclip, largest_difference
 from models.clip import WindowedEncoder
-from models.device import check_precision, place, resolve_device
+from models.device import check_precision, place, resolve_device, rounded_products
 from models.prompts import prompt_ensemble
 from models.weights import RANDOM, load_clip
 from utils.errors import InputError, exit_with_sentence
@@ -62,7 +62,9 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     return [(rows * batch, inputs, outputs) for rows, inputs, outputs in found]
 
 
-def bare(products: list[Product], device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+def bare(
+    products: list[Product], device: torch.device, dtype: torch.dtype, tf32: bool
+) -> Callable[[], None]:
     """A function that computes the products and nothing else."""
     shapes = {shape for rows, *shape in products for shape in [tuple(shape)]}
     weights = {s: torch.randn(s[1], s[0], device=device, dtype=dtype) for s in shapes}
@@ -72,8 +74,9 @@ def bare(products: list[Product], device: torch.device, dtype: torch.dtype) -> C
     }
 
     def run() -> None:
-        for rows, width, out in products:
-            F.linear(inputs[rows, width], weights[width, out])
+        with rounded_products(tf32):
+            for rows, width, out in products:
+                F.linear(inputs[rows, width], weights[width, out])
 
     return run
 
@@ -104,14 +107,15 @@ def measure(name: str, device: torch.device, precision: str, quick: bool) -> lis
     place(clip, device, "fp32")
     peer = anomalib_winclip(clip, name)
     place(clip, device, precision)
-    encoder = WindowedEncoder(clip.model, clip.tokenizer)
+    tf32 = precision == "tf32"
+    encoder = WindowedEncoder(clip.model, clip.tokenizer, tf32=tf32)
     lines = []
     for batch in BATCHES[device.type][: 1 if quick else None]:
         pixels = torch.randn(batch, 3, clip.image_size, clip.image_size, device=device)
         products = products_of(encoder, batch)
         functions = [
             lambda pixels=pixels: encoder.encode_images(pixels),
-            bare(products, device, encoder.dtype),
+            bare(products, device, encoder.dtype, tf32),
         ]
         if peer:
             functions.append(lambda pixels=pixels: peer.encode_image(pixels))

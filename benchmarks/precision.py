@@ -15,6 +15,7 @@ import importlib
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -24,7 +25,7 @@ import pandas as pd
 import torch
 
 from datasets.demo import make_once
-from models.device import resolve_device
+from models.device import check_precision, resolve_device
 from utils import benchmark
 from utils.errors import exit_with_sentence
 from utils.folder import machine
@@ -85,7 +86,7 @@ def main() -> None:
     if options.runner == "run_demo":
         make_once(given["data_root"])
     device = resolve_device(given["device"])
-    benchmark.check_precision = lambda *_: None  # slow ones too: here accuracy counts
+    benchmark.check_precision = partial(check_precision, fast=False)  # here accuracy counts
     print(f"{options.runner}, {Path(given['pretrained']).name}, {machine(device)}, ", end="")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {datetime.date.today()}")
     with tempfile.TemporaryDirectory() as folder:

@@ -47,9 +47,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, sequences: int, heads:
 def attend_from_first(attn: nn.MultiheadAttention, x: Tensor, sequences: int) -> Tensor:
     """Attention of each sequence's first token: (B, sequences * L, D) to (B, sequences, D).
 
-    For one query a sequence it takes fewer products to bring it to the tokens, (q W_k) x, than the
-    tokens to it, q (W_k x), and to mix tokens before their values are taken, W_v (a x): exact but
-    for rounding. What the keys' bias adds is the same for all tokens, so softmax drops it.
+    For one query a sequence it takes fewer products to fold W_k into the query, (q W_k) x, than to
+    compute keys, q (W_k x), and to mix tokens before their values are taken, W_v (a x): the same
+    but for rounding. What the keys' bias adds is the same for all tokens, so softmax drops it.
     """
     batch, _, width = x.shape
     heads = attn.num_heads
@@ -57,8 +57,8 @@ def attend_from_first(attn: nn.MultiheadAttention, x: Tensor, sequences: int) ->
     to_q, to_k, to_v = attn.in_proj_weight.unflatten(0, (3, heads, -1))  # each (H, D / H, D)
     bias_q, _, bias_v = attn.in_proj_bias.chunk(3)
     queries = F.linear(tokens[:, 0], to_q.flatten(0, 1), bias_q).unflatten(1, (heads, -1))
-    brought = (queries.transpose(0, 1) @ to_k).transpose(0, 1)  # (S, H, D)
-    scores = brought @ tokens.transpose(1, 2) / attn.head_dim**0.5  # (S, H, L)
+    folded = (queries.transpose(0, 1) @ to_k).transpose(0, 1)  # (S, H, D)
+    scores = folded @ tokens.transpose(1, 2) / attn.head_dim**0.5  # (S, H, L)
     mixed = scores.softmax(dim=-1) @ tokens  # (S, H, D)
     values = mixed.transpose(0, 1) @ to_v.transpose(1, 2)  # (H, S, D / H)
     return (values.transpose(0, 1).flatten(1) + bias_v).unflatten(0, (batch, sequences))

@@ -25,8 +25,9 @@ from models.blocks import (
     in_projection,
     project,
 )
+from models.device import rounded_products
 from models.protocols import PatchTokens
-from models.text import embed_prompts, is_causal
+from models.text import can_share_beginnings, embed_prompts
 from models.winclip import Features
 from models.windows import window_indices
 from utils.errors import InputError
@@ -38,8 +39,9 @@ class WindowedEncoder:
     """A frozen CLIP that embeds text, images and their windows.
 
     `scales` are the windows' sizes in patches (2 and 3 in the paper); `patch_tokens` says which
-    tokens WinCLIP+ gets (`Protocol.patch_tokens`). A vision tower that is not a transformer with
-    a class token is an `InputError`.
+    tokens WinCLIP+ gets (`Protocol.patch_tokens`); `tf32` has CUDA round the products of images,
+    and of nothing else. A vision tower that is not a transformer with a class token is an
+    `InputError`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class WindowedEncoder:
         tokenizer,
         scales: Sequence[int] = (2, 3),
         patch_tokens: PatchTokens = "post_ln",
+        tf32: bool = False,
     ):
         check_tower(model.visual)
         self.model = model.eval()
@@ -55,6 +58,7 @@ class WindowedEncoder:
         self.tokenizer = tokenizer
         self.scales = tuple(scales)
         self.patch_tokens = patch_tokens
+        self.tf32 = tf32
         self.grid = tuple(self.visual.grid_size)
         largest = min(self.grid)
         if any(not 1 <= size <= largest for size in self.scales):
@@ -84,11 +88,11 @@ class WindowedEncoder:
         self.shapes = [tuple(group.shape) for group in groups]  # (sequences, tokens in each)
         self.sizes = [count * length for count, length in self.shapes]
         self.gather = torch.cat([group.flatten() for group in groups]).to(self.device)
-        first = torch.tensor([length for count, length in self.shapes for _ in range(count)])
-        heads = F.pad(first.cumsum(0)[:-1], (1, 0))  # where each sequence's class token stands
+        lengths = torch.tensor([length for count, length in self.shapes for _ in range(count)])
+        starts = F.pad(lengths.cumsum(0)[:-1], (1, 0))  # where each sequence's class token stands
         # The last block reads class tokens, and the full image's patches where they are wanted.
         self.full_read = 1 if self.patch_tokens == "penultimate" else patches + 1
-        self.read = torch.cat([torch.arange(self.full_read), heads[1:]]).to(self.device)
+        self.read = torch.cat([torch.arange(self.full_read), starts[1:]]).to(self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
@@ -97,19 +101,15 @@ class WindowedEncoder:
         `pixels` (B, 3, H, W) float, normalised as open_clip's own transform does; returns float32
         features of B images.
         """
-        tokens = self._embed_patches(pixels.to(self.device, self.dtype))
-        classes, patches = self._transform(tokens)
-        embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
+        with rounded_products(self.tf32):
+            tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
+            classes, patches = self._transform(tokens)
+            embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
         counts = [count for count, _ in self.shapes]
         image, *windows = embeddings.split(counts, dim=1)
-        return Features(image[:, 0], tuple(windows), patches.float(), self.grid, self.scales)
-
-    def _embed_patches(self, pixels: Tensor) -> Tensor:
-        """Patches, class token, positions and ln_pre: (B, 3, H, W) to (B, 1 + N, D)."""
-        visual = self.visual
-        patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
-        classes = visual.class_embedding.expand(len(patches), 1, -1)
-        return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
+        # A copy: what is kept of an image should not keep all of its tokens.
+        patches = patches.to(torch.float32, copy=True)
+        return Features(image[:, 0], tuple(windows), patches, self.grid, self.scales)
 
     def _transform(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """All blocks over all sequences: class tokens (B, S, D), patch tokens (B, N, D)."""
@@ -148,11 +148,11 @@ class WindowedEncoder:
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Embed prompts: (P, E) float32, at the lengths the text tower gives them."""
+        """Embed prompts: (P, E) float32, not normalised."""
         tokens = self.tokenizer(list(prompts)).to(self.device)
         text = getattr(self.model, "text", self.model)  # newer model classes keep a text tower
         parts = tokens.split(TEXT_BATCH)
-        if not is_causal(text):
+        if not can_share_beginnings(text):
             return torch.cat([self.model.encode_text(part).float() for part in parts])
         return torch.cat([embed_prompts(text, part) for part in parts])
 
@@ -160,6 +160,13 @@ class WindowedEncoder:
         """Embed the prompts of each state, (P, E) each, together: they share beginnings."""
         embeddings = self.encode_text([prompt for prompts in states for prompt in prompts])
         return embeddings.split([len(prompts) for prompts in states])
+
+
+def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
+    """Class token and patches, with positions and ln_pre: (B, 3, H, W) to (B, 1 + N, D)."""
+    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    classes = visual.class_embedding.expand(len(patches), 1, -1)
+    return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
 
 
 def check_tower(visual: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -45,15 +47,28 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
 
 
 def place(clip: LoadedClip, device: torch.device, precision: str) -> None:
-    """Move a CLIP to `device`, its vision tower in `precision`; text stays in fp32 (or tf32)."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # for convolutions torch's default is yes
+    """Move a CLIP to `device`, its vision tower in `precision`; text stays in fp32."""
+    torch.backends.cudnn.allow_tf32 = False  # for convolutions torch's default is yes
     clip.model.to(device)
     clip.model.visual.to(DTYPES[precision])
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """Refuse a precision that the device cannot do fast."""
+@contextmanager
+def rounded_products(tf32: bool) -> Iterator[None]:
+    """Within it, CUDA computes fp32 products in tf32, if `tf32`; outside all of them are exact."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    if tf32:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def check_precision(device: torch.device, precision: str, fast: bool = True) -> None:
+    """Refuse a precision that the device cannot do, or, if `fast`, a CPU cannot do fast."""
     if precision == "fp32":
         return
     if device.type == "cuda":
@@ -66,6 +81,8 @@ def check_precision(device: torch.device, precision: str) -> None:
         raise InputError(
             f'PRECISION = "{precision}" is for CUDA devices; on a CPU use "fp32" or "bf16"'
         )
+    if not fast:
+        return
     ratio = product_seconds(torch.float32) / product_seconds(DTYPES[precision])
     if ratio < 1:
         raise InputError(

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from models.blocks import finish_block, has_plain_blocks, project, split_heads
 
 
-def is_causal(text: nn.Module) -> bool:
-    """Whether a text tower reads each prompt from left to right, up to its end token."""
+def can_share_beginnings(text: nn.Module) -> bool:
+    """Whether a text tower is causal, plain, and reads a prompt at its end token, as CLIP's."""
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     causal = pool == "argmax" and getattr(text, "attn_mask", None) is not None
     return causal and getattr(text, "cls_emb", None) is None and has_plain_blocks(text)
@@ -17,21 +17,28 @@ def is_causal(text: nn.Module) -> bool:
 def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
     """Prompts (P, L) through a causal text tower: (P, E), each distinct beginning only once.
 
-    A token's place in the tower depends on itself and on those before it, so that prompts share
-    all that they begin with; nothing behind the end token is computed.
+    A token's activations depend on itself and on the tokens before it, so that prompts share all
+    that they begin with; nothing behind the end token is computed.
     """
-    # The end token has the highest number of the vocabulary: its place is the argmax.
+    # The end token has the highest number of the vocabulary, so it stands at the argmax.
     ends = tokens.argmax(dim=-1)
-    prompts, heads = len(tokens), text.transformer.resblocks[0].attn.num_heads
     tokens = tokens[:, : int(ends.max()) + 1]
-    nodes, first = (part.to(tokens.device) for part in shared_beginnings(tokens, ends))
-    x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
-    x = x.flatten(0, 1)[first]
-    for block in text.transformer.resblocks:
-        q, k, v = (split_heads(part[nodes], 1, heads) for part in project(block, x))
+    count, length = tokens.shape
+    *blocks, last = text.transformer.resblocks
+    numbers, first = (part.to(tokens.device) for part in shared_beginnings(tokens, ends))
+    x = (text.token_embedding(tokens) + text.positional_embedding[:length]).flatten(0, 1)[first]
+    heads = last.attn.num_heads
+    for block in blocks:
+        q, k, v = (split_heads(part[numbers], 1, heads) for part in project(block, x))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        x = finish_block(block, x, attended.reshape(prompts * nodes.shape[1], -1)[first])
-    x = text.ln_final(x[nodes[torch.arange(prompts), ends]])
+        x = finish_block(block, x, attended.reshape(count * length, -1)[first])
+    # Of the last block only the end tokens are read.
+    read = numbers[torch.arange(count), ends]
+    q, k, v = project(last, x)
+    q, k, v = (split_heads(part, 1, heads) for part in (q[read][:, None], k[numbers], v[numbers]))
+    seen = torch.arange(length, device=tokens.device) <= ends[:, None]  # (P, L)
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+    x = text.ln_final(finish_block(last, x[read], attended.flatten(1)))
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
@@ -50,7 +57,7 @@ def shared_beginnings(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
             [0, 5, 0]]), tensor([0, 1, 2, 4, 5, 7]))
     """
     numbers: dict[tuple, int] = {}
-    nodes, first = torch.zeros_like(tokens, device="cpu"), []
+    rows, first = [[0] * tokens.shape[1] for _ in tokens], []
     for row, (prompt, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
         before = -1
         for column, token in enumerate(prompt[: end + 1]):
@@ -59,5 +66,5 @@ def shared_beginnings(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
                 numbers[key] = len(first)
                 first.append(row * tokens.shape[1] + column)
             before = numbers[key]
-            nodes[row, column] = before
-    return nodes, torch.tensor(first)
+            rows[row][column] = before
+    return torch.tensor(rows), torch.tensor(first)

@@ -20,15 +20,15 @@ from utils.files import sha256_of, user_path
 
 RANDOM = "random"
 RANDOM_SEED = 0
+DEMO = "demo weights, trained on rendered pictures"
 # The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags
 # (laion400m_e31 and laion400m_e32) load the e31 file of the hub: only the sha256 says which.
-DEMO = "demo weights, trained on rendered pictures"
 KNOWN_WEIGHTS = {
     "8fb26589b9a8bab2e7a683d280e48df89b8e742f3a82132707282620b36facba": "LAION-400M, epoch 31",
     "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840": "LAION-400M, epoch 31",
     "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3": "LAION-400M, epoch 31",
-    "7203f8f9bdcc92659c75c5d0d1fb33672d03a80d29b32764225f605261e6ba8f": DEMO,
+    "755e73c2e418a8c0b7bf1bf8946dacca550ba1a569e83d6c491b381330c00772": DEMO,
 }
 WHERE_TO_GET = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
@@ -38,6 +38,7 @@ WHERE_TO_GET = (
 )
 # Looked for in a folder, in this order.
 FOLDER_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+HUB_CONFIG = "open_clip_config.json"  # beside the weights in a folder of the hub
 CONFIG_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 # What open_clip raises on a config with impossible numbers, or that needs what is not installed.
 UNBUILDABLE = (
@@ -75,6 +76,7 @@ class LoadedClip:
     image_size: int  # pixels of the square input's side
     mean: tuple[float, float, float]  # per RGB channel, of pixels in [0, 1]
     std: tuple[float, float, float]
+    quick_gelu: bool  # whether the towers' GELU is OpenAI's approximation
     weights: Weights
 
 
@@ -87,8 +89,13 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     name = register_config(model_name)
     tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
     file = None if pretrained == RANDOM else find_file(name, pretrained, tag)
+    # How images are normalised, and the GELU, are no part of a weight file.
+    described = tag or (described_beside(file) if file else {})
+    quick_gelu = bool(
+        described.get("quick_gelu") or open_clip.get_model_config(name).get("quick_gelu")
+    )
     try:
-        model = create_model(name, quick_gelu=bool(tag.get("quick_gelu")))
+        model = create_model(name, quick_gelu=quick_gelu)
         tokenizer = open_clip.get_tokenizer(name)
     except UNBUILDABLE as error:
         raise InputError(
@@ -105,17 +112,18 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     side = model.visual.image_size
     if isinstance(side, tuple):
         side = require_square(side, name)
-    mean = tag.get("mean") or open_clip.OPENAI_DATASET_MEAN
-    std = tag.get("std") or open_clip.OPENAI_DATASET_STD
-    return LoadedClip(model, tokenizer, side, tuple(mean), tuple(std), weights)
+    mean = described.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = described.get("std") or open_clip.OPENAI_DATASET_STD
+    return LoadedClip(model, tokenizer, side, tuple(mean), tuple(std), quick_gelu, weights)
 
 
 def register_config(model_name: str) -> str:
     """The name under which open_clip knows the model; a config file is made known to it first."""
     if model_name.endswith(".json"):
-        check_config(Path(model_name))
-        open_clip.add_model_config(Path(model_name))
-        model_name = Path(model_name).stem
+        path = user_path(model_name)
+        check_config(path)
+        open_clip.add_model_config(path)
+        model_name = path.stem
     if model_name not in open_clip.list_models():
         raise InputError(
             f'MODEL: open_clip has no model "{model_name}"; the paper\'s is "ViT-B-16-plus-240", '
@@ -173,6 +181,28 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
         f'PRETRAINED = "{pretrained}" is no file, no folder and no tag of {name} (its tags: '
         f"{tags}); {WHERE_TO_GET}"
     )
+
+
+def described_beside(file: Path) -> dict:
+    """What the hub's open_clip_config.json says of the weights beside it; {} where there is none.
+
+    `mean` and `std` of the images' channels, and `quick_gelu`, as far as it has them.
+    """
+    path = file.parent / HUB_CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        told = config.get("preprocess_cfg", {})
+        found = {key: [float(v) for v in told[key]] for key in ("mean", "std") if key in told}
+        if any(len(values) != 3 for values in found.values()):
+            raise ValueError("mean and std have other than 3 numbers")
+        return found | {"quick_gelu": bool(config.get("model_cfg", {}).get("quick_gelu"))}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"PRETRAINED: {path}, which says how images are normalised for {file.name}, cannot be "
+            f"read ({in_short(error)}); fetch it again, or move the weights out of that folder"
+        ) from error
 
 
 def create_model(name: str, quick_gelu: bool) -> nn.Module:

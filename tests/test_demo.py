@@ -13,9 +13,13 @@ from datasets.official import GROUPS, OFFICIAL
 from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, render, seed_of
 from datasets.render.surface import Look
 from datasets.splits import read_split
+from models.blocks import project, split_heads
+from models.clip import embed_patches
 from models.weights import LoadedClip, load_clip
 from tests.conftest import PROJECT
 from tools import train_demo_clip
+from tools.demo_losses import attention_loss
+from tools.demo_start import position_codes, start_local
 from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_pool
 from utils.errors import InputError
 
@@ -89,34 +93,56 @@ def test_the_training_pool_has_no_unseen_product():
 
 
 def test_the_committed_weights_were_trained_without_the_unseen_products():
-    rounds = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
-    for record in rounds:
-        assert record["products"]
-        assert not UNSEEN & set(record["products"])
+    record = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
+    assert record["products"]
+    assert not UNSEEN & set(record["products"])
 
 
 @pytest.mark.slow
-def test_the_training_tool_writes_weights_and_goes_on_from_them(tmp_path):
+def test_the_training_tool_writes_the_same_weights_again(tmp_path):
     pool = make_pool(2, variety=2, seed=0, workers=2)
 
-    def trained(folder: Path, **more) -> tuple[LoadedClip, list[dict]]:
-        options = train_demo_clip.Options(steps=2, batch=4, folder=folder, **more)
-        rounds = train_demo_clip.rounds_before(options.start)
-        train_demo_clip.train(options, pool, rounds, rendering=0.0)
-        weights = str(folder / "demo-clip.safetensors")
-        return load_clip(run_demo.MODEL, weights), json.loads(
-            (folder / "training.json").read_text()
-        )
+    def trained(folder: Path, seed: int) -> LoadedClip:
+        options = train_demo_clip.Options(steps=2, batch=4, seed=seed, folder=folder)
+        train_demo_clip.train(options, pool, rendering=0.0)
+        assert json.loads((folder / "training.json").read_text())["steps_done"] == 2
+        return load_clip(run_demo.MODEL, str(folder / "demo-clip.safetensors"))
 
-    first, rounds = trained(tmp_path / "first")
-    again, _ = trained(tmp_path / "again")
-    assert first.weights.sha256 == again.weights.sha256
-    assert [record["steps_done"] for record in rounds] == [2]
-    second, both = trained(tmp_path / "second", start=tmp_path / "first/demo-clip.safetensors")
-    assert second.weights.sha256 != first.weights.sha256
-    assert both[0] == rounds[0] and len(both) == 2
-    with pytest.raises(InputError, match=r"training\.json, the record of --start"):
-        train_demo_clip.rounds_before(tmp_path / "demo-clip.safetensors")
+    first, again, other = (trained(tmp_path / str(k), seed) for k, seed in enumerate((0, 0, 1)))
+    assert first.weights.sha256 == again.weights.sha256 != other.weights.sha256
+
+
+def test_near_positions_are_alike_before_training_and_far_ones_are_not():
+    codes = position_codes((15, 15), 160, heads=5)
+    assert codes.shape == (225, 160)
+    alike = (codes[112] @ codes.T / 160).reshape(15, 15)  # of the middle, with every patch
+    assert alike[7, 7] == pytest.approx(1)
+    rows, columns = np.mgrid[-7:8, -7:8]
+    steps = torch.from_numpy(np.abs(rows) + np.abs(columns))
+    assert alike[steps == 1].min() > 0.7 > alike[steps > 3].max()
+
+
+@torch.no_grad()
+def test_before_training_every_patch_looks_around_itself_in_every_head():
+    clip = load_clip(str(train_demo_clip.CONFIG), "random")
+    visual = clip.model.visual
+    start_local(visual, torch.Generator().manual_seed(0))
+    picture, _ = render("washer", None, seed_of(0))
+    pixels = torch.from_numpy(picture[24:264, 24:264]).permute(2, 0, 1)[None] / 255
+    block = visual.transformer.resblocks[0]
+    tokens = embed_patches(visual, (pixels - 0.5) / 0.25)
+    q, k, _ = (split_heads(part, 1, block.attn.num_heads) for part in project(block, tokens))
+    looks = (q[0] @ k[0].transpose(-2, -1) / 32**0.5).softmax(dim=-1)[:, 113, 1:]
+    around = looks.reshape(-1, 15, 15)[:, 6:9, 6:9].sum(dim=(1, 2))  # of the middle patch
+    assert around.min() > 0.3  # 9 of 225 patches
+
+
+def test_the_class_token_should_look_at_damage_and_in_good_pictures_at_itself():
+    looks = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]] * 3).log()  # itself and three patches
+    share = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.1], [0.001, 0.0, 0.0]])
+    labels = torch.tensor([0, 1, IGNORE])
+    expected = -(np.log(0.1) + np.log(0.3 + 0.4)) / 2
+    assert attention_loss(looks, share, labels).item() == pytest.approx(expected)
 
 
 def test_coverage_is_the_share_of_each_patch_under_the_mask():

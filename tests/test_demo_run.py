@@ -20,15 +20,15 @@ from utils.settings import Settings
 UNSEEN = GROUPS["demo"]["unseen"]
 # Floors in percent, with a margin below what the committed weights reach.
 FLOORS = {
-    (0, "image_auroc"): 68.0,
-    (0, "pixel_auroc"): 80.0,
-    (0, "pixel_aupro"): 65.0,
-    (4, "image_auroc"): 80.0,
-    (4, "pixel_auroc"): 93.0,
+    (0, "image_auroc"): 83.0,
+    (0, "pixel_auroc"): 84.0,
+    (0, "pixel_aupro"): 67.0,
+    (4, "image_auroc"): 87.0,
+    (4, "pixel_auroc"): 94.0,
 }
 
 # Zero-shot image score, and the map's highest and lowest, of leather/test/hole/000.png.
-GOLDEN = (0.7124, 0.5879, 0.4037)
+GOLDEN = (0.7032, 0.5098, 0.4098)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_unseen_categories_score_above_a_floor(done, shots, metric):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["image_auroc", "pixel_auroc"])
-def test_references_help_with_pictures_and_with_pixels(done, metric):
-    assert mean_of_unseen(done, 4, metric) > mean_of_unseen(done, 0, metric) + 5
+@pytest.mark.parametrize(("metric", "points"), [("image_auroc", 2), ("pixel_auroc", 5)])
+def test_references_help_with_pictures_and_with_pixels(done, metric, points):
+    assert mean_of_unseen(done, 4, metric) > mean_of_unseen(done, 0, metric) + points
 
 
 @pytest.mark.slow

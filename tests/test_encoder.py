@@ -17,7 +17,14 @@ from utils.errors import InputError
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def clip(request, tmp_path_factory):
-    return small_clip(tmp_path_factory.mktemp("clip"), request.param)
+    """A CLIP of each kind, with layer scale, and no weight or bias that is 0 or 1 everywhere."""
+    clip = small_clip(tmp_path_factory.mktemp("clip"), request.param, ls_init_value=0.5)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, value in clip.model.named_parameters():
+            if name != "logit_scale":
+                value.add_(0.02 * torch.randn(value.shape, generator=generator))
+    return clip
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_the_window_that_covers_the_whole_grid_is_the_image_embedding(clip):
 
 def test_every_window_equals_the_plain_forward_of_its_patches(clip):
     encoder = WindowedEncoder(clip.model, clip.tokenizer, scales=(1, 2, 3))
-    pixels = pixels_of(clip, 1)
+    pixels = pixels_of(clip, 2)
     features = encoder.encode_images(pixels)
     for scale, windows in zip(encoder.scales, features.windows, strict=True):
         indices = window_indices(encoder.grid, scale)

@@ -1,3 +1,4 @@
+import json
 import pickle
 from contextlib import nullcontext
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.clip import WindowedEncoder
 from models.device import check_precision, place, resolve_device
 from models.weights import KNOWN_WEIGHTS, load_clip
 from tests.clips import small_clip, write_config
@@ -184,6 +186,35 @@ def test_a_tags_file_is_loaded_through_open_clips_own_fetching(source, tmp_path,
     assert loaded.mean == open_clip.OPENAI_DATASET_MEAN
 
 
+def test_a_folder_of_the_hub_says_how_images_are_normalised(source, config, tmp_path):
+    save(source.model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    assert load_clip(config, str(tmp_path)).mean == open_clip.OPENAI_DATASET_MEAN
+    told = {
+        "model_cfg": {"quick_gelu": True},
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [1] * 3},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(told))
+    for pretrained in (tmp_path, tmp_path / "open_clip_model.safetensors"):
+        loaded = load_clip(config, str(pretrained))
+        assert (loaded.mean, loaded.std, loaded.quick_gelu) == ((0.5,) * 3, (1.0,) * 3, True)
+        assert type(loaded.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+
+
+@pytest.mark.parametrize(
+    "told", ["{", "[]", '{"preprocess_cfg": {"mean": [1]}}', '{"model_cfg": 3}']
+)
+def test_a_damaged_config_beside_the_weights_is_one_sentence(source, config, tmp_path, told):
+    save(source.model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(told)
+    with pytest.raises(InputError, match=r"open_clip_config\.json, which says how"):
+        load_clip(config, str(tmp_path))
+
+
+def test_a_quickgelu_model_has_it_whatever_the_weights(source):
+    assert load_clip("ViT-B-32-quickgelu", "random").quick_gelu
+    assert not source.quick_gelu
+
+
 def test_unknown_models_and_configs_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match='no model "ViT-X"'):
         load_clip("ViT-X", "random")
@@ -231,13 +262,22 @@ def test_tf32_needs_a_gpu_that_has_it(monkeypatch, capability, allowed):
         check_precision(torch.device("cuda"), "tf32")
 
 
-@pytest.mark.parametrize(("precision", "rounded"), [("tf32", True), ("fp32", False)])
-def test_only_tf32_lets_products_be_rounded(tmp_path, precision, rounded):
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_rounds_the_products_of_images_and_no_others(tmp_path, tf32):
     clip = load_clip(str(write_config(tmp_path, "small", 32, 8)), "random")
-    place(clip, CPU, precision)
-    assert torch.backends.cudnn.allow_tf32 is rounded
-    assert torch.backends.cuda.matmul.allow_tf32 is rounded
-    place(clip, CPU, "fp32")
+    place(clip, CPU, "tf32" if tf32 else "fp32")
+    seen = []
+
+    def look(*_) -> None:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+
+    for module in (clip.model.visual.conv1, clip.model.token_embedding):
+        module.register_forward_hook(look)
+    encoder = WindowedEncoder(clip.model, clip.tokenizer, tf32=tf32)
+    encoder.encode_images(torch.zeros(1, 3, 32, 32))
+    encoder.encode_text(["a"])
+    look()
+    assert seen == [(tf32, tf32), (False, False), (False, False)]
 
 
 @pytest.mark.parametrize("ratio", [0.2, 3.0])
@@ -249,3 +289,4 @@ def test_bf16_is_taken_only_where_it_is_faster(monkeypatch, ratio):
     else:
         with pytest.raises(InputError, match=r"does bf16 at 0\.20 times the speed of fp32"):
             check_precision(CPU, "bf16")
+        check_precision(CPU, "bf16", fast=False)

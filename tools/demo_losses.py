@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.clip import finish_block, project, split_heads
+from models.blocks import finish_block, project, split_heads
 from tools.demo_views import IGNORE
 
 # Of the contrast of states, as CLIP's own training ends; scores are taken at 0.07, so that they do
@@ -23,21 +23,18 @@ def embed_text(model: nn.Module, tokens: Tensor) -> Tensor:
     return F.normalize(x @ model.text_projection, dim=-1)
 
 
-def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
-    """Class token and patches before the blocks: (B, 3, H, W) to (B, 1 + N, D)."""
-    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
-    classes = visual.class_embedding.expand(len(patches), 1, -1)
-    return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
+def embed_tokens(visual: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """All blocks: (S, T, D) to embeddings (S, T, E) of length 1 of every token.
 
-
-def embed_tokens(visual: nn.Module, x: Tensor) -> Tensor:
-    """All blocks: (S, T, D) to embeddings (S, T, E) of length 1 of every token."""
+    The second is the log of the class token's attention in the last block, (S, heads, T).
+    """
     for block in visual.transformer.resblocks:
         heads = block.attn.num_heads
         q, k, v = (split_heads(part, 1, heads) for part in project(block, x))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
         x = finish_block(block, x, attended)
-    return F.normalize(visual.ln_post(x) @ visual.proj, dim=-1)
+    looks = (q[:, :, :1] @ k.transpose(-2, -1))[:, :, 0] / q.shape[-1] ** 0.5
+    return F.normalize(visual.ln_post(x) @ visual.proj, dim=-1), looks.log_softmax(dim=-1)
 
 
 def pick(tokens: Tensor, chosen: Tensor) -> Tensor:
@@ -56,6 +53,18 @@ def state_loss(
     pairs = texts.unflatten(0, (2, -1)).transpose(0, 1)[product]  # (V, 2, E)
     logits = (pairs @ views[..., None])[..., 0] / TEMPERATURE
     return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE)
+
+
+def attention_loss(looks: Tensor, share: Tensor, labels: Tensor) -> Tensor:
+    """How little the class token looks at what makes the label: damage, or in good views itself.
+
+    `looks` (S, heads, 1 + N) from `embed_tokens`, `share` (S, N) of each patch that a defect
+    covers, `labels` (S,) 0, 1 or IGNORE. A defect is a few of 225 patches: left alone, the class
+    token of an object does not find it in thousands of steps.
+    """
+    right = torch.cat([(labels == 0)[:, None], share > 0], dim=1)[:, None]
+    missed = -looks.masked_fill(~right, -torch.inf).logsumexp(dim=-1)  # (S, heads)
+    return missed[labels != IGNORE].mean()
 
 
 def caption_loss(views: Tensor, texts: Tensor, product: Tensor, labels: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
 """Train the demo CLIP from scratch on rendered pictures alone.
 
-    python tools/train_demo_clip.py             # an hour on one core
+    python tools/train_demo_clip.py             # an hour on two cores
     python tools/train_demo_clip.py --steps 50  # a trial
 
 Renders its own training pictures (products of the roles "seen" and "training", never an "unseen"
 one) and writes demo-clip.safetensors in half precision and training.json, its record, into
-result/demo_clip/. --start goes on from earlier weights; the committed ones took three rounds, see
-models/demo_clip/README.md. The model is open_clip's own architecture
-(models/demo_clip/demo-clip.json) with CLIP's tokenizer. The loss is contrastive, on captions from
-WinCLIP's prompt ensemble: of whole pictures, of windows, and of single patches.
+result/demo_clip/. The model is open_clip's own architecture (models/demo_clip/demo-clip.json) with
+CLIP's tokenizer. The loss is contrastive, on captions from WinCLIP's prompt ensemble: of whole
+pictures, of windows, and of single patches.
 """
 
 import json
@@ -30,26 +29,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.clip import embed_patches
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
-from models.weights import load_clip
+from models.weights import RANDOM, load_clip
 from models.windows import window_indices
 from tools.demo_losses import (
+    attention_loss,
     caption_loss,
-    embed_patches,
     embed_text,
     embed_tokens,
     pick,
     spread_loss,
     state_loss,
 )
+from tools.demo_start import start_local
 from tools.demo_views import Pool, augmented, choose_windows, coverage, labels_of, make_pool
-from utils.errors import InputError, exit_with_sentence
+from utils.errors import exit_with_sentence
 from utils.files import atomic_path, write_text
+from utils.folder import git_revision
 from utils.options import parse_options
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
 CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # beside 1 for the states
+WHOLE_WEIGHT, ATTENTION_WEIGHT = 2.0, 0.4  # of whole pictures, beside 1 for windows and patches
 WINDOWS = {2: 3, 3: 3}  # views of each picture: windows of so many patches a side, how many
 LEAST_PICTURE = 0.001  # covered shares that count as damage: of a picture, windows, a patch
 LEAST_WINDOW = {2: 0.06, 3: 0.04}
@@ -66,22 +69,20 @@ SAVE_EVERY = 200  # steps
 class Options:
     """What the command line says."""
 
-    steps: int = 1900
+    steps: int = 2500
     """Steps of the optimiser."""
     batch: int = 32
     """Pictures in a step."""
     per_product: int = 200
     """Pictures rendered of each product."""
-    variety: int = 3
+    variety: int = 8
     """Times as many of the products of random make."""
     rate: float = 1e-3
     """Highest learning rate."""
     decay: float = 0.05
     """Weight decay."""
     seed: int = 0
-    """Of everything random, and of the rendered pictures."""
-    start: Path | None = None
-    """Weights to begin from, with close looks behind them; none: random ones."""
+    """Of the pictures and of all draws; what `start_local` leaves alone starts the same always."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
     folder: Path = PROJECT / "result" / "demo_clip"
@@ -95,7 +96,8 @@ class Captions:
         self.tokenizer, self.rng = tokenizer, rng
         self.names = [words(name) for name in names]
         self.vocabulary = [word for word in tokenizer.encoder if word.endswith("</w>")]
-        self.vocabulary = [word[:-4] for word in self.vocabulary if word[:-4].isalpha()]
+        # An array: to choose from a list, NumPy copies all of it every time.
+        self.vocabulary = np.array([w[:-4] for w in self.vocabulary if w[:-4].isalpha()])
 
     def draw(self, foreign: bool) -> Tensor:
         """Tokens (2 K, L): normal, then anomalous; `foreign` names are any words there are.
@@ -122,10 +124,10 @@ class Trainer:
 
     def __init__(self, options: Options, pool: Pool):
         self.options, self.pool = options, pool
-        torch.manual_seed(options.seed)
         self.rng = np.random.default_rng(options.seed)
         self.generator = torch.Generator().manual_seed(options.seed)
-        clip = load_clip(str(CONFIG), str(options.start or "random"))
+        clip = load_clip(str(CONFIG), RANDOM)
+        start_local(clip.model.visual, self.generator)
         self.model = clip.model.to(options.device).train()
         self.size, self.patch = clip.image_size, self.model.visual.patch_size[0]
         self.mean, self.std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
@@ -160,9 +162,11 @@ class Trainer:
         named = embed_text(self.model, self.captions.draw(foreign=False).to(device))
         foreign = embed_text(self.model, self.captions.draw(foreign=True).to(device))
         tokens = embed_patches(visual, pixels.to(device))
-        found = embed_tokens(visual, tokens)
+        found, looks = embed_tokens(visual, tokens)
         whole = labels_of(share.mean(1), LEAST_PICTURE)
-        total = self.view_loss(found[:, 0], (named, foreign), product, whole)
+        total = WHOLE_WEIGHT * self.view_loss(found[:, 0], (named, foreign), product, whole)
+        look = attention_loss(looks, share.to(device), whole.to(device))
+        total = total + ATTENTION_WEIGHT * look
         patches = found[:, 1:].flatten(0, 1)
         dense = labels_of(share, LEAST_PATCH).flatten().to(device)
         own = product.repeat_interleave(share.shape[1]).to(device)
@@ -172,7 +176,8 @@ class Trainer:
         for side, each in WINDOWS.items():
             chosen, covered = choose_windows(self.windows[side], share, each, self.generator)
             spread = tokens.repeat_interleave(each, dim=0)
-            seen = embed_tokens(visual, pick(spread, chosen.flatten(0, 1).to(device)))[:, 0]
+            cut = pick(spread, chosen.flatten(0, 1).to(device))
+            seen = embed_tokens(visual, cut)[0][:, 0]
             labels = labels_of(covered.flatten(), LEAST_WINDOW[side])
             texts = named, foreign
             total = total + self.view_loss(seen, texts, product.repeat_interleave(each), labels)
@@ -198,7 +203,7 @@ class Trainer:
             rate = self.options.rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            loss = self.loss(1.0 if self.options.start else step / steps)
+            loss = self.loss(step / steps)
             self.optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -209,49 +214,36 @@ class Trainer:
                 save(losses)
 
 
-def rounds_before(start: Path | None) -> list[dict]:
-    """The records of the rounds that made the weights `start`, from training.json beside them."""
-    if start is None:
-        return []
-    path = start.parent / "training.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}, the record of --start, cannot be read: {error}") from error
-
-
-def write_weights(
-    trainer: Trainer, rounds: list[dict], losses: list[float], seconds: dict[str, float]
-) -> None:
-    """The weights in half precision, and how they came about: earlier rounds, then this one."""
+def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, float]) -> None:
+    """The weights in half precision, and how they came about."""
     options = trainer.options
     state = {name: value.half().contiguous() for name, value in trainer.model.state_dict().items()}
     with atomic_path(options.folder / "demo-clip.safetensors") as temporary:
         save_file(state, temporary)
     record = {
         "steps_done": len(losses),
-        "options": {k: v for k, v in asdict(options).items() if k not in ("start", "folder")},
+        "options": {k: v for k, v in asdict(options).items() if k != "folder"},
         "products": list(trainer.pool.names),
         "pictures": len(trainer.pool.pictures),
         "seconds": {stage: round(value) for stage, value in seconds.items()},
         "loss_first_50": float(np.mean(losses[:50])),
         "loss_last_50": float(np.mean(losses[-50:])),
+        "git_revision": git_revision(),
         "torch": torch.__version__,
         "open_clip": open_clip.__version__,
         "date": date.today().isoformat(),
     }
-    text = json.dumps([*rounds, record], indent=2)
-    write_text(options.folder / "training.json", text + "\n")
+    write_text(options.folder / "training.json", json.dumps(record, indent=2) + "\n")
 
 
-def train(options: Options, pool: Pool, rounds: list[dict], rendering: float) -> None:
+def train(options: Options, pool: Pool, rendering: float) -> None:
     """Train and write; `rendering` is the seconds that the pool took."""
     trainer = Trainer(options, pool)
     start = time.perf_counter()
 
     def save(losses: list[float]) -> None:
         seconds = {"render": rendering, "train": time.perf_counter() - start}
-        write_weights(trainer, rounds, losses, seconds)
+        write_weights(trainer, losses, seconds)
 
     trainer.train(save)
     print(f"written to {options.folder}")
@@ -259,14 +251,13 @@ def train(options: Options, pool: Pool, rounds: list[dict], rendering: float) ->
 
 def main(options: Options) -> None:
     """Render, train, write."""
-    rounds = rounds_before(options.start)
     start = time.perf_counter()
     pool = make_pool(
         options.per_product, options.variety, options.seed, workers=os.cpu_count() or 1
     )
     rendering = time.perf_counter() - start
     print(f"rendered {len(pool.pictures)} pictures in {rendering:.0f} s", flush=True)
-    train(options, pool, rounds, rendering)
+    train(options, pool, rendering)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ of work: its files are written when it is done, and a run that is started again 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -87,7 +86,11 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             clip = load_clip(settings.model, settings.pretrained)
             place(clip, device, settings.precision)
             encoder = WindowedEncoder(
-                clip.model, clip.tokenizer, settings.scales, settings.method.patch_tokens
+                clip.model,
+                clip.tokenizer,
+                settings.scales,
+                settings.method.patch_tokens,
+                tf32=settings.precision == "tf32",
             )
         folder = open_folder(settings, job, clip, device, ranks) if ranks.first else None
         finished = ranks.broadcast(list(folder.finished()) if folder else [])
@@ -135,11 +138,13 @@ def make_identity(settings: Settings, clip: LoadedClip, device: torch.device) ->
     if settings.dataset != "custom" and references != "draw":
         references = sha256_of(user_path(references))
     if model.endswith(".json"):
-        model = sha256_of(Path(model))
+        model = sha256_of(user_path(model))
     return settings.identity() | {
         "model": model,
         "weights": clip.weights.sha256 or clip.weights.description,
         "references": references,
+        "normalisation": [clip.mean, clip.std],
+        "quick_gelu": clip.quick_gelu,
         "device": device.type,
     }
 
@@ -151,6 +156,7 @@ def announce(
     log.info(f"weights: {clip.weights.description}")
     if clip.weights.sha256:
         log.info(f"weights' sha256: {clip.weights.sha256}")
+    log.info(f"images normalised by mean {clip.mean}, deviation {clip.std}")
     log.info(f"protocol: {settings.protocol}, {settings.precision} on {machine(device)}")
     for note in notes:
         log.info(f"note: {note}")

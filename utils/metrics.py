@@ -128,8 +128,8 @@ class PixelEvaluator:
         """The anomalous pixels and their weights at each threshold, from each one's: (K,) both."""
         return np.bincount(own), np.bincount(own, self.shares)
 
-    def _read(self, scores: Sequence[np.ndarray], index: int) -> np.ndarray:
-        """One map as floats (n,), checked."""
+    def _read(self, scores: Sequence[np.ndarray], index: int, again: bool = False) -> np.ndarray:
+        """One map as floats (n,), looked through for NaN unless it is read `again`."""
         one = np.asarray(scores[index])
         if one.shape != self.masks[index].shape:
             raise InputError(
@@ -138,15 +138,15 @@ class PixelEvaluator:
             )
         small = np.can_cast(one.dtype, np.float32)
         floats = np.ascontiguousarray(one, np.float32 if small else np.float64).reshape(-1)
-        if len(floats) and np.isnan(floats.min()):
+        if not again and len(floats) and np.isnan(floats.min()):
             raise InputError(f"map {index} has NaN scores; a score must be a number")
         return floats
 
     def _read_all(
         self, scores: Sequence[np.ndarray], blocks: list[list[int]]
     ) -> Iterator[Iterator[np.ndarray]]:
-        """The maps of some blocks, each read when it is asked for."""
-        return ((self._read(scores, i) for i in block) for block in blocks)
+        """The maps of some blocks once more, each read when it is asked for."""
+        return ((self._read(scores, i, again=True) for i in block) for block in blocks)
 
 
 def blocks_of(sizes: Sequence[int]) -> list[list[int]]:

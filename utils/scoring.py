@@ -61,6 +61,7 @@ class Encodings:
         self.encoder = encoder
         self.batches = iter(loader)
         self.clock = clock
+        self.alone = encoder.device.type == "cpu"
 
     def decoded(self) -> list[Item]:
         """The next batch of decoded images; a bad file ends the run."""
@@ -72,10 +73,12 @@ class Encodings:
         return items
 
     def encode(self, items: list[Item]) -> Features:
-        """The features of all tiles of some images."""
+        """The features of all tiles of some images; on a CPU, which is faster so, one by one."""
         with self.clock.stage("encode"):
             tiles = torch.cat([item.tiles for item in items]).to(self.encoder.device)
-            features = self.encoder.encode_images(normalise(tiles, self.clip.mean, self.clip.std))
+            tiles = normalise(tiles, self.clip.mean, self.clip.std)
+            parts = tiles.split(1 if self.alone else len(tiles))
+            features = Features.concatenate([self.encoder.encode_images(part) for part in parts])
             if self.encoder.device.type == "cuda":
                 torch.cuda.synchronize()  # so that the stage's seconds are its own
         return features
@@ -89,8 +92,7 @@ class Encodings:
         while rows > 0:
             items = self.decoded()
             rows -= len(items)
-            alone = self.encoder.device.type == "cpu"
-            for group in [[item] for item in items] if alone else [items]:
+            for group in [[item] for item in items] if self.alone else [items]:
                 yield group, self.encode(group)
 
 
