@@ -32,7 +32,7 @@ DEVICE = "auto"  # "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"
 PRECISION = "fp32"  # "fp32", "bf16"; on CUDA also "tf32", "fp16"; refused where it is not fast
 DETERMINISTIC = False  # True: bit-equal reruns on CUDA, some slower; a CPU does so by itself
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 and up
-NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in between
+NUM_WORKERS = 0  # processes that decode ahead of the encoder; for small pictures none is fastest
 # The results
 EVAL_SIZE = 240  # shorter side of maps and masks in the pixel metrics, or "source"
 HEATMAPS = 1  # "all", "none", or the first N of each defect

@@ -7,6 +7,7 @@ Twelve products, 32 pictures of each with exact masks, made by drawing (datasets
 bytes on every run. Six of the products are "unseen": the demo CLIP was trained without them.
 """
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from utils.files import atomic_path, real_path, user_path
 from utils.options import parse_options
 
 SEED = 2023  # of every picture; another one gives another benchmark
-WORKERS = 2  # threads that draw; NumPy and OpenCV work outside Python's lock
+WORKERS = os.cpu_count() or 1  # threads that draw; NumPy and OpenCV work outside Python's lock
 PNG_LEVEL = 1  # 0 to 9; a higher one saves 3 % of a picture
 
 DEMO = prepare.Dataset(

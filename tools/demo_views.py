@@ -70,7 +70,8 @@ def augmented(
         at = np.array([rows[chosen], columns[chosen]]) - off
         top, left = np.clip(at, 0, len(picture) - side).astype(int)
     cut = slice(top, top + side), slice(left, left + side)
-    pixels = cv2.resize(picture[cut], (size, size), interpolation=cv2.INTER_AREA)
+    way = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC  # by area, enlarging is blocky
+    pixels = cv2.resize(picture[cut], (size, size), interpolation=way)
     where = cv2.resize(mask[cut].astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
     turns = rng.integers(4)
     pixels, where = np.rot90(pixels, turns), np.rot90(where, turns)

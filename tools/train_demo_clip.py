@@ -48,6 +48,7 @@ from utils.errors import exit_with_sentence
 from utils.files import atomic_path, write_text
 from utils.folder import git_revision
 from utils.options import parse_options
+from utils.process import keep_freed_memory
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
@@ -69,7 +70,7 @@ SAVE_EVERY = 200  # steps
 class Options:
     """What the command line says."""
 
-    steps: int = 2500
+    steps: int = 3200
     """Steps of the optimiser."""
     batch: int = 32
     """Pictures in a step."""
@@ -251,6 +252,7 @@ def train(options: Options, pool: Pool, rendering: float) -> None:
 
 def main(options: Options) -> None:
     """Render, train, write."""
+    keep_freed_memory()
     start = time.perf_counter()
     pool = make_pool(
         options.per_product, options.variety, options.seed, workers=os.cpu_count() or 1

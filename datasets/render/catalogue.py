@@ -4,12 +4,12 @@
 on those for "training" only; of the unseen ones it never gets a picture or a name.
 """
 
+import copy
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from datasets.render import defects, objects, random_make, textures
@@ -140,18 +140,19 @@ def draw(kind: Product, defect: str | None, look: Look) -> tuple[Surface, np.nda
     turn, shift = kind.turn * look.rng.uniform(-1, 1), 0.03 * look.rng.uniform(-1, 1, 2)
     plane = make_plane(SIZE, turn, look.vary(1.0, 0.015), tuple(shift))
     if defect == "bend":
-        plane, moved = bent(kind, look, plane)
-        surface = kind.draw(look, plane)
-        return surface, moved * cv2.dilate(surface.part, np.ones((9, 9))) > 0.5
+        return bent(kind, look, plane)
     if defect == "missing_part":
         surface = kind.draw(look, plane, lose=True)
         return surface, surface.lost > 0.5
     surface = kind.draw(look, plane)
     covered = SURFACE[defect](look, plane, surface) if defect else np.zeros_like(plane.u)
-    return surface, covered > 0.5
+    return surface, covered > defects.COVERED
 
 
-def bent(kind: Product, look: Look, plane: Plane) -> tuple[Plane, np.ndarray]:
-    """The plane bent at a place where the product is, and where it moved."""
-    part = kind.draw(Look(np.random.default_rng(0)), plane).part
-    return defects.bend(look, plane, defects.place(look, part, 0.1))
+def bent(kind: Product, look: Look, plane: Plane) -> tuple[Surface, np.ndarray]:
+    """A piece that is bent at one place, and the mask: where the straight piece or it has moved."""
+    again = copy.deepcopy(look)  # to draw the same piece
+    straight = kind.draw(look, plane)
+    plane, moved = defects.bend(look, plane, defects.place(look, straight.part, 0.1))
+    surface = kind.draw(again, plane)
+    return surface, moved & (np.maximum(straight.part, surface.part) > defects.COVERED)

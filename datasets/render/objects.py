@@ -1,5 +1,7 @@
 """Products with an outline, on a ground. Each function draws one; some can lose a component."""
 
+import math
+
 import numpy as np
 
 from datasets.render.surface import (
@@ -12,6 +14,8 @@ from datasets.render.surface import (
     ground,
     hexagon,
     inside,
+    length,
+    mix,
     noise,
 )
 
@@ -19,10 +23,10 @@ Noise = np.ndarray
 
 
 def metal(look: Look, plane: Plane, base: tuple) -> tuple[np.ndarray, Noise]:
-    """Turned or stamped metal: its colours (H, W, 3), and its fine relief."""
+    """Turned or stamped metal: its colours (3, H, W), and its fine relief."""
     fine = noise(look, plane, 60, 1)
     shade = 1 + 0.025 * fine + 0.05 * noise(look, plane, 1.2, 3)
-    return np.clip(look.hue(base, 0.03) * shade[..., None], 0, 1), 0.04 * fine
+    return np.clip(look.hue(base, 0.03) * shade, 0, 1), 0.04 * fine
 
 
 def put(
@@ -102,10 +106,10 @@ def coin(look: Look, plane: Plane) -> Surface:
     colour, fine = metal(look, plane, (0.66, 0.50, 0.34))
     put(surface, plane, circle(plane, look.vary(0.72, 0.01)), colour, 4, 0.03, 0.3, fine)
     surface.height = surface.height + 2.5 * inside(-circle(plane, 0.65), plane, 4) * surface.part
-    angle, radius = np.arctan2(plane.v, plane.u), np.hypot(plane.u, plane.v)
+    angle, radius = np.arctan2(plane.v, plane.u), length(plane.u, plane.v)
     star = radius - 0.32 - 0.09 * np.cos(5 * angle)
     surface.height = surface.height + 2.5 * inside(star, plane, 5)
-    dots = np.hypot(radius - 0.54, 0.54 * (np.mod(angle, np.pi / 14) - np.pi / 28)) - 0.022
+    dots = length(radius - 0.54, 0.54 * (np.mod(angle, np.pi / 14) - np.pi / 28)) - 0.022
     surface.height = surface.height + 1.8 * inside(dots, plane, 3)
     return surface
 
@@ -113,7 +117,7 @@ def coin(look: Look, plane: Plane) -> Surface:
 def bottle_mouth(look: Look, plane: Plane) -> Surface:
     """A glass bottle from above, lit from below: bright ring, dark walls."""
     surface = ground(look, plane, (0.88, 0.88, 0.86), 0.008)
-    radius = np.hypot(plane.u, plane.v)
+    radius = length(plane.u, plane.v)
     wall = look.hue((0.20, 0.10, 0.05), 0.06)
     put(surface, plane, circle(plane, look.vary(0.80, 0.01)), wall, 2, 0.1, 0.3)
     glow = 1 + 0.25 * noise(look, plane, 2.5, 1)
@@ -135,8 +139,7 @@ def capsule(look: Look, plane: Plane) -> Surface:
     body = box(plane, (length, half), half)
     left, right = look.hue((0.12, 0.13, 0.14)), look.hue((0.80, 0.36, 0.12))
     seam = inside(plane.u - look.vary(0.10, 0.15) + 0.06, plane, 2)
-    colour = left * seam[..., None] + right * (1 - seam[..., None])
-    put(surface, plane, body, colour, 16, half, 0.45)
+    put(surface, plane, body, mix(right, left, seam), 16, half, 0.45)
     step = inside(np.abs(plane.u - 0.05) - 0.012, plane, 3) * surface.part
     surface.height = surface.height - 0.9 * step
     return surface
@@ -147,11 +150,9 @@ def pill(look: Look, plane: Plane) -> Surface:
     surface = ground(look, plane, (0.12, 0.13, 0.14))
     grains = cells(look, plane, look.vary(16, 0.05))
     chalk = noise(look, plane, 30, 2)
-    colour = look.hue((0.86, 0.84, 0.79)) * (1 + 0.02 * chalk)[..., None]
+    colour = look.hue((0.86, 0.84, 0.79)) * (1 + 0.02 * chalk)
     spots = inside(grains[0] - 0.28 * grains[2], plane, 8) * (grains[2] > 0.6)
-    colour = colour * (1 - 0.55 * spots[..., None]) + 0.55 * spots[..., None] * look.hue(
-        (0.72, 0.42, 0.34)
-    )
+    colour = mix(colour, look.hue((0.72, 0.42, 0.34)), 0.55 * spots)
     body = box(plane, (look.vary(0.66, 0.015), look.vary(0.5, 0.015)), 0.48)
     put(surface, plane, body, colour, 8, 0.16, 0.08, 0.2 * chalk)
     surface.height = surface.height - 3 * inside(np.abs(plane.u) - 0.012, plane, 5) * surface.part
@@ -163,7 +164,7 @@ def button(look: Look, plane: Plane) -> Surface:
     base = (0.40, 0.20, 0.20)
     surface, floor = ground(look, plane, base), ground(look, plane, base)
     swirl = noise(look, plane, 2.0, 3, (1, 0.5))
-    colour = look.hue((0.76, 0.74, 0.68)) * (1 + 0.05 * swirl)[..., None]
+    colour = look.hue((0.76, 0.74, 0.68)) * (1 + 0.05 * swirl)
     disc = circle(plane, look.vary(0.68, 0.015))
     put(surface, plane, disc, np.clip(colour, 0, 1), 6, 0.08, 0.4)
     surface.height = surface.height - 3 * inside(circle(plane, 0.46), plane, 8)
@@ -178,8 +179,8 @@ def biscuit(look: Look, plane: Plane) -> Surface:
     surface = ground(look, plane, (0.70, 0.72, 0.74))
     crumb = noise(look, plane, 14, 4)
     base = look.hue((0.74, 0.52, 0.28))
-    brown = np.clip(np.hypot(plane.u, plane.v) ** 3 * 0.7 + 0.06 * crumb, 0, 1)
-    colour = base * (1 - 0.45 * brown)[..., None] * (1 + 0.04 * crumb)[..., None]
+    brown = np.clip(length(plane.u, plane.v) ** 3 * 0.7 + 0.06 * crumb, 0, 1)
+    colour = base * ((1 - 0.45 * brown) * (1 + 0.04 * crumb))
     half = look.vary(0.66, 0.015)
     edge = box(plane, (half, half * 0.8), 0.1) + 0.012 * np.cos(38 * np.maximum(plane.u, plane.v))
     put(surface, plane, edge, np.clip(colour, 0, 1), 6, 0.08, 0.03, 0.5 * crumb)
@@ -202,8 +203,8 @@ def cable(look: Look, plane: Plane, lose: bool = False) -> Surface:
     hues = ((0.22, 0.48, 0.28), (0.20, 0.36, 0.62), (0.45, 0.26, 0.16))
     gone = look.rng.integers(3) if lose else -1
     for index, hue in enumerate(hues):
-        angle = 2 * np.pi * index / 3 - np.pi / 2 + 0.03 * look.rng.normal()
-        centre = 0.37 * np.cos(angle), 0.37 * np.sin(angle)
+        angle = 2 * math.pi * index / 3 - math.pi / 2 + 0.03 * look.rng.normal()
+        centre = 0.37 * math.cos(angle), 0.37 * math.sin(angle)
         core = circle(plane, 0.30, centre)
         if index == gone:
             surface.lost = inside(core, plane)
@@ -220,15 +221,15 @@ def strands(look: Look, plane: Plane, surface: Surface, centre: tuple) -> None:
     """Nineteen copper wires in one core of a cable."""
     turn = look.angle()
     nearest, number = np.full_like(plane.u, 9.0), np.zeros(plane.u.shape, np.intp)
-    coppers = np.stack([look.hue((0.80, 0.48, 0.28), 0.03) for _ in range(19)])
+    coppers = np.stack([look.hue((0.80, 0.48, 0.28), 0.03) for _ in range(19)])[..., 0, 0].T
     for ring, first, count in ((0, 0, 1), (0.078, 1, 6), (0.150, 7, 12)):
         for index in range(count):
-            angle = turn + 2 * np.pi * index / count
-            x, y = centre[0] + ring * np.cos(angle), centre[1] + ring * np.sin(angle)
+            angle = turn + 2 * math.pi * index / count
+            x, y = centre[0] + ring * math.cos(angle), centre[1] + ring * math.sin(angle)
             distance = circle(plane, 0.040, (x, y))
             number[distance < nearest] = first + index
             nearest = np.minimum(nearest, distance)
-    put(surface, plane, nearest, coppers[number], 2, 0.03, 0.35)
+    put(surface, plane, nearest, coppers[:, number], 2, 0.03, 0.35)
 
 
 def circuit_board(look: Look, plane: Plane, lose: bool = False) -> Surface:

@@ -4,6 +4,8 @@ What they share is what products share: clean outlines, repeated features, even 
 that sees many of them learns to look for what breaks that, whatever the product.
 """
 
+import math
+
 import numpy as np
 
 from datasets.render.objects import cut, put
@@ -11,25 +13,26 @@ from datasets.render.surface import (
     Look,
     Plane,
     Surface,
+    as_colour,
     box,
     cells,
     circle,
     ground,
     inside,
+    length,
+    mix,
     noise,
 )
-from datasets.render.textures import textured, turned
-
-Colour = np.ndarray  # (3,)
+from datasets.render.textures import textured, tinted, turned
 
 
-def any_colour(look: Look, away_from: float | None = None) -> Colour:
+def any_colour(look: Look, away_from: float | None = None) -> np.ndarray:
     """A colour, mostly muted; its brightness at least 0.2 from `away_from`."""
     while True:
         level = look.rng.uniform(0.08, 0.88)
         if away_from is None or abs(level - away_from) > 0.2:
             tint = look.rng.normal(0, look.rng.choice((0.03, 0.12, 0.35)), 3)
-            return np.clip(level * np.exp(tint - tint.mean()), 0.03, 0.95).astype(np.float32)
+            return as_colour(np.clip(level * np.exp(tint - tint.mean()), 0.03, 0.95))
 
 
 def pattern(look: Look, plane: Plane) -> np.ndarray:
@@ -46,7 +49,7 @@ def pattern(look: Look, plane: Plane) -> np.ndarray:
     if kind == 1:
         return np.abs(np.sin(np.pi * x) * np.sin(np.pi * y)) ** rng.uniform(0.4, 1.5)
     if kind == 2:
-        return np.clip(4 * (np.hypot(np.mod(x, 1) - 0.5, np.mod(y, 1) - 0.5) - 0.25), 0, 1)
+        return np.clip(4 * (length(np.mod(x, 1) - 0.5, np.mod(y, 1) - 0.5) - 0.25), 0, 1)
     if kind == 3:
         return np.clip(rng.uniform(1, 4) * cells(look, plane, dense)[1], 0, 1)
     if kind == 4:
@@ -55,8 +58,8 @@ def pattern(look: Look, plane: Plane) -> np.ndarray:
     return np.clip(0.5 + 0.25 * noise(look, way, 2 * dense, rng.integers(1, 4), stretch), 0, 1)
 
 
-def finish(look: Look, plane: Plane, base: Colour) -> tuple[np.ndarray, np.ndarray]:
-    """A surface of one material: its colours (H, W, 3), and its relief (H, W)."""
+def finish(look: Look, plane: Plane, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A surface of one material: its colours (3, H, W), and its relief (H, W)."""
     rng = look.rng
     way = turned(plane, rng.uniform(0, np.pi))
     kind = rng.integers(6)
@@ -74,14 +77,14 @@ def finish(look: Look, plane: Plane, base: Colour) -> tuple[np.ndarray, np.ndarr
     else:  # printed or woven: strands, dots, checks
         grain = rng.uniform(1, 5) * (pattern(look, plane) - 0.5)
     shade = 1 + rng.uniform(0.01, 0.09) * grain
-    return np.clip(base * shade[..., None], 0, 1), rng.uniform(0, 0.5) * grain
+    return tinted(base, shade), rng.uniform(0, 0.5) * grain
 
 
 def polygon(plane: Plane, radius: float, sides: int) -> np.ndarray:
     """Signed distance to a regular polygon of that inner radius."""
-    sector = 2 * np.pi / sides
+    sector = 2 * math.pi / sides
     off = np.mod(np.arctan2(plane.v, plane.u), sector) - sector / 2
-    return np.hypot(plane.u, plane.v) * np.cos(off) - radius
+    return length(plane.u, plane.v) * np.cos(off) - radius
 
 
 def outline(look: Look, plane: Plane, size: float) -> np.ndarray:
@@ -92,9 +95,9 @@ def outline(look: Look, plane: Plane, size: float) -> np.ndarray:
         half = size, size * rng.uniform(0.45, 1.0)
         return box(plane, half, rng.uniform(0.02, 0.7) * half[1])
     if kind == 1:
-        return polygon(plane, size * 0.9, rng.integers(3, 9))
+        return polygon(plane, size * 0.9, int(rng.integers(3, 9)))
     if kind == 2:
-        waves = np.cos(rng.integers(2, 14) * np.arctan2(plane.v, plane.u))
+        waves = np.cos(int(rng.integers(2, 14)) * np.arctan2(plane.v, plane.u))
         return circle(plane, size * 0.88) - size * rng.uniform(0.03, 0.13) * waves
     arm = rng.uniform(0.25, 0.5) * size  # a cross, a T or an L
     end = size * (0.5 if rng.random() < 0.5 else 0.0)
@@ -110,10 +113,10 @@ def openings(look: Look, plane: Plane) -> np.ndarray:
     if kind == 0:
         return outline(look, turned(plane, rng.uniform(0, 2)), rng.uniform(0.12, 0.3))
     if kind == 1:
-        count, reach = rng.integers(3, 9), rng.uniform(0.25, 0.45)
-        sector = 2 * np.pi / count
+        count, reach = int(rng.integers(3, 9)), rng.uniform(0.25, 0.45)
+        sector = 2 * math.pi / count
         angle = np.mod(np.arctan2(plane.v, plane.u), sector) - sector / 2
-        radius = np.hypot(plane.u, plane.v)
+        radius = length(plane.u, plane.v)
         round_ = Plane(radius * np.cos(angle), radius * np.sin(angle))
         return circle(round_, rng.uniform(0.03, 0.09), (reach, 0))
     step = rng.uniform(0.14, 0.3)
@@ -156,7 +159,7 @@ def moulded_part(look: Look, plane: Plane) -> Surface:
     if rng.random() < 0.5:
         other = any_colour(look, away_from=level)
         where = inside(turned(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3), plane, 2)
-        colour = colour * (1 - where[..., None]) + other * where[..., None]
+        colour = mix(colour, other, where)
     body = outline(look, plane, rng.uniform(0.45, 0.75))
     depth = rng.uniform(0.1, 0.4)
     put(surface, plane, body, colour, rng.uniform(6, 16), depth, rng.uniform(0.05, 0.5), relief)
@@ -178,11 +181,11 @@ def assembly(look: Look, plane: Plane, lose: bool = False) -> Surface:
         count = rng.integers(3, 8)
         angles = 2 * np.pi * np.arange(count) / count + rng.uniform(0, 2)
         centres = 0.46 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        size = 0.46 * np.sin(np.pi / count) * rng.uniform(0.55, 0.9)
+        size = 0.46 * math.sin(math.pi / count) * rng.uniform(0.55, 0.9)
     else:
         line = np.linspace(-0.45, 0.45, rng.integers(2, 5))
         centres = np.array([(x, y) for x in line for y in line])
-        size = (line[1] - line[0]) / 2 * rng.uniform(0.5, 0.8)
+        size = float(line[1] - line[0]) / 2 * rng.uniform(0.5, 0.8)
     gone = rng.integers(len(centres)) if lose else -1
     kinds = [(any_colour(look, float(carrier.mean())), rng.random() < 0.5) for _ in range(2)]
     repeat, core = rng.integers(1, 3), rng.uniform(0.3, 0.7) if rng.random() < 0.6 else 0
@@ -196,7 +199,7 @@ def assembly(look: Look, plane: Plane, lose: bool = False) -> Surface:
             surface.lost = inside(piece, plane)
             surface.paint(carrier * 0.5, inside(piece, plane, 3))
             continue
-        put(surface, plane, piece, look.hue(tuple(colour)), rise, 0.4 * size, gloss)
+        put(surface, plane, piece, look.hue(colour), rise, 0.4 * size, gloss)
         if core:
             piece = shape(plane, core * size, tuple(centre))
             put(surface, plane, piece, inner, 0.5, 0.02, gloss, relief)
@@ -217,7 +220,6 @@ def sheet_material(look: Look, plane: Plane) -> Surface:
     dark, light = any_colour(look), any_colour(look)
     light = dark + (light - dark) * rng.uniform(0.15, 0.8)
     fine = noise(look, plane, rng.uniform(20, 50), 1)
-    colour = dark + (light - dark) * mixed[..., None]
-    colour = colour * (1 + rng.uniform(0, 0.06) * fine)[..., None]
+    colour = tinted(mix(dark, light, mixed), 1 + rng.uniform(0, 0.06) * fine)
     relief = rng.uniform(0, 3.5) * mixed + 0.2 * fine
-    return textured(np.clip(colour, 0, 1), relief, rng.uniform(0.02, 0.3))
+    return textured(colour, relief, rng.uniform(0.02, 0.3))

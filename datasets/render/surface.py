@@ -3,8 +3,12 @@
 A `Surface` is colour, relief and gloss per pixel; a product draws one as a function of the plane's
 coordinates, a defect changes it, and `photograph` lights it and takes the picture. Moving the
 coordinates before drawing moves, turns or bends the product, exactly.
+
+A colour is (3, 1, 1) and a picture of colours (3, H, W), so that either goes with a shade (H, W);
+everything is float32.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +16,10 @@ import numpy as np
 
 EXTENT = 1.7  # noise is defined on [-EXTENT, EXTENT] squared; the picture spans [-1, 1]
 AMBIENT = 0.42  # share of light that comes from everywhere
+LEVELS = 4096  # of brightness, before the camera's curve makes 256 of them
+CURVE = np.rint(255 * np.linspace(0, 1, LEVELS) ** 0.85).astype(np.uint8)
+
+Colour = np.ndarray | tuple[float, float, float]
 
 
 @dataclass
@@ -29,7 +37,7 @@ class Plane:
 
 @dataclass
 class Surface:
-    """What the camera sees: all (H, W), colours (H, W, 3); colours, gloss and part in [0, 1]."""
+    """What the camera sees: all (H, W), colours (3, H, W); colours, gloss and part in [0, 1]."""
 
     colour: np.ndarray
     height: np.ndarray  # relief, in pixels
@@ -37,14 +45,25 @@ class Surface:
     part: np.ndarray  # 1 where the product is, 0 where its ground is
     lost: np.ndarray | None = None  # where a component was left out, where one was
 
-    def paint(self, colour: np.ndarray | tuple, alpha: np.ndarray) -> None:
-        """Mix a colour in, by alpha (H, W)."""
-        alpha = alpha[..., None]
-        self.colour = self.colour * (1 - alpha) + np.asarray(colour, np.float32) * alpha
+    def paint(self, colour: Colour, alpha: np.ndarray) -> None:
+        """Mix a colour, or colours (3, H, W), in by alpha (H, W)."""
+        self.colour = mix(self.colour, colour, alpha)
 
     def shine(self, gloss: float, alpha: np.ndarray) -> None:
         """Mix a gloss in, by alpha (H, W)."""
         self.gloss = self.gloss * (1 - alpha) + gloss * alpha
+
+
+def as_colour(colour: Colour) -> np.ndarray:
+    """Three numbers as a colour (3, 1, 1); colours (3, H, W) as they are."""
+    colour = np.asarray(colour, np.float32)
+    return colour.reshape(3, 1, 1) if colour.ndim == 1 else colour
+
+
+def mix(first: Colour, second: Colour, share: np.ndarray) -> np.ndarray:
+    """Colours (3, H, W): `share` (H, W) of the second, the rest of the first."""
+    first = as_colour(first)
+    return first + share * (as_colour(second) - first)
 
 
 @dataclass
@@ -58,11 +77,11 @@ class Look:
         """`value` give or take a share of it."""
         return value * float(np.exp(share * self.spread * np.clip(self.rng.normal(), -2, 2)))
 
-    def hue(self, colour: tuple[float, float, float], share: float = 0.04) -> np.ndarray:
-        """A colour (3,) near the given one."""
+    def hue(self, colour: Colour, share: float = 0.04) -> np.ndarray:
+        """A colour (3, 1, 1) near the given one."""
         noise = share * self.spread * np.clip(self.rng.normal(size=4), -2, 2)
         shade = 0.4 * noise[:3] + noise[3]  # dye differs less than brightness
-        return np.clip(np.asarray(colour) * np.exp(shade), 0, 1).astype(np.float32)
+        return np.clip(as_colour(colour) * as_colour(np.exp(shade)), 0, 1)
 
     def angle(self) -> float:
         """Any direction, in radians."""
@@ -72,11 +91,9 @@ class Look:
 def make_plane(size: int, turn: float = 0, zoom: float = 1, shift: tuple = (0, 0)) -> Plane:
     """A plane of `size` x `size` pixels, turned by radians, zoomed and shifted."""
     line = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1
-    x, y = np.meshgrid(line - shift[0], line - shift[1])
-    cosine, sine = np.cos(turn) / zoom, np.sin(turn) / zoom
-    return Plane(
-        (cosine * x + sine * y).astype(np.float32), (cosine * y - sine * x).astype(np.float32)
-    )
+    x, y = np.meshgrid(line - float(shift[0]), line - float(shift[1]))
+    cosine, sine = math.cos(turn) / zoom, math.sin(turn) / zoom
+    return Plane(cosine * x + sine * y, cosine * y - sine * x)
 
 
 def noise(
@@ -128,16 +145,22 @@ def inside(distance: np.ndarray, plane: Plane, soft: float = 1.0) -> np.ndarray:
     return np.clip(0.5 - distance / (soft * plane.pixel), 0, 1)
 
 
+def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of vectors (x, y): np.hypot, but for overflow, in a fraction of its time."""
+    return np.sqrt(x * x + y * y)
+
+
 def circle(plane: Plane, radius: float, centre: tuple = (0, 0)) -> np.ndarray:
     """Signed distance to a circle."""
-    return np.hypot(plane.u - centre[0], plane.v - centre[1]) - np.float32(radius)
+    return length(plane.u - float(centre[0]), plane.v - float(centre[1])) - float(radius)
 
 
 def box(plane: Plane, half: tuple, rounding: float = 0, centre: tuple = (0, 0)) -> np.ndarray:
     """Signed distance to a box of the given half sides, with round corners."""
-    x = np.abs(plane.u - centre[0]) - (half[0] - rounding)
-    y = np.abs(plane.v - centre[1]) - (half[1] - rounding)
-    return np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - rounding
+    x = np.abs(plane.u - float(centre[0])) - float(half[0] - rounding)
+    y = np.abs(plane.v - float(centre[1])) - float(half[1] - rounding)
+    outside = length(np.maximum(x, 0), np.maximum(y, 0))
+    return outside + np.minimum(np.maximum(x, y), 0) - float(rounding)
 
 
 def hexagon(plane: Plane, radius: float) -> np.ndarray:
@@ -149,44 +172,45 @@ def hexagon(plane: Plane, radius: float) -> np.ndarray:
 def ground(look: Look, plane: Plane, colour: tuple, rough: float = 0.02) -> Surface:
     """An empty ground for objects: a sheet or belt of one colour."""
     grain = noise(look, plane, 30, 2) * rough + noise(look, plane, 1.5) * rough
-    colours = look.hue(colour) * (1 + grain[..., None])
     flat = np.zeros_like(plane.u)
-    return Surface(colours.astype(np.float32), flat, flat + 0.02, flat.copy())
+    return Surface(look.hue(colour) * (1 + grain), flat, flat + 0.02, flat.copy())
 
 
 def photograph(surface: Surface, look: Look) -> np.ndarray:
     """Light a surface and take its picture: (H, W, 3) uint8 RGB."""
     rng, spread = look.rng, min(look.spread, 2.5)
-    height = surface.height.astype(np.float32)
-    slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=1 / 8)
-    slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=1 / 8)
-    length = np.sqrt(slope_x**2 + slope_y**2 + 1)
+    slope_x = cv2.Sobel(surface.height, cv2.CV_32F, 1, 0, scale=1 / 8)
+    slope_y = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, scale=1 / 8)
+    steep = np.sqrt(slope_x**2 + slope_y**2 + 1)
     azimuth = -2.2 + 0.35 * spread * rng.normal()
-    elevation = np.clip(0.95 + 0.08 * spread * rng.normal(), 0.6, 1.3)
-    light = np.array(
-        [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), 0]
-    ).astype(np.float32)
-    up = np.float32(np.sin(elevation))
-    facing = (up - slope_x * light[0] - slope_y * light[1]) / length
-    half = np.array([light[0], light[1], up + 1.0])
-    half /= np.linalg.norm(half)
-    glint = np.clip((half[2] - slope_x * half[0] - slope_y * half[1]) / length, 0, 1) ** 24
-    lit = AMBIENT + (1 - AMBIENT) * np.clip(facing, 0, None) / up
-    lit *= cast_shadow(surface.part.astype(np.float32), light)
-    picture = surface.colour * lit[..., None] + (surface.gloss * glint * 0.55)[..., None]
-    plane = make_plane(len(height))
-    tilt = look.angle()
-    fall = 1 + 0.06 * spread * rng.normal() * (np.cos(tilt) * plane.u + np.sin(tilt) * plane.v)
-    fall -= 0.07 * (plane.u**2 + plane.v**2)
-    exposure = np.exp(0.05 * spread * rng.normal())
-    balance = np.exp(0.008 * spread * rng.normal(size=3)).astype(np.float32)
-    picture = picture * (fall * exposure)[..., None].astype(np.float32) * balance
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.45, 0.75))
-    picture += rng.normal(0, 1, picture.shape).astype(np.float32) * rng.uniform(0.006, 0.014)
-    return np.rint(255 * np.clip(picture, 0, 1) ** 0.85).astype(np.uint8)
+    elevation = float(np.clip(0.95 + 0.08 * spread * rng.normal(), 0.6, 1.3))
+    up = math.sin(elevation)
+    light = math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation)
+    facing = (up - slope_x * light[0] - slope_y * light[1]) / steep
+    half = np.array([*light, up + 1.0]) / math.hypot(*light, up + 1.0)
+    half_x, half_y, half_up = half.tolist()
+    glint = np.clip((half_up - slope_x * half_x - slope_y * half_y) / steep, 0, 1)
+    glint = np.square(np.square(np.square(glint)))  # times itself, thrice: to the power of 24
+    lit = AMBIENT + (1 - AMBIENT) / up * np.clip(facing, 0, None)
+    lit *= cast_shadow(surface.part, light)
+    picture = surface.colour * lit + 0.55 * surface.gloss * (glint * glint * glint)
+    picture *= fall_off(look, len(steep), spread)
+    picture *= as_colour(np.exp(0.008 * spread * rng.normal(size=3)))
+    picture = cv2.GaussianBlur(cv2.merge(list(picture)), (0, 0), rng.uniform(0.45, 0.75))
+    picture += rng.uniform(0.006, 0.014) * rng.standard_normal(picture.shape, np.float32)
+    return CURVE[(np.clip(picture, 0, 1) * (LEVELS - 1) + 0.5).astype(np.uint16)]
 
 
-def cast_shadow(part: np.ndarray, light: np.ndarray) -> np.ndarray:
+def fall_off(look: Look, size: int, spread: float) -> np.ndarray:
+    """How bright an evenly lit plane comes out: brighter to one side, darker at the corners."""
+    plane = make_plane(size)
+    tilt, slope = look.angle(), 0.06 * spread * look.rng.normal()
+    exposure = math.exp(0.05 * spread * look.rng.normal())
+    fall = 1 + slope * (math.cos(tilt) * plane.u + math.sin(tilt) * plane.v)
+    return exposure * (fall - 0.07 * (plane.u * plane.u + plane.v * plane.v))
+
+
+def cast_shadow(part: np.ndarray, light: tuple[float, float]) -> np.ndarray:
     """What an object's soft shadow leaves of the light on its ground: (H, W) in (0, 1]."""
     reach = part.shape[0] * 0.03
     move = np.array([[1, 0, -light[0] * 2 * reach], [0, 1, -light[1] * 2 * reach]], np.float32)

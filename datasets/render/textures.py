@@ -1,19 +1,21 @@
 """Surfaces without an outline: they fill the picture. Each function draws one product."""
 
+import math
+
 import numpy as np
 
-from datasets.render.surface import Look, Plane, Surface, cells, noise
+from datasets.render.surface import Look, Plane, Surface, cells, length, mix, noise
 
 
 def textured(colour: np.ndarray, height: np.ndarray, gloss: float | np.ndarray) -> Surface:
-    """A surface that fills the picture, from its colours (H, W, 3) and relief (H, W)."""
+    """A surface that fills the picture, from its colours (3, H, W) and relief (H, W)."""
     flat = np.zeros_like(height)
-    return Surface(colour.astype(np.float32), height, flat + gloss, flat + 1)
+    return Surface(colour, height, flat + gloss, flat + 1)
 
 
 def tinted(base: np.ndarray, shade: np.ndarray) -> np.ndarray:
-    """A colour (3,) under a shade (H, W): colours (H, W, 3) in [0, 1]."""
-    return np.clip(base * shade[..., None], 0, 1)
+    """A colour under a shade (H, W): colours (3, H, W) in [0, 1]."""
+    return np.clip(base * shade, 0, 1)
 
 
 def woven_fabric(look: Look, plane: Plane) -> Surface:
@@ -28,9 +30,9 @@ def woven_fabric(look: Look, plane: Plane) -> Surface:
     thread = np.where(over > 0.5, warp, weft)
     fuzz = noise(look, plane, 26, 2)
     upright, level = look.hue((0.42, 0.46, 0.55)), look.hue((0.30, 0.33, 0.42))
-    base = np.where(over[..., None] > 0.5, upright, level)
-    colour = base * (0.55 + 0.5 * thread + 0.05 * fuzz)[..., None]
-    return textured(np.clip(colour, 0, 1), 2.2 * thread + 0.25 * fuzz, 0.03)
+    base = np.where(over > 0.5, upright, level)
+    colour = tinted(base, 0.55 + 0.5 * thread + 0.05 * fuzz)
+    return textured(colour, 2.2 * thread + 0.25 * fuzz, 0.03)
 
 
 def wood(look: Look, plane: Plane) -> Surface:
@@ -40,9 +42,8 @@ def wood(look: Look, plane: Plane) -> Surface:
     pores = np.clip(noise(look, plane, 36, 1, (1, 0.07)) - 0.9, 0, None)
     grain = noise(look, plane, 22, 2, (1, 0.06))
     light, dark = look.hue((0.72, 0.52, 0.33)), look.hue((0.52, 0.33, 0.18))
-    share = np.clip(0.45 + 0.32 * rings + 0.12 * grain, 0, 1)[..., None]
-    colour = (dark * share + light * (1 - share)) * (1 - 0.25 * pores[..., None])
-    return textured(np.clip(colour, 0, 1), 0.25 * grain - 0.8 * pores, 0.06)
+    colour = mix(light, dark, np.clip(0.45 + 0.32 * rings + 0.12 * grain, 0, 1))
+    return textured(tinted(colour, 1 - 0.25 * pores), 0.25 * grain - 0.8 * pores, 0.06)
 
 
 def leather(look: Look, plane: Plane) -> Surface:
@@ -63,12 +64,10 @@ def stone_tile(look: Look, plane: Plane) -> Surface:
     _, margin, number = cells(look, plane, look.vary(15.0, 0.05))
     _, _, small = cells(look, plane, look.vary(30.0, 0.05))
     minerals = [look.hue((0.62, 0.58, 0.54)), look.hue((0.42, 0.40, 0.40)), look.hue((0.78,) * 3)]
-    which = np.digitize(number, (0.45, 0.8))
-    colour = np.stack(minerals)[which]
-    dark = (small < 0.13)[..., None]
-    colour = np.where(dark, look.hue((0.16, 0.15, 0.16)), colour)
-    shade = 1 + 0.05 * noise(look, plane, 20, 2) - 0.06 * (margin < 0.06)
-    return textured(np.clip(colour * shade[..., None], 0, 1), 0.15 * noise(look, plane, 3), 0.12)
+    colour = np.where(number < 0.45, minerals[0], np.where(number < 0.8, *minerals[1:]))
+    colour = np.where(small < 0.13, look.hue((0.16, 0.15, 0.16)), colour)
+    shade = 1 + 0.05 * noise(look, plane, 20, 2) - np.float32(0.06) * (margin < 0.06)
+    return textured(tinted(colour, shade), 0.15 * noise(look, plane, 3), 0.12)
 
 
 def wire_mesh(look: Look, plane: Plane) -> Surface:
@@ -86,9 +85,8 @@ def wire_mesh(look: Look, plane: Plane) -> Surface:
     wire = np.clip((top + 3.0) / 3.0, 0, 1)
     shade = 0.55 + 0.07 * np.clip(top, 0, 6)
     steel = tinted(look.hue((0.62, 0.63, 0.65)), shade)
-    floor = look.hue((0.13, 0.13, 0.14)) * (1 + 0.1 * noise(look, plane, 12, 2))[..., None]
-    colour = floor * (1 - wire[..., None]) + steel * wire[..., None]
-    return textured(np.clip(colour, 0, 1), np.where(wire > 0.5, top, -1), 0.5 * wire)
+    floor = tinted(look.hue((0.13, 0.13, 0.14)), 1 + 0.1 * noise(look, plane, 12, 2))
+    return textured(mix(floor, steel, wire), np.where(wire > 0.5, top, -1), 0.5 * wire)
 
 
 def brushed_metal(look: Look, plane: Plane) -> Surface:
@@ -130,8 +128,7 @@ def mosaic(look: Look, plane: Plane) -> Surface:
     shade = 0.92 + 0.12 * (number - np.floor(number)) + 0.02 * noise(look, plane, 9, 2)
     glaze = tinted(look.hue((0.30, 0.46, 0.56)), shade)
     grout = tinted(look.hue((0.66, 0.64, 0.60)), 1 + 0.06 * noise(look, plane, 40, 1))
-    colour = grout * (1 - tile[..., None]) + glaze * tile[..., None]
-    return textured(np.clip(colour, 0, 1), 2.0 * tile, 0.04 + 0.4 * tile)
+    return textured(mix(grout, glaze, tile), 2.0 * tile, 0.04 + 0.4 * tile)
 
 
 def perforated_sheet(look: Look, plane: Plane) -> Surface:
@@ -139,14 +136,13 @@ def perforated_sheet(look: Look, plane: Plane) -> Surface:
     dense, radius = look.vary(5.0, 0.04), look.vary(0.27, 0.05)
     x, y = plane.u * dense, plane.v * dense * 1.1547
     x = x + 0.5 * (np.floor(y) % 2)
-    off = np.hypot(x - np.floor(x) - 0.5, (y - np.floor(y) - 0.5) / 1.1547)
+    off = length(x - np.floor(x) - 0.5, (y - np.floor(y) - 0.5) / 1.1547)
     hole = np.clip(0.5 + (radius - off) / (dense * plane.pixel), 0, 1)
     lines = noise(look, plane, 40, 1, (0.03, 1))
     steel = tinted(look.hue((0.58, 0.59, 0.60)), 1 + 0.035 * lines)
     floor = tinted(look.hue((0.10, 0.10, 0.11)), 1 + 0.1 * noise(look, plane, 6, 2))
-    colour = steel * (1 - hole[..., None]) + floor * hole[..., None]
     edge = np.clip((off - radius) * 12, 0, 1)
-    return textured(np.clip(colour, 0, 1), 1.5 * edge + 0.2 * lines, 0.3 * (1 - hole))
+    return textured(mix(steel, floor, hole), 1.5 * edge + 0.2 * lines, 0.3 * (1 - hole))
 
 
 def paperboard(look: Look, plane: Plane) -> Surface:
@@ -171,5 +167,5 @@ def marble(look: Look, plane: Plane) -> Surface:
 
 def turned(plane: Plane, angle: float) -> Plane:
     """The plane, turned by radians."""
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    cosine, sine = math.cos(angle), math.sin(angle)
     return Plane(cosine * plane.u + sine * plane.v, cosine * plane.v - sine * plane.u)
