@@ -5,7 +5,8 @@
 
 Reads a folder of pictures, or one picture; writes scores (CSV and JSON), heatmaps and a report to
 result/custom/<name of the folder>/. With references, pictures of good pieces, it scores by WinCLIP+
-and offers a threshold. Edit the constants, or override them as above.
+and offers a threshold, in <name of the folder>-with-references/. Edit the constants, or override
+them as above.
 """
 
 from utils.custom import main
@@ -32,7 +33,7 @@ NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in betw
 EVAL_SIZE = 240  # shorter side of maps and masks in the pixel metrics, or "source"
 HEATMAPS = "all"  # "all", "none", or the first N of each folder
 HEATMAP_SIZE = 256  # height of each picture in a heatmap panel, in pixels; 64 and up
-RESULT_DIR = "auto"  # "auto": result/custom/<name of IMAGES>/
+RESULT_DIR = "auto"  # "auto": result/custom/<name of IMAGES>/, or ...-with-references/
 QUIET = False  # True: say nothing but errors; run.log in the result folder has the rest
 # --------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from datasets import prepare
 from datasets.download import Archive
@@ -27,6 +26,7 @@ from datasets.render.catalogue import render, seed_of
 from datasets.splits import SPLITS_FOLDER, read_root, read_split
 from utils.errors import InputError, exit_with_sentence
 from utils.files import atomic_path, real_path, user_path
+from utils.log import progress_bar
 from utils.options import parse_options
 
 SEED = 2023  # of every picture; another one gives another benchmark
@@ -63,7 +63,7 @@ def render_all(root: Path) -> None:
             jobs += [(root, name, "test", defect, number) for number in range(count)]
     with ThreadPoolExecutor(WORKERS) as executor:
         drawn = executor.map(render_one, jobs)
-        list(tqdm(drawn, total=len(jobs), desc="rendering", unit="image"))
+        list(progress_bar(drawn, total=len(jobs), desc="rendering", unit="image"))
 
 
 def render_one(job: tuple[Path, str, str, str, int]) -> None:

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tqdm import tqdm
-
 from utils.errors import InputError, in_short
 from utils.files import CHUNK, is_plain_name, sha256_of
+from utils.log import progress_bar
 
 TIMEOUT = 60  # seconds without a byte from the server
 # What the readers raise on archives that are damaged, encrypted or packed in an unknown way.
@@ -85,7 +84,7 @@ def receive(archive: Archive, part: Path) -> None:
             start = 0  # the server sends the whole file again
         length = response.headers.get("Content-Length")
         total = archive.size or (start + int(length) if length else None)
-        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
+        bar = progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
         with part.open("ab" if start else "wb") as stream, bar:
             while chunk := response.read(CHUNK):
                 stream.write(chunk)
@@ -104,7 +103,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Members are checked one by one before they are written, so that nothing ever leaves `folder`.
     """
     try:
-        with tqdm(unit="B", unit_scale=True, desc=f"unpacking {archive.name}") as bar:
+        with progress_bar(unit="B", unit_scale=True, desc=f"unpacking {archive.name}") as bar:
             for name, size, stream in members(archive):
                 target = folder.joinpath(*safe_parts(name, archive))
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from datasets.decode import read_anomalous, read_image
 from datasets.download import Archive, fetch, unpack
 from datasets.official import OFFICIAL, Counts, counted, differences
 from datasets.splits import SPLITS_FOLDER, Sample, fault_of, write_root, write_split
 from utils.errors import InputError, exit_with_sentence
 from utils.files import is_plain_name, user_path
+from utils.log import progress_bar
 from utils.options import parse_options
 
 PROJECT = SPLITS_FOLDER.parents[1]
@@ -204,7 +203,7 @@ def check_files(root: Path, samples: Sequence[Sample]) -> list[str]:
     """Decode every image and mask; the faults, each with its path."""
     with ThreadPoolExecutor(THREADS) as pool:
         work = pool.map(lambda sample: damage_of(root, sample), samples)
-        told = list(tqdm(work, total=len(samples), desc="checking images", unit="image"))
+        told = list(progress_bar(work, total=len(samples), desc="checking images", unit="image"))
     return [fault for fault in told if fault]
 
 

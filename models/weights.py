@@ -30,6 +30,7 @@ KNOWN_WEIGHTS = {
     "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3": "LAION-400M, epoch 31",
     "755e73c2e418a8c0b7bf1bf8946dacca550ba1a569e83d6c491b381330c00772": DEMO,
 }
+PAPER_MODEL = "ViT-B-16-plus-240"
 WHERE_TO_GET = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840) in the hub repository "
@@ -176,10 +177,11 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
                 "files that open_clip reads"
             )
         return path
+    where = WHERE_TO_GET if name == PAPER_MODEL else "give a file, or a folder that has one"
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     raise InputError(
         f'PRETRAINED = "{pretrained}" is no file, no folder and no tag of {name} (its tags: '
-        f"{tags}); {WHERE_TO_GET}"
+        f"{tags}); {where}"
     )
 
 

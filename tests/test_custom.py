@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,14 @@ def settings(folder: Path, **changes) -> CustomSettings:
         "result_dir": str(folder / "result"),
     }
     return CustomSettings(**values | changes)
+
+
+def test_a_run_with_references_has_a_folder_beside_the_one_without(tmp_path):
+    pictures = tmp_path / "bolts"
+    plain = settings(tmp_path, images=str(pictures), result_dir="auto")
+    with_references = replace(plain, references=str(tmp_path / "good"))
+    names = [one.result_folder.relative_to(PROJECT) for one in (plain, with_references)]
+    assert names == [Path("result/custom/bolts"), Path("result/custom/bolts-with-references")]
 
 
 @pytest.fixture(scope="module")

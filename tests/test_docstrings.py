@@ -7,7 +7,7 @@ import pytest
 
 MODULES = [
     *("datasets.prepare", "models.prompts", "models.text", "models.windows", "utils.charts"),
-    *("utils.report_data", "utils.settings", "utils.tiles"),
+    *("utils.folder", "utils.report_data", "utils.settings", "utils.tiles"),
 ]
 
 

@@ -39,6 +39,7 @@ def options(tmp_path_factory) -> tuple[str, ...]:
 
 def demo(words: tuple[str, ...], said: Path, largest: int = resource.RLIM_INFINITY) -> None:
     """What `python run_demo.py` does, with its output in a file; no file grows over `largest`."""
+    os.setpgrp()  # so that a signal to all of it goes to nothing else
     stream = said.open("w")
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
@@ -116,6 +117,20 @@ def test_a_run_killed_at_20_random_moments_ends_with_the_same_files(options, tmp
     while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(worker.exists() for worker in workers)
+
+
+def test_sigterm_to_all_processes_of_a_run_ends_it_with_one_line(options, tmp_path):
+    """As `timeout` and job schedulers send it."""
+    process = start(options, tmp_path / "r")
+    while process.is_alive() and not workers_of(process):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    lines = (tmp_path / "r.txt").read_text().splitlines()
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert lines[-1] == "interrupted; what was finished is kept"
+    assert not any("Traceback" in line or "Error" in line for line in lines)
 
 
 def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_with_room(options, tmp_path):

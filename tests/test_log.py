@@ -1,9 +1,11 @@
 """What a run says on the console, and what run.log keeps."""
 
+import time
+
 import pytest
 
 from utils.errors import InputError
-from utils.log import log, spoken, written
+from utils.log import log, progress_bar, spoken, written
 
 
 def test_messages_are_printed_and_kept(tmp_path, capsys):
@@ -33,3 +35,11 @@ def test_a_second_run_is_added_and_an_error_is_kept(tmp_path):
 def test_a_folder_that_is_not_there_ends_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match="choose another folder"), written(tmp_path / "a/run.log"):
         pass
+
+
+def test_a_bar_that_goes_to_a_file_is_not_drawn_over_and_over(capsys):
+    for _ in progress_bar(range(5), desc="drawing"):
+        time.sleep(0.12)  # a terminal would see each
+    told = capsys.readouterr().err
+    assert "drawing: 100%" in told
+    assert told.count("drawing") <= 2

@@ -197,8 +197,19 @@ def test_other_settings_are_not_mixed_into_a_folder(done, bench, change, told):
     with pytest.raises(InputError) as caught:
         run(replace(bench, **change))
     assert told in str(caught.value)
-    assert "choose another RESULT_DIR" in str(caught.value)
+    assert "choose another folder with RESULT_DIR (--result-dir)" in str(caught.value)
     assert contents(done) == before
+
+
+def test_seconds_are_those_of_all_runs_into_the_folder(bench, tmp_path):
+    def record_after(**changes) -> dict:
+        run(replace(bench, heatmaps="none", result_dir=str(tmp_path), **changes))
+        return json.loads((tmp_path / "settings.json").read_text())
+
+    first, second = record_after(categories=("bottle",)), record_after()
+    assert second["seconds_total"] > first["seconds_total"]
+    for stage in ("start-up", "text", "encode", "metrics"):
+        assert second["seconds"][stage] > first["seconds"][stage]
 
 
 def test_a_limit_takes_the_first_of_each_defect_and_is_said(bench, tmp_path):

@@ -106,7 +106,7 @@ def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
         (
             ["--categories", "bottel"],
             1,
-            'no category "bottel" in the split; it has bottle, metal_nut',
+            'no category "bottel" in the split; did you mean "bottle"?',
         ),
         (["--pretrained", "gone.pt"], 1, 'PRETRAINED = "gone.pt" is no file'),
         (["--shots", "9"], 1, "SHOTS asks for 9 reference images, but bottle has 4"),

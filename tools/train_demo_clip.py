@@ -27,7 +27,6 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.clip import embed_patches
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
@@ -47,6 +46,7 @@ from tools.demo_views import Pool, augmented, choose_windows, coverage, labels_o
 from utils.errors import exit_with_sentence
 from utils.files import atomic_path, write_text
 from utils.folder import git_revision
+from utils.log import progress_bar
 from utils.options import parse_options
 from utils.process import keep_freed_memory
 
@@ -198,7 +198,7 @@ class Trainer:
     def train(self, save: Callable[[list[float]], None]) -> None:
         """All steps; `save` gets the losses so far, now and then and at the end."""
         steps, losses = self.options.steps, []
-        progress = tqdm(range(steps), unit="step")
+        progress = progress_bar(range(steps), unit="step")
         for step in progress:
             warm = min(1.0, (step + 1) / WARM_UP)
             rate = self.options.rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
@@ -210,7 +210,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimiser.step()
             losses.append(loss.item())
-            progress.set_description(f"loss {np.mean(losses[-50:]):.3f}")
+            progress.set_description(f"loss {np.mean(losses[-50:]):.3f}", refresh=False)
             if len(losses) % SAVE_EVERY == 0 or len(losses) == steps:
                 save(losses)
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from datasets.images import ImageDataset
 from datasets.official import GROUPS
@@ -26,7 +25,7 @@ from utils.errors import exit_with_sentence
 from utils.files import sha256_of, user_path, write_text
 from utils.folder import ResultFolder, check_writable, held, machine
 from utils.jobs import Job, job_of
-from utils.log import log, spoken, written
+from utils.log import log, progress_bar, spoken, written
 from utils.process import end_with_run, keep_freed_memory
 from utils.ranks import ALONE, Ranks, joined
 from utils.report import write_report
@@ -93,6 +92,8 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
                 tf32=settings.precision == "tf32",
             )
         folder = open_folder(settings, job, clip, device, ranks) if ranks.first else None
+        if folder:
+            clock.go_on_from(*folder.earlier_times())
         finished = ranks.broadcast(list(folder.finished()) if folder else [])
         for plan in job.plans:
             if plan.category in finished:
@@ -102,7 +103,7 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             run_categories(settings, job, pending, clip, encoder, folder, clock, ranks)
         if folder is None:
             return ""
-        folder.write_settings(seconds=clock.seconds, seconds_total=clock.total())
+        folder.write_times(clock)
         log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
         return publish(folder, settings.dataset, job.categories)
 
@@ -193,15 +194,16 @@ def run_categories(
     encodings = Encodings(dataset, clip, encoder, loader, clock)
     total = sum(len(plan.references) + len(plan.tests) for plan in plans)
     hidden = settings.quiet or not ranks.first
-    with tqdm(total=total, unit="image", smoothing=0.1, disable=hidden) as progress:
+    with progress_bar(total=total, unit="image", smoothing=0.1, disable=hidden) as progress:
         for plan, share in zip(plans, shares, strict=True):
-            progress.set_description(plan.category)
+            progress.set_description(plan.category, refresh=False)
             with clock.stage("text"):
                 text = text_bank(settings, encoder, plan.category)
             result = score_category(encodings, plan, share, text, progress, clock, ranks)
             if folder is None or result is None:
                 continue
             write_category(folder, plan, result, settings, dataset, clock)
+            folder.write_times(clock)
             if clock.share("report") < REPORT_SHARE:
                 with clock.stage("report"):
                     publish(folder, settings.dataset, job.categories)

@@ -52,9 +52,11 @@ class CustomSettings(Settings):
 
     @property
     def result_folder(self) -> Path:
-        """Where results are written: named after the pictures' folder."""
+        """Where results are written: named after the pictures' folder; few-shot beside 0-shot."""
         if self.result_dir == "auto":
-            return PROJECT / "result" / "custom" / (real_path(user_path(self.images)).stem)
+            suffix = "-with-references" if self.references else ""
+            name = real_path(user_path(self.images)).stem + suffix
+            return PROJECT / "result" / "custom" / name
         return user_path(self.result_dir)
 
 

@@ -1,6 +1,6 @@
 """A result folder: what it was made with, which categories are done, and never two runs mixed.
 
-settings.json             all settings, versions, checksums, seconds per stage
+settings.json             all settings, versions, checksums, seconds per stage of all runs
 done/<category>.json      metrics and references of a finished category: written last, so that
                           a category without it is done again
 """
@@ -15,6 +15,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from string import hexdigits
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,7 +23,9 @@ from filelock import FileLock, Timeout
 from utils.errors import InputError
 from utils.files import write_text
 from utils.settings import PROJECT, Settings
+from utils.stopwatch import Stopwatch
 
+ANOTHER = "another folder with RESULT_DIR (--result-dir)"
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow", "opencv-python")
 
 
@@ -40,23 +43,24 @@ class ResultFolder:
             | {"python": platform.python_version(), "platform": platform.platform()},
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        self._refuse_to_mix()
+        file = path / "settings.json"
+        earlier = read_json(file) if file.exists() else {}
+        if earlier:
+            self._refuse_to_mix(earlier.get("identity", {}))
+        for name in ("seconds", "seconds_total"):
+            if name in earlier:
+                self.record[name] = earlier[name]
         self.write_settings()
 
-    def _refuse_to_mix(self) -> None:
+    def _refuse_to_mix(self, there: dict) -> None:
         """End the run if the folder was made with settings that give other numbers."""
-        file = self.path / "settings.json"
-        if not file.exists():
-            return
-        there, here = read_json(file).get("identity", {}), self.record["identity"]
+        here = self.record["identity"]
         names = [name for name in here | there if here.get(name) != there.get(name)]
         if names:
-            told = "; ".join(
-                f"{name}: {there.get(name)} there, {here.get(name)} now" for name in names
-            )
+            told = "; ".join(told_apart(name, there.get(name), here.get(name)) for name in names)
             raise InputError(
-                f"{self.path} holds results made with other settings ({told}); choose another "
-                "RESULT_DIR, or delete that folder"
+                f"{self.path} holds results made with other settings ({told}); choose {ANOTHER}, "
+                "or delete that folder"
             )
 
     def write_settings(self, **more) -> None:
@@ -64,6 +68,14 @@ class ResultFolder:
         self.record |= more
         text = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
         write_text(self.path / "settings.json", text)
+
+    def write_times(self, clock: Stopwatch) -> None:
+        """Record the seconds so far."""
+        self.write_settings(seconds=clock.seconds, seconds_total=clock.total())
+
+    def earlier_times(self) -> tuple[dict[str, float], float]:
+        """The seconds per stage of earlier runs into the folder, and in all."""
+        return self.record.get("seconds", {}), self.record.get("seconds_total", 0.0)
 
     def finish(self, category: str, record: dict) -> None:
         """Mark a category as done; everything else of it must be written before."""
@@ -87,7 +99,7 @@ def held(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"{path} is in use by another run; wait for it to end, or choose another RESULT_DIR"
+            f"{path} is in use by another run; wait for it to end, or choose {ANOTHER}"
         ) from error
     try:
         for left in path.rglob(".*.part"):
@@ -106,7 +118,7 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"RESULT_DIR: cannot write into {path} ({error.strerror}); choose another folder"
+            f"RESULT_DIR: cannot write into {path} ({error.strerror}); choose {ANOTHER}"
         ) from error
 
 
@@ -116,8 +128,28 @@ def read_json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}); delete it, or choose another RESULT_DIR"
+            f"{path} cannot be read ({error}); delete it, or choose {ANOTHER}"
         ) from error
+
+
+def told_apart(name: str, there: object, here: object) -> str:
+    """How an entry of the identity differs, in a few words.
+
+    >>> told_apart("limit", None, 1), told_apart("files", ["a"] * 5, ["a"] * 5 + ["b"])
+    ('limit: None there, 1 now', 'files: 5 there, 6 now, 1 of these others')
+    """
+    if isinstance(there, list) and isinstance(here, list) and max(len(there), len(here)) > 4:
+        others = sum(one not in there for one in here)
+        return f"{name}: {len(there)} there, {len(here)} now, {others} of these others"
+    return f"{name}: {in_brief(there)} there, {in_brief(here)} now"
+
+
+def in_brief(value: object) -> str:
+    """A value for a message: of a checksum, the first digits."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_brief, value))}]"
+    is_checksum = isinstance(value, str) and len(value) == 64 and not set(value) - set(hexdigits)
+    return f"{value[:8]}..." if is_checksum else str(value)
 
 
 def git_revision() -> str:

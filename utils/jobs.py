@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from datasets.official import OFFICIAL, differences
@@ -63,9 +64,9 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
     in_split = sorted({sample.class_name for sample in samples})
     for wanted in settings.named_categories():
         if wanted not in in_split:
-            raise InputError(
-                f'there is no category "{wanted}" in the split; it has {", ".join(in_split)}'
-            )
+            near = get_close_matches(wanted, in_split, 1)
+            hint = f'; did you mean "{near[0]}"?' if near else f"; it has {', '.join(in_split)}"
+            raise InputError(f'there is no category "{wanted}" in the split{hint}')
     given = None
     if settings.references != "draw":
         given = read_references(user_path(settings.references))

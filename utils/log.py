@@ -2,12 +2,15 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tqdm import tqdm
+
 from utils.errors import InputError
 
+SELDOM = 60.0  # seconds between two states of a bar that goes to a file
 log = logging.getLogger("winclip")
 log.setLevel(logging.INFO)
 log.propagate = False
@@ -33,8 +36,15 @@ class LogFile(logging.FileHandler):
             return
         raise InputError(
             f"cannot write {self.baseFilename}: {error.strerror}; make room there, or choose "
-            "another RESULT_DIR"
+            "another folder with RESULT_DIR (--result-dir)"
         ) from error
+
+
+def progress_bar(work: Iterable | None = None, **options) -> tqdm:
+    """A tqdm bar; where standard error is no terminal it tells its state every minute."""
+    if not sys.stderr.isatty():
+        options |= {"mininterval": SELDOM, "maxinterval": SELDOM}
+    return tqdm(work, **options)
 
 
 @contextmanager

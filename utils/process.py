@@ -11,10 +11,13 @@ KEPT = 2**30  # bytes; a larger array is the system's again as soon as it is fre
 
 
 def end_with_run(worker: int) -> None:
-    """Have Linux end a worker at once when its run is killed; elsewhere torch does within 5 s.
+    """Have a worker end with its run, neither before nor after.
 
-    Until then a worker keeps the lock of the result folder, which it has from its run.
+    `timeout` and job schedulers send SIGTERM to all processes of a run: a worker leaves it to the
+    run, which would take a dead worker for a fault. When the run is killed, Linux ends the worker
+    at once, elsewhere torch does within 5 s; until then it keeps the lock of the result folder.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -12,6 +12,12 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self.start = time.perf_counter()
 
+    def go_on_from(self, seconds: dict[str, float], total: float) -> None:
+        """Add what an earlier run measured: its stages, and its total."""
+        for name, value in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self.start -= total
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the block to the stage `name`."""
@@ -22,7 +28,7 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def total(self) -> float:
-        """Seconds since the stopwatch was made."""
+        """Seconds since the stopwatch was made, and those of earlier runs."""
         return time.perf_counter() - self.start
 
     def share(self, name: str) -> float:

@@ -61,7 +61,8 @@ def contrast(look: Look, surface: Surface, alpha: np.ndarray, least: float = 0.2
     here = float((surface.colour.mean(axis=0) * alpha).sum() / max(alpha.sum(), 1e-6))
     step = least + 0.2 * look.rng.random()
     darker = here > 0.98 - step or (here - step > 0.02 and look.rng.random() < 0.6)
-    return as_colour([np.clip(here - step if darker else here + step, 0.02, 0.98)] * 3)
+    level = float(np.clip(here - step if darker else here + step, 0.02, 0.98))
+    return as_colour((level,) * 3)
 
 
 def scratch(look: Look, plane: Plane, surface: Surface) -> np.ndarray:
