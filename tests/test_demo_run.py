@@ -21,14 +21,14 @@ UNSEEN = GROUPS["demo"]["unseen"]
 # Floors in percent, with a margin below what the committed weights reach.
 FLOORS = {
     (0, "image_auroc"): 83.0,
-    (0, "pixel_auroc"): 84.0,
+    (0, "pixel_auroc"): 86.0,
     (0, "pixel_aupro"): 67.0,
     (4, "image_auroc"): 87.0,
     (4, "pixel_auroc"): 94.0,
 }
 
 # Zero-shot image score, and the map's highest and lowest, of leather/test/hole/000.png.
-GOLDEN = (0.7032, 0.5098, 0.4098)
+GOLDEN = (0.7061, 0.5026, 0.4134)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import random
 import resource
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -39,7 +40,6 @@ def options(tmp_path_factory) -> tuple[str, ...]:
 
 def demo(words: tuple[str, ...], said: Path, largest: int = resource.RLIM_INFINITY) -> None:
     """What `python run_demo.py` does, with its output in a file; no file grows over `largest`."""
-    os.setpgrp()  # so that a signal to all of it goes to nothing else
     stream = said.open("w")
     os.dup2(stream.fileno(), 1)
     os.dup2(stream.fileno(), 2)
@@ -121,16 +121,19 @@ def test_a_run_killed_at_20_random_moments_ends_with_the_same_files(options, tmp
 
 def test_sigterm_to_all_processes_of_a_run_ends_it_with_one_line(options, tmp_path):
     """As `timeout` and job schedulers send it."""
-    process = start(options, tmp_path / "r")
-    while process.is_alive() and not workers_of(process):
+    words = [sys.executable, "run_demo.py", *options, "--limit", "4", "--num-workers", "2"]
+    process = subprocess.Popen(
+        [*words, "--result-dir", str(tmp_path)],
+        **{"cwd": PROJECT, "start_new_session": True, "text": True},
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE},
+    )
+    while process.poll() is None and not list(tmp_path.glob("done/*.json")):
         time.sleep(0.01)
-    time.sleep(0.2)
     os.killpg(process.pid, signal.SIGTERM)
-    process.join()
-    lines = (tmp_path / "r.txt").read_text().splitlines()
-    assert process.exitcode == 128 + signal.SIGTERM
-    assert lines[-1] == "interrupted; what was finished is kept"
-    assert not any("Traceback" in line or "Error" in line for line in lines)
+    told = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert told.splitlines()[-1] == "interrupted; what was finished is kept"
+    assert "Traceback" not in told
 
 
 def test_a_full_disk_ends_the_run_in_one_sentence_and_it_goes_on_with_room(options, tmp_path):

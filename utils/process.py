@@ -1,6 +1,7 @@
 """What is asked of the operating system for this process and its workers."""
 
 import ctypes
+import os
 import platform
 import signal
 import sys
@@ -11,13 +12,14 @@ KEPT = 2**30  # bytes; a larger array is the system's again as soon as it is fre
 
 
 def end_with_run(worker: int) -> None:
-    """Have a worker end with its run, neither before nor after.
+    """Have a worker end with its run, and without a word.
 
-    `timeout` and job schedulers send SIGTERM to all processes of a run: a worker leaves it to the
-    run, which would take a dead worker for a fault. When the run is killed, Linux ends the worker
-    at once, elsewhere torch does within 5 s; until then it keeps the lock of the result folder.
+    `timeout` and job schedulers send SIGTERM to all processes of a run. A worker that dies of it
+    would be a fault to torch, which tells of it while the run ends; one that exits is none.
+    When the run is killed, Linux ends the worker at once, elsewhere torch does within 5 s; until
+    then it keeps the lock of the result folder.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
