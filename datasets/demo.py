@@ -7,6 +7,7 @@ Twelve products, 32 pictures of each with exact masks, made by drawing (datasets
 bytes on every run. Six of the products are "unseen": the demo CLIP was trained without them.
 """
 
+import hashlib
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,10 @@ import numpy as np
 from datasets import prepare
 from datasets.download import Archive
 from datasets.official import OFFICIAL
-from datasets.render.catalogue import render, seed_of
-from datasets.splits import SPLITS_FOLDER, read_root, read_split
+from datasets.render import catalogue
+from datasets.splits import RECIPE, SPLITS_FOLDER, read_recipe, read_root, read_split
 from utils.errors import InputError, exit_with_sentence
-from utils.files import atomic_path, real_path, user_path
+from utils.files import atomic_path, real_path, user_path, write_text
 from utils.log import progress_bar
 from utils.options import parse_options
 
@@ -66,11 +67,19 @@ def render_all(root: Path) -> None:
         list(progress_bar(drawn, total=len(jobs), desc="rendering", unit="image"))
 
 
+def recipe() -> str:
+    """What the pictures depend on, the seed and the code that draws them, as a checksum."""
+    digest = hashlib.sha256(str(SEED).encode())
+    for path in sorted(Path(catalogue.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def render_one(job: tuple[Path, str, str, str, int]) -> None:
     """Draw one picture, and its mask where it has one."""
     root, product, split, defect, number = job
-    rng = seed_of(SEED, product, split, defect, number)
-    picture, mask = render(product, None if defect == "good" else defect, rng)
+    rng = catalogue.seed_of(SEED, product, split, defect, number)
+    picture, mask = catalogue.render(product, None if defect == "good" else defect, rng)
     write_png(root / product / split / defect / f"{number:03}.png", picture[..., ::-1])
     if defect != "good":
         name = f"{number:03}_mask.png"
@@ -88,17 +97,22 @@ def make(options: Options) -> None:
     """Render the benchmark and write its split."""
     root = real_path(user_path(options.data_root))
     render_all(root)
+    write_text(root / RECIPE, recipe() + "\n")  # last: half a benchmark has none
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
 
 
 def make_once(data_root: str) -> None:
-    """Render the benchmark into its usual place, unless it is there; DATA_ROOT names another."""
+    """Render the benchmark into its usual place, unless it is there; DATA_ROOT names another.
+
+    One of another seed, or drawn by older code, is drawn again.
+    """
     if data_root != "auto":
         return
     try:
         root = read_root("demo")
         samples = read_split(SPLITS_FOLDER / "demo.csv")
         there = all((root / sample.image).is_file() for sample in samples)
+        there = there and read_recipe(root) == recipe()
     except InputError:
         there = False
     if not there:

@@ -16,6 +16,7 @@ from utils.errors import InputError, in_short
 from utils.files import is_plain_name, real_path, write_text
 
 UNKNOWN = -1  # label of a picture that nobody has judged; only one's own pictures have it
+RECIPE = "recipe.txt"  # in the root of rendered data: what they were rendered with
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
 
 
@@ -167,3 +168,9 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
             f'DATA_ROOT = "auto", but no data root is recorded; run python datasets/{dataset}.py '
             "--data-root DIR first, or give the folder of the raw dataset"
         ) from error
+
+
+def read_recipe(root: Path) -> str:
+    """What rendered data were made with, as a checksum; "" for photographs."""
+    file = root / RECIPE
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""

@@ -14,7 +14,7 @@ from datasets.official import GROUPS, OFFICIAL
 from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, render, seed_of
 from datasets.render.defects import bend
 from datasets.render.surface import Look, make_plane, photograph
-from datasets.splits import read_split
+from datasets.splits import read_root, read_split
 from models.blocks import project, split_heads
 from models.clip import embed_patches
 from models.weights import LoadedClip, load_clip
@@ -93,6 +93,32 @@ def test_the_script_writes_pictures_masks_and_a_split(tmp_path, monkeypatch):
     samples = read_split(tmp_path / "splits" / "demo.csv")
     assert len(samples) == 2 * 32
     assert sum(sample.label for sample in samples) == 2 * 16
+
+
+def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(OFFICIAL, "demo", {"capsule": OFFICIAL["demo"]["capsule"]})
+    options = demo.Options(tmp_path / "raw", splits_folder=tmp_path / "splits")
+    made = []
+
+    def make(_: demo.Options) -> None:
+        made.append(demo.SEED)
+        make_there(options)
+
+    make_there = demo.make
+    monkeypatch.setattr(demo, "make", make)
+    monkeypatch.setattr(demo, "SPLITS_FOLDER", tmp_path / "splits")
+    monkeypatch.setattr(demo, "read_root", lambda name: read_root(name, tmp_path / "splits"))
+    first = tmp_path / "raw/capsule/test/good/000.png"
+    demo.make_once("auto")
+    pixels = first.read_bytes()
+    demo.make_once("auto")
+    assert made == [2023]
+    monkeypatch.setattr(demo, "SEED", 1)
+    demo.make_once("auto")
+    assert made == [2023, 1]
+    assert first.read_bytes() != pixels
+    demo.make_once(str(tmp_path))  # a folder that was named is left alone
+    assert made == [2023, 1]
 
 
 def test_a_folder_that_cannot_be_is_one_sentence(tmp_path):

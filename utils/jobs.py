@@ -7,7 +7,14 @@ from pathlib import Path
 
 from datasets.official import OFFICIAL, differences
 from datasets.references import draw_runs, given_runs, read_references
-from datasets.splits import SPLITS_FOLDER, Sample, first_of_each_defect, read_root, read_split
+from datasets.splits import (
+    SPLITS_FOLDER,
+    Sample,
+    first_of_each_defect,
+    read_recipe,
+    read_root,
+    read_split,
+)
 from utils.errors import InputError
 from utils.files import sha256_of, user_path
 from utils.scoring import Plan
@@ -30,12 +37,16 @@ def job_of(settings: Settings) -> Job:
     split = SPLITS_FOLDER / f"{settings.dataset}.csv"
     split = split if settings.split == "auto" else user_path(settings.split)
     samples = read_split(split)
+    root = find_root(settings)
+    identity = {"split_sha256": sha256_of(split)}
+    if recipe := read_recipe(root):
+        identity["recipe"] = recipe
     return Job(
-        find_root(settings),
+        root,
         make_plans(settings, samples),
         categories_of(settings.dataset, samples),
         notes_on(settings, samples),
-        {"split_sha256": sha256_of(split)},
+        identity,
     )
 
 
