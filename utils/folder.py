@@ -26,6 +26,7 @@ from utils.settings import PROJECT, Settings
 from utils.stopwatch import Stopwatch
 
 ANOTHER = "another folder with RESULT_DIR (--result-dir)"
+SHOWN = 8  # entries of a list that a message shows
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow", "opencv-python")
 
 
@@ -135,12 +136,15 @@ def read_json(path: Path) -> dict:
 def told_apart(name: str, there: object, here: object) -> str:
     """How an entry of the identity differs, in a few words.
 
-    >>> told_apart("limit", None, 1), told_apart("files", ["a"] * 5, ["a"] * 5 + ["b"])
-    ('limit: None there, 1 now', 'files: 5 there, 6 now, 1 of these others')
+    >>> told_apart("masks", "", "good"), told_apart("files", ["a"] * 15, ["a"] * 16)
+    ('masks: "" there, good now', 'files: 15 there, 16 now')
+    >>> told_apart("files", ["a"] * 15, ["b"] * 15)
+    'files: not the same 15'
     """
-    if isinstance(there, list) and isinstance(here, list) and max(len(there), len(here)) > 4:
-        others = sum(one not in there for one in here)
-        return f"{name}: {len(there)} there, {len(here)} now, {others} of these others"
+    if isinstance(there, list) and isinstance(here, list) and max(len(there), len(here)) > SHOWN:
+        if len(there) == len(here):
+            return f"{name}: not the same {len(here)}"
+        return f"{name}: {len(there)} there, {len(here)} now"
     return f"{name}: {in_brief(there)} there, {in_brief(here)} now"
 
 
@@ -149,7 +153,7 @@ def in_brief(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(in_brief, value))}]"
     is_checksum = isinstance(value, str) and len(value) == 64 and not set(value) - set(hexdigits)
-    return f"{value[:8]}..." if is_checksum else str(value)
+    return f"{value[:8]}..." if is_checksum else str(value) or '""'
 
 
 def git_revision() -> str:
