@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 STYLES = 6  # of series; further ones begin again
 BINS = 24  # of a histogram
-LETTER = 6.2  # width of a letter in a label, in units of the drawing
+LETTER = 7.4  # width of a letter in a label, in units of the drawing; of a wide font
 WIDE = 1080  # width of a chart of dots
 
 
@@ -113,7 +113,7 @@ def dot_chart(groups: Sequence[str], series: Sequence[Sequence[Dot]], label: str
         if place:
             x, top = axes.at(place, 100)
             parts.append(f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
-        shown = shorten(name, int(room / LETTER))
+        shown = shorten(name.removeprefix("mean of "), int(room / LETTER))
         parts.append(text(middle, bottom + 18, shown, "middle"))
         for number, one in enumerate(series):
             x = place + 0.5 + 0.76 * ((number + 0.5) / len(series) - 0.5)
