@@ -8,7 +8,6 @@ bytes on every run. Six of the products are "unseen": the demo CLIP was trained 
 """
 
 import hashlib
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from utils.log import progress_bar
 from utils.options import parse_options
 
 SEED = 2023  # of every picture; another one gives another benchmark
-WORKERS = os.cpu_count() or 1  # threads that draw; NumPy and OpenCV work outside Python's lock
 PNG_LEVEL = 1  # 0 to 9; a higher one saves 3 % of a picture
 
 DEMO = prepare.Dataset(
@@ -62,7 +60,7 @@ def render_all(root: Path) -> None:
         jobs += [(root, name, "test", "good", number) for number in range(counts.good)]
         for defect, count in counts.defects.items():
             jobs += [(root, name, "test", defect, number) for number in range(count)]
-    with ThreadPoolExecutor(WORKERS) as executor:
+    with ThreadPoolExecutor(prepare.THREADS) as executor:
         drawn = executor.map(render_one, jobs)
         list(progress_bar(drawn, total=len(jobs), desc="rendering", unit="image"))
 
@@ -111,8 +109,9 @@ def make_once(data_root: str) -> None:
     try:
         root = read_root("demo")
         samples = read_split(SPLITS_FOLDER / "demo.csv")
-        there = all((root / sample.image).is_file() for sample in samples)
-        there = there and read_recipe(root) == recipe()
+        there = read_recipe(root) == recipe() and all(
+            (root / sample.image).is_file() for sample in samples
+        )
     except InputError:
         there = False
     if not there:

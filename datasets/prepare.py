@@ -21,7 +21,7 @@ from utils.options import parse_options
 PROJECT = SPLITS_FOLDER.parents[1]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # other files are strays
 LISTED = 20  # faults told one by one; the rest are counted
-THREADS = os.cpu_count() or 1  # Pillow decodes outside Python's lock
+THREADS = os.cpu_count() or 1  # Pillow, NumPy and OpenCV work outside Python's lock
 
 
 @dataclass(frozen=True)

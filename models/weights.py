@@ -31,7 +31,7 @@ KNOWN_WEIGHTS = {
     "91f8e267606a68b5ff3029e4bc74a270c9bb2dd0c01c03734616deddfefe328d": DEMO,
 }
 PAPER_MODEL = "ViT-B-16-plus-240"
-WHERE_TO_GET = (
+PAPER_WEIGHTS = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840) in the hub repository "
     "timm/vit_base_patch16_plus_clip_240.laion400m_e31; fetch that file by hand, or set "
@@ -101,7 +101,7 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     except UNBUILDABLE as error:
         raise InputError(
             f'MODEL: open_clip cannot build "{model_name}" here ({in_short(error)}); choose '
-            'another, such as "ViT-B-16-plus-240"'
+            f'another, such as "{PAPER_MODEL}"'
         ) from error
     if file is None:
         weights = Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
@@ -127,7 +127,7 @@ def register_config(model_name: str) -> str:
         model_name = path.stem
     if model_name not in open_clip.list_models():
         raise InputError(
-            f'MODEL: open_clip has no model "{model_name}"; the paper\'s is "ViT-B-16-plus-240", '
+            f'MODEL: open_clip has no model "{model_name}"; the paper\'s is "{PAPER_MODEL}", '
             "and open_clip.list_models() lists all"
         )
     return model_name
@@ -159,7 +159,7 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
         except Exception as error:  # the hub's client raises many kinds, all mean "not to be had"
             raise InputError(
                 f'PRETRAINED = "{pretrained}": the weights of {name} could not be fetched '
-                f"({type(error).__name__}: {in_short(error)}); {WHERE_TO_GET}"
+                f"({type(error).__name__}: {in_short(error)}); {where_to_get(name)}"
             ) from error
     path = user_path(pretrained)
     if path.is_dir():
@@ -167,7 +167,7 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
         if not found:
             raise InputError(
                 f"PRETRAINED: the folder {path} has none of {', '.join(FOLDER_FILES)}; "
-                f"{WHERE_TO_GET}"
+                f"{where_to_get(name)}"
             )
         return found[0]
     if path.is_file():
@@ -177,12 +177,16 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
                 "files that open_clip reads"
             )
         return path
-    where = WHERE_TO_GET if name == PAPER_MODEL else "give a file, or a folder that has one"
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
     raise InputError(
         f'PRETRAINED = "{pretrained}" is no file, no folder and no tag of {name} (its tags: '
-        f"{tags}); {where}"
+        f"{tags}); {where_to_get(name)}"
     )
+
+
+def where_to_get(name: str) -> str:
+    """What to do where the weights of the model are not to be had."""
+    return PAPER_WEIGHTS if name == PAPER_MODEL else "give a file, or a folder that has one"
 
 
 def described_beside(file: Path) -> dict:

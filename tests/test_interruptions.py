@@ -124,8 +124,11 @@ def test_sigterm_to_all_processes_of_a_run_ends_it_with_one_line(options, tmp_pa
     words = [sys.executable, "run_demo.py", *options, "--limit", "4", "--num-workers", "2"]
     process = subprocess.Popen(
         [*words, "--result-dir", str(tmp_path)],
-        **{"cwd": PROJECT, "start_new_session": True, "text": True},
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE},
+        cwd=PROJECT,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     while process.poll() is None and not list(tmp_path.glob("done/*.json")):
         time.sleep(0.01)

@@ -201,6 +201,14 @@ def test_other_settings_are_not_mixed_into_a_folder(done, bench, change, told):
     assert contents(done) == before
 
 
+@pytest.mark.parametrize(("text", "told"), [("{}", "other settings"), ("[]", "not what a run")])
+def test_a_settings_file_of_no_run_is_one_sentence(bench, tmp_path, text, told):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=told):
+        run(replace(bench, result_dir=str(tmp_path)))
+    assert (tmp_path / "settings.json").read_text() == text
+
+
 def test_seconds_are_those_of_all_runs_into_the_folder(bench, tmp_path):
     def record_after(**changes) -> dict:
         run(replace(bench, heatmaps="none", result_dir=str(tmp_path), **changes))

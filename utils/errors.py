@@ -9,6 +9,8 @@ import sys
 import textwrap
 from collections.abc import Callable
 
+ANOTHER_FOLDER = "another folder with RESULT_DIR (--result-dir)"
+
 
 class InputError(Exception):
     """A user's mistake, in one sentence: what, where, what to do next; and the exit status."""

@@ -20,12 +20,11 @@ from string import hexdigits
 import torch
 from filelock import FileLock, Timeout
 
-from utils.errors import InputError
+from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import write_text
 from utils.settings import PROJECT, Settings
 from utils.stopwatch import Stopwatch
 
-ANOTHER = "another folder with RESULT_DIR (--result-dir)"
 SHOWN = 8  # entries of a list that a message shows
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow", "opencv-python")
 
@@ -45,12 +44,11 @@ class ResultFolder:
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         file = path / "settings.json"
-        earlier = read_json(file) if file.exists() else {}
-        if earlier:
+        if file.exists():
+            earlier = read_json(file)
             self._refuse_to_mix(earlier.get("identity", {}))
-        for name in ("seconds", "seconds_total"):
-            if name in earlier:
-                self.record[name] = earlier[name]
+            times = ("seconds", "seconds_total")
+            self.record |= {name: earlier[name] for name in times if name in earlier}
         self.write_settings()
 
     def _refuse_to_mix(self, there: dict) -> None:
@@ -60,8 +58,8 @@ class ResultFolder:
         if names:
             told = "; ".join(told_apart(name, there.get(name), here.get(name)) for name in names)
             raise InputError(
-                f"{self.path} holds results made with other settings ({told}); choose {ANOTHER}, "
-                "or delete that folder"
+                f"{self.path} holds results made with other settings ({told}); choose "
+                f"{ANOTHER_FOLDER}, or delete that folder"
             )
 
     def write_settings(self, **more) -> None:
@@ -100,7 +98,7 @@ def held(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"{path} is in use by another run; wait for it to end, or choose {ANOTHER}"
+            f"{path} is in use by another run; wait for it to end, or choose {ANOTHER_FOLDER}"
         ) from error
     try:
         for left in path.rglob(".*.part"):
@@ -119,18 +117,21 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"RESULT_DIR: cannot write into {path} ({error.strerror}); choose {ANOTHER}"
+            f"RESULT_DIR: cannot write into {path} ({error.strerror}); choose {ANOTHER_FOLDER}"
         ) from error
 
 
 def read_json(path: Path) -> dict:
     """Read a file that a run wrote; a damaged one is an `InputError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}); delete it, or choose {ANOTHER}"
+            f"{path} cannot be read ({error}); delete it, or choose {ANOTHER_FOLDER}"
         ) from error
+    if not isinstance(there, dict):
+        raise InputError(f"{path} is not what a run writes; delete it, or choose {ANOTHER_FOLDER}")
+    return there
 
 
 def told_apart(name: str, there: object, here: object) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import ANOTHER_FOLDER, InputError
 
 SELDOM = 60.0  # seconds between two states of a bar that goes to a file
 log = logging.getLogger("winclip")
@@ -36,7 +36,7 @@ class LogFile(logging.FileHandler):
             return
         raise InputError(
             f"cannot write {self.baseFilename}: {error.strerror}; make room there, or choose "
-            "another folder with RESULT_DIR (--result-dir)"
+            f"{ANOTHER_FOLDER}"
         ) from error
 
 

@@ -135,8 +135,8 @@ def bottle_mouth(look: Look, plane: Plane) -> Surface:
 def capsule(look: Look, plane: Plane) -> Surface:
     """A two-coloured hard capsule, lying."""
     surface = ground(look, plane, (0.86, 0.86, 0.85), 0.008)
-    half, length = look.vary(0.27, 0.015), look.vary(0.76, 0.015)
-    body = box(plane, (length, half), half)
+    half, long = look.vary(0.27, 0.015), look.vary(0.76, 0.015)
+    body = box(plane, (long, half), half)
     left, right = look.hue((0.12, 0.13, 0.14)), look.hue((0.80, 0.36, 0.12))
     seam = inside(plane.u - look.vary(0.10, 0.15) + 0.06, plane, 2)
     put(surface, plane, body, mix(right, left, seam), 16, half, 0.45)
@@ -221,7 +221,7 @@ def strands(look: Look, plane: Plane, surface: Surface, centre: tuple) -> None:
     """Nineteen copper wires in one core of a cable."""
     turn = look.angle()
     nearest, number = np.full_like(plane.u, 9.0), np.zeros(plane.u.shape, np.intp)
-    coppers = np.stack([look.hue((0.80, 0.48, 0.28), 0.03) for _ in range(19)])[..., 0, 0].T
+    coppers = np.hstack([look.hue((0.80, 0.48, 0.28), 0.03) for _ in range(19)])[..., 0]
     for ring, first, count in ((0, 0, 1), (0.078, 1, 6), (0.150, 7, 12)):
         for index in range(count):
             angle = turn + 2 * math.pi * index / count
