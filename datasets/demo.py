@@ -76,7 +76,7 @@ def recipe() -> str:
 def render_one(job: tuple[Path, str, str, str, int]) -> None:
     """Draw one picture, and its mask where it has one."""
     root, product, split, defect, number = job
-    rng = catalogue.seed_of(SEED, product, split, defect, number)
+    rng = catalogue.generator_of(SEED, product, split, defect, number)
     picture, mask = catalogue.render(product, None if defect == "good" else defect, rng)
     write_png(root / product / split / defect / f"{number:03}.png", picture[..., ::-1])
     if defect != "good":

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.render.catalogue import PRODUCTS, render, seed_of
+from datasets.render.catalogue import PRODUCTS, generator_of, render
 
 IGNORE = -1  # label of a view that shows too little of a defect to be called either way
 
@@ -48,7 +48,7 @@ def make_pool(per_product: int, variety: int, seed: int, workers: int) -> Pool:
 def render_job(job: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """One picture of the pool and its mask."""
     name, number, seed = job
-    rng = seed_of("pool", seed, name, number)
+    rng = generator_of("pool", seed, name, number)
     kinds = PRODUCTS[name].defects
     defect = kinds[number // 2 % len(kinds)] if number % 2 else None
     return render(name, defect, rng, spread=float(rng.choice((1.0, 2.0, 3.0))))

@@ -115,7 +115,7 @@ PRODUCTS = {
 }
 
 
-def seed_of(*what: object) -> np.random.Generator:
+def generator_of(*what: object) -> np.random.Generator:
     """A generator that depends on nothing but `what`."""
     return np.random.default_rng([zlib.crc32(str(one).encode()) for one in what])
 
@@ -142,8 +142,9 @@ def draw(kind: Product, defect: str | None, look: Look) -> tuple[Surface, np.nda
     if defect == "bend":
         return bent(kind, look, plane)
     if defect == "missing_part":
-        surface = kind.draw(look, plane, lose=True)
-        return surface, surface.lost > 0.5
+        lose = look.rng.spawn(1)[0].random()  # its own stream: the piece stays
+        surface = kind.draw(look, plane, lose)
+        return surface, surface.lost > defects.COVERED
     surface = kind.draw(look, plane)
     covered = SURFACE[defect](look, plane, surface) if defect else np.zeros_like(plane.u)
     return surface, covered > defects.COVERED

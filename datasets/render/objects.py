@@ -1,5 +1,6 @@
 """Products with an outline, on a ground. Each function draws one; some can lose a component."""
 
+import copy
 import math
 
 import numpy as np
@@ -192,7 +193,16 @@ def biscuit(look: Look, plane: Plane) -> Surface:
     return surface
 
 
-def cable(look: Look, plane: Plane, lose: bool = False) -> Surface:
+def which(lose: float | None, count: int) -> int:
+    """The one of `count` parts that `lose`, in [0, 1), stands for; -1 for None: all are there.
+
+    Of a product that loses a part everything else stays as it is: what draws the part draws it
+    from the same random numbers, there or not.
+    """
+    return -1 if lose is None else int(lose * count)
+
+
+def cable(look: Look, plane: Plane, lose: float | None = None) -> Surface:
     """A cable's cut end: sheath, three insulated cores, copper strands."""
     surface = ground(look, plane, (0.52, 0.54, 0.55))
     sheath = circle(plane, look.vary(0.82, 0.01))
@@ -201,19 +211,19 @@ def cable(look: Look, plane: Plane, lose: bool = False) -> Surface:
     surface.paint(look.hue((0.62, 0.61, 0.58)), filler)
     surface.height = surface.height - 1.5 * filler
     hues = ((0.22, 0.48, 0.28), (0.20, 0.36, 0.62), (0.45, 0.26, 0.16))
-    gone = look.rng.integers(3) if lose else -1
+    gone = which(lose, len(hues))
     for index, hue in enumerate(hues):
         angle = 2 * math.pi * index / 3 - math.pi / 2 + 0.03 * look.rng.normal()
         centre = 0.37 * math.cos(angle), 0.37 * math.sin(angle)
-        core = circle(plane, 0.30, centre)
-        if index == gone:
-            surface.lost = inside(core, plane)
-            surface.paint((0.10, 0.10, 0.10), inside(core, plane, 4))
-            surface.height = surface.height - 3 * inside(core, plane, 6)
-            continue
+        core, empty = circle(plane, 0.30, centre), copy.copy(surface)
         put(surface, plane, core, look.hue(hue), 3, 0.05, 0.15)
         put(surface, plane, circle(plane, 0.205, centre), (0.30, 0.17, 0.09), 0, 0.05, 0.05)
         strands(look, plane, surface, centre)
+        if index == gone:
+            surface = empty
+            surface.lost = inside(core, plane, 4)
+            surface.paint((0.10, 0.10, 0.10), surface.lost)
+            surface.height = surface.height - 3 * inside(core, plane, 6)
     return surface
 
 
@@ -232,31 +242,27 @@ def strands(look: Look, plane: Plane, surface: Surface, centre: tuple) -> None:
     put(surface, plane, nearest, coppers[:, number], 2, 0.03, 0.35)
 
 
-def circuit_board(look: Look, plane: Plane, lose: bool = False) -> Surface:
+def circuit_board(look: Look, plane: Plane, lose: float | None = None) -> Surface:
     """A small board: traces, chips, resistors, pads."""
     surface = ground(look, plane, (0.80, 0.80, 0.79), 0.008)
     green = look.hue((0.07, 0.30, 0.17))
     put(surface, plane, box(plane, (0.84, 0.66), 0.05), green, 3, 0.02, 0.15)
     traces = np.full_like(plane.u, 9.0)
-    for y in np.linspace(-0.5, 0.5, 9):
+    for y in np.linspace(-0.5, 0.5, 9, dtype=np.float32):
         bend = np.where(plane.u > 0.1, y * 0.7, y) + np.clip(np.abs(plane.u) - 0.3, 0, 0.2) * 0.2
         traces = np.minimum(traces, np.abs(plane.v - bend) - 0.012)
     surface.paint(green * 1.6 + 0.03, 0.8 * inside(traces, plane) * (np.abs(plane.u) < 0.76))
     corners = Plane(np.abs(plane.u), np.abs(plane.v))
     for radius, colour in ((0.06, (0.72, 0.62, 0.36)), (0.03, (0.75, 0.75, 0.74))):
         put(surface, plane, circle(corners, radius, (0.74, 0.56)), colour, 0.5, 0.02, 0.4)
-    gone = look.rng.integers(len(COMPONENTS)) if lose else -1
-    silver, gold = np.full_like(plane.u, 9.0), np.full_like(plane.u, 9.0)
-    for index, (centre, half) in enumerate(COMPONENTS):
-        pads = pins_of(plane, centre, half)
-        if index == gone:
-            gold = pads
-            surface.lost = inside(box(plane, half, 0.01, centre) - 0.02, plane)
-        else:
-            silver = np.minimum(silver, pads)
-    put(surface, plane, silver, (0.74, 0.74, 0.75), 0.5, 0.02, 0.4)
-    put(surface, plane, gold, (0.70, 0.64, 0.45), 0.5, 0.02, 0.4)
-    bodies = [box(plane, core(half), 0.005, at) for at, half in COMPONENTS if at != gone_at(gone)]
+    pads = [pins_of(plane, *component) for component in COMPONENTS]
+    bodies = [box(plane, core(half), 0.005, centre) for centre, half in COMPONENTS]
+    gone = which(lose, len(COMPONENTS))
+    if gone >= 0:
+        bare = pads.pop(gone)
+        surface.lost = inside(np.minimum(bare, bodies.pop(gone)), plane)
+        put(surface, plane, bare, (0.70, 0.64, 0.45), 0.5, 0.02, 0.4)
+    put(surface, plane, np.minimum.reduce(pads), (0.74, 0.74, 0.75), 0.5, 0.02, 0.4)
     put(surface, plane, np.minimum.reduce(bodies), look.hue((0.10, 0.10, 0.11)), 3, 0.03, 0.15)
     return surface
 
@@ -266,11 +272,6 @@ COMPONENTS = [((-0.42, -0.24), (0.2, 0.2)), ((0.38, 0.22), (0.24, 0.15))]
 COMPONENTS += [((x, 0.38), (0.045, 0.09)) for x in (-0.62, -0.42, -0.22)]
 COMPONENTS += [((x, -0.42), (0.045, 0.09)) for x in (0.1, 0.28, 0.46, 0.64)]
 COMPONENTS += [((-0.05, 0.02), (0.09, 0.045)), ((0.62, -0.12), (0.09, 0.045))]
-
-
-def gone_at(gone: int) -> tuple | None:
-    """The centre of the component that was left out."""
-    return COMPONENTS[gone][0] if gone >= 0 else None
 
 
 def is_chip(half: tuple) -> bool:

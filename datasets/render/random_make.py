@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from datasets.render.objects import cut, put
+from datasets.render.objects import cut, put, which
 from datasets.render.surface import (
     Look,
     Plane,
@@ -169,7 +169,7 @@ def moulded_part(look: Look, plane: Plane) -> Surface:
     return surface
 
 
-def assembly(look: Look, plane: Plane, lose: bool = False) -> Surface:
+def assembly(look: Look, plane: Plane, lose: float | None = None) -> Surface:
     """Components in a ring or in rows on a carrier."""
     rng = look.rng
     level = rng.uniform(0.1, 0.9)
@@ -186,20 +186,20 @@ def assembly(look: Look, plane: Plane, lose: bool = False) -> Surface:
         line = np.linspace(-0.45, 0.45, rng.integers(2, 5))
         centres = np.array([(x, y) for x in line for y in line])
         size = float(line[1] - line[0]) / 2 * rng.uniform(0.5, 0.8)
-    gone = rng.integers(len(centres)) if lose else -1
+    gone = which(lose, len(centres))
     kinds = [(any_colour(look, float(carrier.mean())), rng.random() < 0.5) for _ in range(2)]
     repeat, core = rng.integers(1, 3), rng.uniform(0.3, 0.7) if rng.random() < 0.6 else 0
     rise, gloss = rng.uniform(1, 8), rng.uniform(0.05, 0.4)
     inner, relief = finish(look, plane, any_colour(look))
     for index, centre in enumerate(centres):
         colour, is_round = kinds[index % repeat]
-        shape = circle if is_round else square
+        colour, shape = look.hue(colour), circle if is_round else square
         piece = shape(plane, size, tuple(centre))
         if index == gone:
-            surface.lost = inside(piece, plane)
-            surface.paint(carrier * 0.5, inside(piece, plane, 3))
+            surface.lost = inside(piece, plane, 3)
+            surface.paint(carrier * 0.5, surface.lost * surface.part)
             continue
-        put(surface, plane, piece, look.hue(colour), rise, 0.4 * size, gloss)
+        put(surface, plane, piece, colour, rise, 0.4 * size, gloss)
         if core:
             piece = shape(plane, core * size, tuple(centre))
             put(surface, plane, piece, inner, 0.5, 0.02, gloss, relief)

@@ -43,7 +43,7 @@ class Surface:
     height: np.ndarray  # relief, in pixels
     gloss: np.ndarray  # strength of highlights
     part: np.ndarray  # 1 where the product is, 0 where its ground is
-    lost: np.ndarray | None = None  # where a component was left out, where one was
+    lost: np.ndarray | None = None  # coverage of the component that was left out, if one was
 
     def paint(self, colour: Colour, alpha: np.ndarray) -> None:
         """Mix a colour, or colours (3, H, W), in by alpha (H, W)."""
