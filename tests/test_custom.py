@@ -143,11 +143,20 @@ def settings(folder: Path, **changes) -> CustomSettings:
 
 
 def test_a_run_with_references_has_a_folder_beside_the_one_without(tmp_path):
-    pictures = tmp_path / "bolts"
-    plain = settings(tmp_path, images=str(pictures), result_dir="auto")
+    plain = settings(tmp_path, images=str(tmp_path / "bolts"), result_dir="auto")
     with_references = replace(plain, references=str(tmp_path / "good"))
     names = [one.result_folder.relative_to(PROJECT) for one in (plain, with_references)]
     assert names == [Path("result/custom/bolts"), Path("result/custom/bolts-with-references")]
+
+
+def test_a_result_folder_has_the_whole_name_of_a_folder_and_that_of_a_picture_without_its_kind(
+    tmp_path,
+):
+    (tmp_path / "cam.1").mkdir()
+    (tmp_path / "bolt.v2.png").touch()
+    for pictures, name in (("cam.1", "cam.1"), ("bolt.v2.png", "bolt.v2")):
+        one = settings(tmp_path, images=str(tmp_path / pictures), result_dir="auto")
+        assert one.result_folder.name == name
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from utils.errors import InputError
-from utils.log import log, progress_bar, spoken, written
+from utils.log import log, progress_bar, silenced, spoken, written
 
 
 def test_messages_are_printed_and_kept(tmp_path, capsys):
@@ -20,6 +20,16 @@ def test_quiet_prints_nothing_and_keeps_everything(tmp_path, capsys):
         log.info("loading")
     assert capsys.readouterr().out == ""
     assert "loading" in (tmp_path / "run.log").read_text()
+
+
+def test_silenced_holds_back_both_streams_only_if_told_to(capsys):
+    for quiet in (True, False):
+        with silenced(quiet):
+            print(f"quiet: {quiet}")
+            list(progress_bar(range(1), desc=f"quiet: {quiet}"))
+    told = capsys.readouterr()
+    assert told.out == "quiet: False\n"
+    assert "quiet: False" in told.err and "quiet: True" not in told.err
 
 
 def test_a_second_run_is_added_and_an_error_is_kept(tmp_path):

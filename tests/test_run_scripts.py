@@ -81,6 +81,13 @@ def test_the_visa_script_runs_from_another_folder(wide, tmp_path):
     assert "seconds per stage" in out
 
 
+def test_a_quiet_script_says_nothing_and_logs_everything(bench, tmp_path):
+    settings = replace(bench, result_dir=str(tmp_path / "r"), heatmaps="none")
+    process = start(settings, "--quiet", cwd=tmp_path)
+    assert (*process.communicate(), process.returncode) == ("", "", 0)
+    assert "seconds per stage" in (tmp_path / "r/run.log").read_text()
+
+
 def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
     root = make_mvtec(tmp_path / "raw", ["connector"])
     words = [str(PROJECT / "datasets/mpdd.py"), "--data-root", str(root), "--allow-incomplete"]
@@ -106,7 +113,7 @@ def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
         (
             ["--categories", "bottel"],
             1,
-            'no category "bottel" in the split; did you mean "bottle"?',
+            'no category "bottel" in the split (did you mean "bottle"?); it has bottle, metal_nut',
         ),
         (["--pretrained", "gone.pt"], 1, 'PRETRAINED = "gone.pt" is no file'),
         (["--shots", "9"], 1, "SHOTS asks for 9 reference images, but bottle has 4"),

@@ -1,6 +1,6 @@
 """Train the demo CLIP from scratch on rendered pictures alone.
 
-    python tools/train_demo_clip.py             # 50 minutes on two cores
+    python tools/train_demo_clip.py             # 50 to 60 minutes on two cores
     python tools/train_demo_clip.py --steps 50  # a trial
 
 Renders its own training pictures (products of the roles "seen" and "training", never an "unseen"

@@ -25,7 +25,7 @@ from utils.errors import exit_with_sentence
 from utils.files import sha256_of, user_path, write_text
 from utils.folder import ResultFolder, check_writable, held, machine
 from utils.jobs import Job, job_of
-from utils.log import log, progress_bar, spoken, written
+from utils.log import log, progress_bar, silenced, spoken, written
 from utils.process import end_with_run, keep_freed_memory
 from utils.ranks import ALONE, Ranks, joined
 from utils.report import write_report
@@ -49,10 +49,11 @@ def main(constants: dict, dataset: str, before: Callable[[str], None] | None = N
         def from_settings() -> None:
             settings = settings_from(constants, dataset)
             if before and ranks.first:
-                before(settings.data_root)
+                with silenced(settings.quiet):
+                    before(settings.data_root)
             ranks.wait()
             summary = run(settings, ranks)
-            if ranks.first:
+            if ranks.first and not settings.quiet:
                 print(summary)
 
         exit_with_sentence(from_settings, ranks.tell)
@@ -103,9 +104,12 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             run_categories(settings, job, pending, clip, encoder, folder, clock, ranks)
         if folder is None:
             return ""
+        folder.write_times(clock)  # the report tells them
+        with clock.stage("report"):
+            summary = publish(folder, settings.dataset, job.categories)
         folder.write_times(clock)
         log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
-        return publish(folder, settings.dataset, job.categories)
+        return summary
 
 
 def open_folder(

@@ -54,9 +54,10 @@ class CustomSettings(Settings):
     def result_folder(self) -> Path:
         """Where results are written: named after the pictures' folder; few-shot beside 0-shot."""
         if self.result_dir == "auto":
+            images = real_path(user_path(self.images))
+            name = images.stem if images.is_file() else images.name
             suffix = "-with-references" if self.references else ""
-            name = real_path(user_path(self.images)).stem + suffix
-            return PROJECT / "result" / "custom" / name
+            return PROJECT / "result" / "custom" / f"{name}{suffix}"
         return user_path(self.result_dir)
 
 

@@ -1,6 +1,7 @@
 """A result folder: what it was made with, which categories are done, and never two runs mixed.
 
-settings.json             all settings, versions, checksums, seconds per stage of all runs
+settings.json             all settings, versions, checksums, seconds per stage of all runs, each
+                          up to the last category that it finished
 done/<category>.json      metrics and references of a finished category: written last, so that
                           a category without it is done again
 """
@@ -42,12 +43,14 @@ class ResultFolder:
             "versions": {name: version(name) for name in PACKAGES}
             | {"python": platform.python_version(), "platform": platform.platform()},
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": {},
+            "seconds_total": 0.0,
         }
         file = path / "settings.json"
         if file.exists():
             earlier = read_json(file)
             self._refuse_to_mix(earlier.get("identity", {}))
-            times = ("seconds", "seconds_total")
+            times = ("started", "seconds", "seconds_total")
             self.record |= {name: earlier[name] for name in times if name in earlier}
         self.write_settings()
 
@@ -74,7 +77,7 @@ class ResultFolder:
 
     def earlier_times(self) -> tuple[dict[str, float], float]:
         """The seconds per stage of earlier runs into the folder, and in all."""
-        return self.record.get("seconds", {}), self.record.get("seconds_total", 0.0)
+        return self.record["seconds"], self.record["seconds_total"]
 
     def finish(self, category: str, record: dict) -> None:
         """Mark a category as done; everything else of it must be written before."""

@@ -75,9 +75,11 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
     in_split = sorted({sample.class_name for sample in samples})
     for wanted in settings.named_categories():
         if wanted not in in_split:
-            near = get_close_matches(wanted, in_split, 1)
-            hint = f'; did you mean "{near[0]}"?' if near else f"; it has {', '.join(in_split)}"
-            raise InputError(f'there is no category "{wanted}" in the split{hint}')
+            near = " or ".join(f'"{name}"' for name in get_close_matches(wanted, in_split))
+            hint = f" (did you mean {near}?)" if near else ""
+            raise InputError(
+                f'there is no category "{wanted}" in the split{hint}; it has {", ".join(in_split)}'
+            )
     given = None
     if settings.references != "draw":
         given = read_references(user_path(settings.references))

@@ -1,9 +1,10 @@
 """What a run says: to the console unless it is quiet, and to run.log in its result folder."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -57,6 +58,17 @@ def spoken(quiet: bool) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+@contextmanager
+def silenced(quiet: bool) -> Iterator[None]:
+    """Within the block, nothing is printed to either stream, if `quiet`."""
+    with ExitStack() as stack:
+        if quiet:
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
 
 
 @contextmanager
