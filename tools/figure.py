@@ -55,7 +55,7 @@ class Options:
 def draw_figure(options: Options) -> Path:
     """Read a run, draw its figure, and return the file written."""
     folder = options.result.expanduser()
-    settings = read_json(folder / "settings.json")["settings"]
+    settings = read_json(folder / "settings.json", "settings")["settings"]
     finished = sorted(path.stem for path in (folder / "done").glob("*.json"))
     names = list(options.categories) or finished
     if not names:

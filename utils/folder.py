@@ -48,8 +48,8 @@ class ResultFolder:
         }
         file = path / "settings.json"
         if file.exists():
-            earlier = read_json(file)
-            self._refuse_to_mix(earlier.get("identity", {}))
+            earlier = read_json(file, "identity")
+            self._refuse_to_mix(earlier["identity"])
             times = ("started", "seconds", "seconds_total")
             self.record |= {name: earlier[name] for name in times if name in earlier}
         self.write_settings()
@@ -87,7 +87,7 @@ class ResultFolder:
     def finished(self) -> dict[str, dict]:
         """The records of the finished categories, sorted by name."""
         files = sorted((self.path / "done").glob("*.json"))
-        return {file.stem: read_json(file) for file in files}
+        return {file.stem: read_json(file, "metrics", "references") for file in files}
 
 
 @contextmanager
@@ -124,15 +124,15 @@ def check_writable(path: Path) -> None:
         ) from error
 
 
-def read_json(path: Path) -> dict:
-    """Read a file that a run wrote; a damaged one is an `InputError`."""
+def read_json(path: Path, *entries: str) -> dict:
+    """Read a file that a run wrote; a damaged one, or one without `entries`, is an `InputError`."""
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); delete it, or choose {ANOTHER_FOLDER}"
         ) from error
-    if not isinstance(there, dict):
+    if not isinstance(there, dict) or not set(entries) <= there.keys():
         raise InputError(f"{path} is not what a run writes; delete it, or choose {ANOTHER_FOLDER}")
     return there
 
