@@ -216,6 +216,8 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
     assert not (tmp_path / "result" / "summary.md").exists()
     page = (tmp_path / "result" / "report.html").read_text(encoding="utf-8")
     assert "11 not labelled" in " ".join(page.split()) and 'id="numbers"' not in page
+    assert "Image scores, 0-shot" in page
+    assert "Image ROC" not in page and "false alarms" not in page
 
 
 def test_the_meaning_of_scores_is_told():

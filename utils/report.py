@@ -224,6 +224,7 @@ def category_section(
     label = f"The seven metrics of {name}; the numbers are in the tables"
     return {
         "name": name,
+        "labelled": any(one["label"] != UNKNOWN for one in data["images"]),
         "chart": dot_chart(list(METRIC_NAMES.values()), series, label) if series else None,
         "runs": [run_section(name, data, place, values) for place in range(len(data["runs"]))],
         "curves": [curve_figure(name, data["runs"], metric, values) for metric in CURVES],
