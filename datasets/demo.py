@@ -94,8 +94,9 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 def make(options: Options) -> None:
     """Render the benchmark and write its split."""
     root = real_path(user_path(options.data_root))
+    write_text(root / RECIPE, "unfinished\n")  # what is broken off is drawn again
     render_all(root)
-    write_text(root / RECIPE, recipe() + "\n")  # last: half a benchmark has none
+    write_text(root / RECIPE, recipe() + "\n")
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
 
 

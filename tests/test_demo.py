@@ -14,7 +14,7 @@ from datasets.official import GROUPS, OFFICIAL
 from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, generator_of, render
 from datasets.render.defects import bend
 from datasets.render.surface import Look, make_plane, photograph
-from datasets.splits import read_root, read_split
+from datasets.splits import RECIPE, read_root, read_split
 from models.blocks import project, split_heads
 from models.clip import embed_patches
 from models.weights import LoadedClip, load_clip
@@ -24,6 +24,7 @@ from tools.demo_losses import attention_loss
 from tools.demo_start import position_codes, start_local
 from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_pool
 from utils.errors import InputError
+from utils.files import sha256_of
 
 DEFECTS = [(name, defect) for name, product in PRODUCTS.items() for defect in product.defects]
 UNSEEN = {name for name, product in PRODUCTS.items() if product.role == "unseen"}
@@ -33,6 +34,7 @@ UNSEEN = {name for name, product in PRODUCTS.items() if product.role == "unseen"
 def test_a_mask_holds_what_a_defect_changes(name, defect):
     bad, mask = draw(PRODUCTS[name], defect, Look(generator_of(name, defect)))
     assert bad.colour.shape == (3, SIZE, SIZE)
+    assert mask.any() or defect != "missing_part"
     if not mask.any():  # fell beside the piece: `render` draws such a one again
         pytest.skip("too small to see")
     good, _ = draw(PRODUCTS[name], None, Look(generator_of(name, defect)))
@@ -116,8 +118,20 @@ def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkey
     demo.make_once("auto")
     assert made == [2023, 1]
     assert first.read_bytes() != pixels
+    (tmp_path / "raw" / RECIPE).write_text("of older code\n")
+    demo.make_once("auto")
+    assert made == [2023, 1, 1]
+
+    def broken_off(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demo, "render_all", broken_off)
+        make_there(options)
+    demo.make_once("auto")
+    assert made == [2023, 1, 1, 1]
     demo.make_once(str(tmp_path))  # a folder that was named is left alone
-    assert made == [2023, 1]
+    assert made == [2023, 1, 1, 1]
 
 
 def test_a_folder_that_cannot_be_is_one_sentence(tmp_path):
@@ -136,6 +150,7 @@ def test_the_training_pool_has_no_unseen_product():
 
 def test_the_committed_weights_were_trained_without_the_unseen_products():
     record = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
+    assert record["weights_sha256"] == sha256_of(Path(run_demo.PRETRAINED))
     assert record["products"]
     assert not UNSEEN & set(record["products"])
 
@@ -152,6 +167,12 @@ def test_the_training_tool_writes_the_same_weights_again(tmp_path):
 
     first, again, other = (trained(tmp_path / str(k), seed) for k, seed in enumerate((0, 0, 1)))
     assert first.weights.sha256 == again.weights.sha256 != other.weights.sha256
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"per_product": -1}])
+def test_a_training_without_steps_or_pictures_is_one_sentence(wrong):
+    with pytest.raises(InputError, match="is below 1; give more"):
+        train_demo_clip.Options(**wrong)
 
 
 def test_near_positions_are_alike_before_training_and_far_ones_are_not():

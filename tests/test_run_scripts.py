@@ -85,7 +85,8 @@ def test_a_quiet_script_says_nothing_and_logs_everything(bench, tmp_path):
     settings = replace(bench, result_dir=str(tmp_path / "r"), heatmaps="none")
     process = start(settings, "--quiet", cwd=tmp_path)
     assert (*process.communicate(), process.returncode) == ("", "", 0)
-    assert "seconds per stage" in (tmp_path / "r/run.log").read_text()
+    told = (tmp_path / "r/run.log").read_text()
+    assert "seconds per stage" in told and "| image_auroc |" in told
 
 
 def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
@@ -194,6 +195,14 @@ def test_a_damaged_record_of_a_finished_category_is_one_sentence(bench, tmp_path
         (tmp_path / "done/bottle.json").write_text(text)
         with pytest.raises(InputError, match=rf"bottle\.json {told}"):
             run(settings)
+
+
+def test_finished_categories_without_their_settings_are_not_mixed_in(bench, tmp_path):
+    settings = replace(bench, result_dir=str(tmp_path), heatmaps="none", categories=("bottle",))
+    run(settings)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(InputError, match=r"finished categories but no settings\.json"):
+        run(replace(settings, protocol="public", categories=("metal_nut",)))
 
 
 def test_a_folder_in_use_by_another_run_ends_in_a_sentence(bench, tmp_path):

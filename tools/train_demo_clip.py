@@ -43,8 +43,8 @@ from tools.demo_losses import (
 )
 from tools.demo_start import start_local
 from tools.demo_views import Pool, augmented, choose_windows, coverage, labels_of, make_pool
-from utils.errors import exit_with_sentence
-from utils.files import atomic_path, write_text
+from utils.errors import InputError, exit_with_sentence
+from utils.files import atomic_path, sha256_of, write_text
 from utils.folder import git_revision
 from utils.log import progress_bar
 from utils.options import parse_options
@@ -88,6 +88,15 @@ class Options:
     """"cpu" or "cuda"."""
     folder: Path = PROJECT / "result" / "demo_clip"
     """Where the weights are written."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no training can have, before the pictures are drawn."""
+        for name in ("steps", "batch", "per_product", "variety"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option}: {getattr(self, name)} is below 1; give more")
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise InputError(f'--device: no CUDA for "{self.device}" here; give cpu')
 
 
 class Captions:
@@ -188,7 +197,7 @@ class Trainer:
     def view_loss(
         self, views: Tensor, texts: tuple[Tensor, Tensor], product: Tensor, labels: Tensor
     ) -> Tensor:
-        """Both contrasts for a group of views: with the product's name, and with foreign ones."""
+        """The contrasts of a group of views: captions, and states with own and foreign names."""
         product, labels = product.to(views.device), labels.to(views.device)
         named, foreign = texts
         loss = CAPTION_WEIGHT * caption_loss(views, named, product, labels)
@@ -227,6 +236,7 @@ def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, floa
         "products": list(trainer.pool.names),
         "pictures": len(trainer.pool.pictures),
         "seconds": {stage: round(value) for stage, value in seconds.items()},
+        "weights_sha256": sha256_of(options.folder / "demo-clip.safetensors"),
         "loss_first_50": float(np.mean(losses[:50])),
         "loss_last_50": float(np.mean(losses[-50:])),
         "git_revision": git_revision(),

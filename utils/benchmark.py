@@ -52,9 +52,7 @@ def main(constants: dict, dataset: str, before: Callable[[str], None] | None = N
                 with silenced(settings.quiet):
                     before(settings.data_root)
             ranks.wait()
-            summary = run(settings, ranks)
-            if ranks.first and not settings.quiet:
-                print(summary)
+            run(settings, ranks)
 
         exit_with_sentence(from_settings, ranks.tell)
 
@@ -109,6 +107,7 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             summary = publish(folder, settings.dataset, job.categories)
         folder.write_times(clock)
         log.info(f"\nseconds per stage\n{clock.table()}\n\nwritten to {folder.path}\n")
+        log.info(summary)
         return summary
 
 
@@ -208,7 +207,7 @@ def run_categories(
                 continue
             write_category(folder, plan, result, settings, dataset, clock)
             folder.write_times(clock)
-            if clock.share("report") < REPORT_SHARE:
+            if plan is not plans[-1] and clock.share("report") < REPORT_SHARE:
                 with clock.stage("report"):
                     publish(folder, settings.dataset, job.categories)
 

@@ -14,7 +14,7 @@ from utils.errors import InputError, exit_with_sentence
 from utils.files import real_path, sha256_of, user_path, write_text
 from utils.folder import read_json
 from utils.jobs import Job
-from utils.log import log, spoken
+from utils.log import log, spoken, written
 from utils.ranks import ALONE, Ranks, joined
 from utils.scores import Scores, load_scores
 from utils.scoring import Plan
@@ -83,14 +83,18 @@ def run(settings: CustomSettings, ranks: Ranks = ALONE) -> None:
         *(user_path(at) if at else None for at in (settings.references, settings.masks)),
     )
     with spoken(settings.quiet or not ranks.first):
-        for fault in pictures.faults:
-            log.info(f"left out: {fault}")
-        summary = execute(settings, job_of(settings, pictures), ranks)
-        if not ranks.first:
-            return
-        if pictures.tests[0].label != UNKNOWN:
-            log.info(summary)
-        report(settings, pictures)
+        execute(settings, job_of(settings, pictures), ranks)
+        if ranks.first:
+            with written(settings.result_folder / "run.log"):
+                report(settings, pictures)
+                refuse(pictures)  # within, so that run.log has it
+        refuse(pictures)
+
+
+def refuse(pictures: Pictures) -> None:
+    """Name the files that could not be used, and end with an `InputError` if there are any."""
+    for fault in pictures.faults:
+        log.info(f"left out: {fault}")
     if pictures.faults:
         total = len(pictures.faults) + len(pictures.tests) + len(pictures.references)
         raise InputError(

@@ -1,7 +1,7 @@
 """A result folder: what it was made with, which categories are done, and never two runs mixed.
 
-settings.json             all settings, versions, checksums, seconds per stage of all runs, each
-                          up to the last category that it finished
+settings.json             all settings, versions, checksums, seconds per stage of all runs: of one
+                          that was stopped, up to the last category that it finished
 done/<category>.json      metrics and references of a finished category: written last, so that
                           a category without it is done again
 """
@@ -52,6 +52,11 @@ class ResultFolder:
             self._refuse_to_mix(earlier["identity"])
             times = ("started", "seconds", "seconds_total")
             self.record |= {name: earlier[name] for name in times if name in earlier}
+        elif self.finished():
+            raise InputError(
+                f"{path} has finished categories but no settings.json that says how they were "
+                f"made; choose {ANOTHER_FOLDER}, or delete that folder"
+            )
         self.write_settings()
 
     def _refuse_to_mix(self, there: dict) -> None:

@@ -77,7 +77,9 @@ def written(path: Path) -> Iterator[None]:
     try:
         handler = LogFile(path, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; choose {ANOTHER_FOLDER}"
+        ) from error
     handler.setFormatter(logging.Formatter(STAMP))
     log.addHandler(handler)
     try:
