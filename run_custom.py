@@ -9,7 +9,7 @@ and offers a threshold, in <name of the folder>-with-references/. Edit the const
 them as above.
 """
 
-from utils.custom import main
+from utils.run.custom import main
 
 # --------------------------------------------------------------------------------------------------
 # What is run

@@ -11,7 +11,7 @@ the program works; they are not comparable with published results.
 from pathlib import Path
 
 from datasets.demo import make_once
-from utils.benchmark import main
+from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
 # What is run

@@ -9,7 +9,7 @@ run_mpdd.py --shots 0 --categories connector metal_plate. A run that was stopped
 was when it is started again.
 """
 
-from utils.benchmark import main
+from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
 # What is run

@@ -9,7 +9,7 @@ override them: python run_visa.py --shots 0 --categories capsules pcb1. A run th
 on where it was when it is started again.
 """
 
-from utils.benchmark import main
+from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
 # What is run

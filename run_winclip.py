@@ -8,7 +8,7 @@ result/mvtec/. Edit the constants, or override them: python run_winclip.py --sho
 bottle grid. A run that was stopped goes on where it was when it is started again.
 """
 
-from utils.benchmark import main
+from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
 # What is run

@@ -29,13 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import anomalib_winclip, largest_difference
-from models.clip import WindowedEncoder
-from models.device import check_precision, place, resolve_device, rounded_products
+from models.device import check_precision, resolve_device, tf32_matmul, to_device
+from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
 from models.weights import RANDOM, load_clip
-from utils.errors import InputError, exit_with_sentence
-from utils.folder import machine
-from utils.process import keep_freed_memory
+from utils.cli import run_cli
+from utils.errors import InputError
+from utils.results.folder import describe_device
+from utils.run.process import reuse_freed_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
@@ -74,7 +75,7 @@ def bare(
     }
 
     def run() -> None:
-        with rounded_products(tf32):
+        with tf32_matmul(tf32):
             for rows, width, out in products:
                 F.linear(inputs[rows, width], weights[width, out])
 
@@ -104,9 +105,9 @@ def measure(name: str, device: torch.device, precision: str, quick: bool) -> lis
     except InputError as error:
         return [f"{precision:9}  left out: {error}"]
     clip = load_clip(name, RANDOM)
-    place(clip, device, "fp32")
+    to_device(clip, device, "fp32")
     peer = anomalib_winclip(clip, name)
-    place(clip, device, precision)
+    to_device(clip, device, precision)
     tf32 = precision == "tf32"
     encoder = WindowedEncoder(clip.model, clip.tokenizer, tf32=tf32)
     lines = []
@@ -134,7 +135,7 @@ def measure(name: str, device: torch.device, precision: str, quick: bool) -> lis
 def measure_text(name: str, device: torch.device, quick: bool) -> str:
     """The line on the prompts of one category."""
     clip = load_clip(name, RANDOM)
-    place(clip, device, "fp32")
+    to_device(clip, device, "fp32")
     encoder = WindowedEncoder(clip.model, clip.tokenizer)
     ensemble = prompt_ensemble("metal nut")
     prompts = [prompt for state in ensemble for prompt in state]
@@ -169,9 +170,9 @@ def main() -> None:
     parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
     options = parser.parse_args()
-    keep_freed_memory()
+    reuse_freed_memory()
     device = resolve_device(options.device)
-    print(f"{options.model}, scales 2 and 3, random weights; {machine(device)}")
+    print(f"{options.model}, scales 2 and 3, random weights; {describe_device(device)}")
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
         f"{torch.__version__}, {datetime.date.today()}\n"
@@ -185,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    run_cli(main)

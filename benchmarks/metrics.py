@@ -30,8 +30,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import cv2
 import numpy as np
 
-from utils.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
-from utils.process import keep_freed_memory
+from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
+from utils.run.process import reuse_freed_memory
 
 IMAGES = 110  # about an MVTec AD category
 QUICK_IMAGES = 16  # with --quick
@@ -175,7 +175,7 @@ def compare(count: int, side: int, slow: bool) -> None:
         print(f"{name:14}{len(found):8}{median:10.3f}{median / fastest:8.1f}{error:10.0e}")
 
 
-def machine() -> str:
+def describe_device() -> str:
     """CPU, cores, versions and date, in two lines."""
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
@@ -198,8 +198,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_IMAGES} small images")
     parser.add_argument("--all", action="store_true", help="slow libraries on large images too")
     given = parser.parse_args()
-    keep_freed_memory()
-    print(machine())
+    reuse_freed_memory()
+    print(describe_device())
     for side in SIDES[-1:] if given.quick else SIDES:
         compare(QUICK_IMAGES if given.quick else IMAGES, side, given.all)
 

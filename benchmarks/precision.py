@@ -26,12 +26,12 @@ import torch
 
 from datasets.demo import make_once
 from models.device import check_precision, resolve_device
-from utils import benchmark
-from utils.errors import exit_with_sentence
-from utils.folder import machine
-from utils.results import MEAN
-from utils.scores import load_scores
-from utils.settings import Settings
+from utils.cli import run_cli
+from utils.results.folder import describe_device
+from utils.results.scores import load_scores
+from utils.results.summary import MEAN
+from utils.run import benchmark
+from utils.run.settings import Settings
 
 DATASETS = {"run_demo": "demo", "run_winclip": "mvtec", "run_visa": "visa", "run_mpdd": "mpdd"}
 PRECISIONS = {"cpu": ("bf16",), "cuda": ("tf32", "bf16", "fp16")}
@@ -87,7 +87,9 @@ def main() -> None:
         make_once(given["data_root"])
     device = resolve_device(given["device"])
     benchmark.check_precision = partial(check_precision, fast=False)  # here accuracy counts
-    print(f"{options.runner}, {Path(given['pretrained']).name}, {machine(device)}, ", end="")
+    print(
+        f"{options.runner}, {Path(given['pretrained']).name}, {describe_device(device)}, ", end=""
+    )
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {datetime.date.today()}")
     with tempfile.TemporaryDirectory() as folder:
         exact = run(Settings(DATASETS[options.runner], **given), folder)
@@ -102,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    run_cli(main)

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.splits import Sample, write_split
-from utils.errors import exit_with_sentence
+from utils.cli import run_cli
 
 SIZES, QUICK_SIZES = (1250, 5000, 20000), (100, 200, 400)
 PICTURES = 25  # different ones; the rest are links to them
@@ -109,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    run_cli(main)

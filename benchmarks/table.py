@@ -29,17 +29,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import anomalib_winclip
-from datasets.references import Run, draw_runs
+from datasets.references import Run, draw_references
 from datasets.splits import Sample
-from models.clip import WindowedEncoder
-from models.device import place, resolve_device
+from models.device import resolve_device, to_device
+from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
 from models.weights import RANDOM, LoadedClip, load_clip
 from models.winclip import Features, TextBank, VisualBank
-from utils.errors import exit_with_sentence
-from utils.folder import machine
-from utils.process import keep_freed_memory
-from utils.scoring import score_runs
+from utils.cli import run_cli
+from utils.results.folder import describe_device
+from utils.run.inference import score_runs
+from utils.run.process import reuse_freed_memory
 
 SHOTS, SEEDS = (0, 1, 2, 4), (0, 1, 2, 3, 4)
 PASSES = {shots: len(SEEDS) if shots else 1 for shots in SHOTS}
@@ -124,13 +124,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
     parser.add_argument("--images", type=int, default=IMAGES, help="test images of the category")
     options = parser.parse_args()
-    keep_freed_memory()
+    reuse_freed_memory()
     device = resolve_device(options.device)
     clip = load_clip(options.model, RANDOM)
-    place(clip, device, "fp32")
+    to_device(clip, device, "fp32")
     image = torch.randn(1, 3, clip.image_size, clip.image_size, device=device)
     train = [Sample("bottle", "train", 0, "good", f"{i:03}", "") for i in range(TRAIN)]
-    runs = draw_runs(train, SHOTS, SEEDS)
+    runs = draw_references(train, SHOTS, SEEDS)
     ways: dict[str, Ours | Anomalib] = {"one run": Ours(clip, image, runs)}
     ways["one run"].encoder.encode_images(image)  # warms up: a device starts, memory is fetched
     first = {run.shots: run for run in reversed(runs)}
@@ -140,7 +140,7 @@ def main() -> None:
             f"anomalib, {shots}-shot": Anomalib(clip, options.model, image, shots)
             for shots in SHOTS
         }
-    print(f"{options.model}, fp32, random weights; {machine(device)}")
+    print(f"{options.model}, fp32, random weights; {describe_device(device)}")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {datetime.date.today()}\n")
     print_table(timed(ways, QUICK_REPEATS if options.quick else REPEATS), options.images)
 
@@ -161,4 +161,4 @@ def print_table(seconds: dict[str, tuple[float, float]], images: int) -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    run_cli(main)

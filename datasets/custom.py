@@ -1,6 +1,6 @@
 """One's own pictures as samples: a single file, a flat folder, or folders good/ and others.
 
-Pictures of a folder that has a subfolder "good" are labelled by their subfolders; masks, if given,
+Images of a folder that has a subfolder "good" are labelled by their subfolders; masks, if given,
 say where the defects are. Files that cannot be read are left out and told, each with its reason.
 """
 
@@ -23,7 +23,7 @@ LOOSE = "pictures"  # in the place of a defect's name where there is no subfolde
 
 
 @dataclass(frozen=True)
-class Pictures:
+class CustomImages:
     """What was found: samples whose files can be read, and what is wrong with the others."""
 
     root: Path
@@ -32,7 +32,9 @@ class Pictures:
     faults: list[str]
 
 
-def find_pictures(images: Path, name: str, references: Path | None, masks: Path | None) -> Pictures:
+def find_custom_images(
+    images: Path, name: str, references: Path | None, masks: Path | None
+) -> CustomImages:
     """Samples of a folder (or file) of pictures; paths are relative to it, or else absolute.
 
     A folder that is missing or has no pictures, and masks that belong to no picture, are an
@@ -54,7 +56,7 @@ def find_pictures(images: Path, name: str, references: Path | None, masks: Path 
     with ThreadPoolExecutor(THREADS) as pool:
         faults = list(pool.map(lambda sample: fault_of(root, sample), [*tests, *train]))
     kept = [s for s, fault in zip([*tests, *train], faults, strict=True) if not fault]
-    found = Pictures(
+    found = CustomImages(
         real_path(root),
         [sample for sample in kept if sample.split == "test"],
         [sample for sample in kept if sample.split == "train"],
@@ -136,7 +138,7 @@ def is_blank(mask: Path) -> bool:
 def fault_of(root: Path, sample: Sample) -> str:
     """What is wrong with the files of one sample, or ""."""
     try:
-        image = read_image(root / sample.image, upright=True)
+        image = read_image(root / sample.image, apply_exif=True)
         if sample.mask:
             read_anomalous(Path(sample.mask), image.size)
     except InputError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.errors import InputError, in_short
+from utils.errors import InputError, describe_error
 
 # No other reader of Pillow's is let near a file: some of them start other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
@@ -23,13 +23,13 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # it
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(path: Path, upright: bool = False) -> Image.Image:
+def read_image(path: Path, apply_exif: bool = False) -> Image.Image:
     """Decode an image to RGB; a missing or damaged file is an `InputError`.
 
-    `upright` turns it as its EXIF orientation says.
+    `apply_exif` turns it as its EXIF orientation says.
     """
     with decoding(path, "") as image:
-        return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+        return to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -108,5 +108,5 @@ def decoding(path: Path, what: str) -> Iterator[Image.Image]:
         ) from error
     except UNREADABLE as error:
         raise InputError(
-            f"{what}{path} cannot be read as an image ({in_short(error)}); replace the file"
+            f"{what}{path} cannot be read as an image ({describe_error(error)}); replace the file"
         ) from error

@@ -24,10 +24,10 @@ from datasets.download import Archive
 from datasets.official import OFFICIAL
 from datasets.render import catalogue
 from datasets.splits import RECIPE, SPLITS_FOLDER, read_recipe, read_root, read_split
-from utils.errors import InputError, exit_with_sentence
-from utils.files import atomic_path, real_path, user_path, write_text
+from utils.cli import parse_options, run_cli
+from utils.errors import InputError
+from utils.files import PROJECT, atomic_path, real_path, user_path, write_text
 from utils.log import progress_bar
-from utils.options import parse_options
 
 SEED = 2023  # of every picture; another one gives another benchmark
 PNG_LEVEL = 1  # 0 to 9; a higher one saves 3 % of a picture
@@ -46,7 +46,7 @@ DEMO = prepare.Dataset(
 class Options:
     """What the command line says."""
 
-    data_root: Path = prepare.PROJECT / "data" / "demo"
+    data_root: Path = PROJECT / "data" / "demo"
     """Where the pictures are put."""
     splits_folder: Path = SPLITS_FOLDER
     """Where the split is written."""
@@ -120,4 +120,4 @@ def make_once(data_root: str) -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(lambda: make(parse_options(Options(), __doc__, Path(__file__))))
+    run_cli(lambda: make(parse_options(Options(), __doc__, Path(__file__))))

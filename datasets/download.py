@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from utils.errors import InputError, in_short
-from utils.files import CHUNK, is_plain_name, sha256_of
+from utils.errors import InputError, describe_error
+from utils.files import CHUNK, is_printable_name, sha256_of
 from utils.log import progress_bar
 
 TIMEOUT = 60  # seconds without a byte from the server
@@ -112,7 +112,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 bar.update(size)
     except BROKEN as error:
         raise InputError(
-            f"{archive} could not be unpacked ({in_short(error)}); delete it and fetch it again"
+            f"{archive} could not be unpacked ({describe_error(error)}); delete it and fetch it again"
         ) from error
 
 
@@ -144,7 +144,7 @@ def safe_parts(name: str, archive: Path) -> tuple[str, ...]:
 
 def hostile(archive: Path, name: str, why: str) -> InputError:
     """The error for an archive that no dataset's author made."""
-    shown = name if is_plain_name(name) else ascii(name)[1:-1]
+    shown = name if is_printable_name(name) else ascii(name)[1:-1]
     return InputError(
         f'{archive} was not unpacked further: its member "{shown}" {why}; delete the archive and '
         "fetch it from the dataset's own page"

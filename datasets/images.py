@@ -19,8 +19,8 @@ from torchvision.transforms import functional as T
 
 from datasets.decode import read_anomalous, read_image
 from datasets.splits import Sample
+from datasets.tiles import tile_boxes, tile_count
 from utils.errors import InputError
-from utils.tiles import tile_boxes, tile_count
 
 MAX_TILES = 32  # of one image; a longer strip is no picture for CLIP, and a batch must fit
 
@@ -44,7 +44,7 @@ class ImageDataset(Dataset):
     """The images of some rows of a split.
 
     `side` is the encoder's input in pixels; `resize` as in `Protocol`; `eval_size` the shorter
-    side of maps and masks in the metrics, or "source" for each image's own shape; `upright` turns
+    side of maps and masks in the metrics, or "source" for each image's own shape; `apply_exif` turns
     photos as their EXIF says (a benchmark's masks fit the pixels as they are stored).
     """
 
@@ -55,21 +55,21 @@ class ImageDataset(Dataset):
         side: int,
         resize: Literal["tile", "squash"],
         eval_size: int | Literal["source"],
-        upright: bool = False,
+        apply_exif: bool = False,
     ):
         self.root = root
         self.samples = samples
         self.side = side
         self.resize = resize
         self.eval_size = eval_size
-        self.upright = upright
+        self.apply_exif = apply_exif
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, image: str) -> Image.Image:
         """An image of the samples, decoded."""
-        return read_image(self.root / image, self.upright)
+        return read_image(self.root / image, self.apply_exif)
 
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]

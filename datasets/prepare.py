@@ -13,12 +13,11 @@ from datasets.decode import read_anomalous, read_image
 from datasets.download import Archive, fetch, unpack
 from datasets.official import OFFICIAL, Counts, counted, differences
 from datasets.splits import SPLITS_FOLDER, Sample, fault_of, write_root, write_split
-from utils.errors import InputError, exit_with_sentence
-from utils.files import is_plain_name, user_path
+from utils.cli import parse_options, run_cli
+from utils.errors import InputError
+from utils.files import PROJECT, is_printable_name, user_path
 from utils.log import progress_bar
-from utils.options import parse_options
 
-PROJECT = SPLITS_FOLDER.parents[1]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # other files are strays
 LISTED = 20  # faults told one by one; the rest are counted
 THREADS = os.cpu_count() or 1  # Pillow, NumPy and OpenCV work outside Python's lock
@@ -61,7 +60,7 @@ class Dataset:
 def main(dataset: Dataset, description: str, script: str) -> None:
     """Run a preparation script: its options, then `prepare`."""
     default = Options(data_root=PROJECT / "data" / dataset.name)
-    exit_with_sentence(lambda: prepare(dataset, parse_options(default, description, Path(script))))
+    run_cli(lambda: prepare(dataset, parse_options(default, description, Path(script))))
 
 
 def prepare(dataset: Dataset, options: Options) -> list[Path]:
@@ -70,7 +69,7 @@ def prepare(dataset: Dataset, options: Options) -> list[Path]:
         ("data-root", options.data_root),
         ("splits-folder", options.splits_folder),
     ):
-        if not is_plain_name(str(folder.absolute())):
+        if not is_printable_name(str(folder.absolute())):
             raise InputError(
                 f"--{option}: {str(folder)!a} is not UTF-8 or has control characters; rename it"
             )
@@ -195,7 +194,9 @@ def check_rows(root: Path, samples: Sequence[Sample]) -> list[str]:
         row = {column: str(value) for column, value in asdict(sample).items()}
         if fault := fault_of(row, seen):
             path = str(root / sample.image)
-            faults.append(f"{path if is_plain_name(path) else ascii(path)}: its row has {fault}")
+            faults.append(
+                f"{path if is_printable_name(path) else ascii(path)}: its row has {fault}"
+            )
     return faults
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.splits import Sample
-from utils.errors import InputError, in_short
+from utils.errors import InputError, describe_error
 
 COLUMNS = ["category", "shots", "seed", "image"]
 NO_SEED = -1  # of a zero-shot run: it draws no reference images
@@ -28,7 +28,9 @@ class Run:
     images: tuple[str, ...]
 
 
-def draw_runs(train: Sequence[Sample], shots: Sequence[int], seeds: Sequence[int]) -> list[Run]:
+def draw_references(
+    train: Sequence[Sample], shots: Sequence[int], seeds: Sequence[int]
+) -> list[Run]:
     """All runs of one category, references drawn without replacement from its sorted train rows.
 
     The draw of a seed is the start of one permutation by NumPy's default generator: it depends on
@@ -49,7 +51,7 @@ def draw_runs(train: Sequence[Sample], shots: Sequence[int], seeds: Sequence[int
     return runs
 
 
-def given_runs(
+def listed_references(
     table: pd.DataFrame, train: Sequence[Sample], shots: Sequence[int], seeds: Sequence[int]
 ) -> list[Run]:
     """All runs of one category, references from a list in the form of shots.csv."""
@@ -75,7 +77,7 @@ def read_references(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, compression=None)  # whatever its suffix is
     except (OSError, ValueError) as error:
         raise InputError(
-            f"REFERENCES: {path} cannot be read as a CSV ({in_short(error)}); give a list like a "
+            f"REFERENCES: {path} cannot be read as a CSV ({describe_error(error)}); give a list like a "
             "run's shots.csv"
         ) from error
     missing = [column for column in COLUMNS if column not in table.columns]

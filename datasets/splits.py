@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
-from utils.errors import InputError, in_short
-from utils.files import is_plain_name, real_path, write_text
+from utils.errors import InputError, describe_error
+from utils.files import is_printable_name, real_path, write_text
 
 UNKNOWN = -1  # label of a picture that nobody has judged; only one's own pictures have it
 RECIPE = "recipe.txt"  # in the root of rendered data: what they were rendered with
@@ -80,7 +80,7 @@ def read_split(path: Path) -> list[Sample]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"the split {path} cannot be read ({in_short(error)}); prepare it again"
+            f"the split {path} cannot be read ({describe_error(error)}); prepare it again"
         ) from error
     try:
         return rows_of(text)
@@ -112,7 +112,7 @@ def fault_of(row: dict, seen: set[str]) -> str:
     """What is wrong with one row of a split, or ""; `seen` gathers the images of the rows."""
     if None in row or any(row[column] is None for column in COLUMNS):
         return "too many or too few fields"
-    if not all(is_plain_name(row[column]) for column in COLUMNS):
+    if not all(is_printable_name(row[column]) for column in COLUMNS):
         return "a name that is not UTF-8 or has control characters"
     if row["split"] not in ("train", "test"):
         return f'the split "{row["split"]}" (it is train or test)'

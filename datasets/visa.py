@@ -21,10 +21,10 @@ import pandas as pd
 
 from datasets.download import Archive
 from datasets.prepare import Dataset, Options, prepare
-from datasets.splits import SPLITS_FOLDER, Sample
-from utils.errors import InputError, exit_with_sentence
-from utils.files import sha256_of
-from utils.options import parse_options
+from datasets.splits import Sample
+from utils.cli import parse_options, run_cli
+from utils.errors import InputError
+from utils.files import PROJECT, sha256_of
 
 URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
 SHA256 = "2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"
@@ -96,10 +96,10 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
 
 def main() -> None:
     """What the command line asks for."""
-    default = VisaOptions(data_root=SPLITS_FOLDER.parents[1] / "data" / "visa")
+    default = VisaOptions(data_root=PROJECT / "data" / "visa")
     options = parse_options(default, __doc__, Path(__file__))
     prepare(visa(options.split), options)
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    run_cli(main)

@@ -46,7 +46,7 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     return device
 
 
-def place(clip: LoadedClip, device: torch.device, precision: str) -> None:
+def to_device(clip: LoadedClip, device: torch.device, precision: str) -> None:
     """Move a CLIP to `device`, its vision tower in `precision`; text stays in fp32."""
     torch.backends.cudnn.allow_tf32 = False  # for convolutions torch's default is yes
     clip.model.to(device)
@@ -54,7 +54,7 @@ def place(clip: LoadedClip, device: torch.device, precision: str) -> None:
 
 
 @contextmanager
-def rounded_products(tf32: bool) -> Iterator[None]:
+def tf32_matmul(tf32: bool) -> Iterator[None]:
     """Within it, CUDA computes fp32 products in tf32, if `tf32`; outside all of them are exact."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if tf32:

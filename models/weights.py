@@ -15,7 +15,7 @@ import open_clip
 import torch
 from torch import nn
 
-from utils.errors import InputError, in_short
+from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
 
 RANDOM = "random"
@@ -100,7 +100,7 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
         tokenizer = open_clip.get_tokenizer(name)
     except UNBUILDABLE as error:
         raise InputError(
-            f'MODEL: open_clip cannot build "{model_name}" here ({in_short(error)}); choose '
+            f'MODEL: open_clip cannot build "{model_name}" here ({describe_error(error)}); choose '
             f'another, such as "{PAPER_MODEL}"'
         ) from error
     if file is None:
@@ -139,7 +139,7 @@ def check_config(path: Path) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"MODEL: the model config {path} cannot be read ({in_short(error)})"
+            f"MODEL: the model config {path} cannot be read ({describe_error(error)})"
         ) from error
     if not isinstance(config, dict):
         raise InputError(f"MODEL: {path} is no model config; see those of open_clip")
@@ -159,7 +159,7 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
         except Exception as error:  # the hub's client raises many kinds, all mean "not to be had"
             raise InputError(
                 f'PRETRAINED = "{pretrained}": the weights of {name} could not be fetched '
-                f"({type(error).__name__}: {in_short(error)}); {where_to_get(name)}"
+                f"({type(error).__name__}: {describe_error(error)}); {where_to_get(name)}"
             ) from error
     path = user_path(pretrained)
     if path.is_dir():
@@ -207,7 +207,7 @@ def described_beside(file: Path) -> dict:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"PRETRAINED: {path}, which says how images are normalised for {file.name}, cannot be "
-            f"read ({in_short(error)}); fetch it again, or move the weights out of that folder"
+            f"read ({describe_error(error)}); fetch it again, or move the weights out of that folder"
         ) from error
 
 
@@ -240,7 +240,7 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
         ) from error
     except Exception as error:  # readers raise almost anything on a damaged or foreign file
         raise InputError(
-            f"PRETRAINED: {file} does not load into {name} ({in_short(error)}): it is damaged or "
+            f"PRETRAINED: {file} does not load into {name} ({describe_error(error)}): it is damaged or "
             "of another architecture; check its sha256, and that MODEL names its architecture"
         ) from error
 

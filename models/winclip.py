@@ -75,7 +75,7 @@ def zero_shot(features: Features, bank: TextBank) -> tuple[Tensor, Tensor]:
     return image_scores, harmonic_mean(torch.stack(maps))
 
 
-def association(queries: Tensor, references: Tensor) -> Tensor:
+def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
     """Equation 4 per reference image: half the smallest cosine distance to any of its entries.
 
     `queries` (B, Q, D) of any length, `references` (R, K, D) of length 1; returns (R, B, Q) in
@@ -107,7 +107,7 @@ class VisualBank:
     def distances(self, features: Features) -> list[Tensor]:
         """Equation 4 at every scale: windows per scale (R, B, W_s), then patches (R, B, N)."""
         scales = (*features.windows, features.patches)
-        return [association(*pair) for pair in zip(scales, self.entries, strict=True)]
+        return [visual_association_score(*pair) for pair in zip(scales, self.entries, strict=True)]
 
 
 def few_shot_map(

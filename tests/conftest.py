@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1]
+from utils.files import PROJECT
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def places(what: str, name: str) -> list[Case]:
 
 
 def reference_lists() -> list[Case]:
-    """Lists of references; the reader checks their form, `given_runs` what they hold."""
+    """Lists of references; the reader checks their form, `listed_references` what they hold."""
     whole = SHOTS.encode()
     columns = ("category", "shots", "seed", "image")
     wrong = {f"without {name}": whole.replace(name.encode(), b"other", 1) for name in columns}

@@ -11,12 +11,12 @@ from datasets.images import ImageDataset
 from datasets.official import OFFICIAL
 from datasets.references import NO_SEED, Run
 from datasets.splits import Sample
-from utils.benchmark import publish
-from utils.category import write_category
-from utils.folder import ResultFolder
-from utils.scores import Scores
-from utils.scoring import Plan, Result
-from utils.settings import Settings
+from utils.results.folder import ResultFolder
+from utils.results.scores import Scores
+from utils.run.benchmark import publish
+from utils.run.category import write_category
+from utils.run.inference import Plan, Result
+from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
 HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a file may be called so

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.encoder import products_of
-from models.clip import WindowedEncoder
+from models.encoder import WindowedEncoder
 from tests.clips import small_clip, write_config
 from tests.conftest import PROJECT
 

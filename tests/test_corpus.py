@@ -18,7 +18,7 @@ from tests import corpus, corpus_files, corpus_weights
 from tests.corpus import Case
 from tests.limits import time_limit
 from utils.errors import InputError
-from utils.scores import load_scores
+from utils.results.scores import load_scores
 
 
 def check(case: Case, reader, folder: Path) -> None:
@@ -48,7 +48,7 @@ def each(cases: list[Case]):
 
 @each(corpus.readable_images() + corpus.refused_images())
 def test_an_image_is_read_right_or_refused(case, folder):
-    check(case, lambda path: read_image(path, upright=True), folder)
+    check(case, lambda path: read_image(path, apply_exif=True), folder)
 
 
 @each(corpus.masks())

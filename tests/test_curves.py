@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.curves import (
+from utils.evaluation.curves import (
     POINTS,
     curves_of,
     f1_threshold,
@@ -12,7 +12,7 @@ from utils.curves import (
     roc,
     thin,
 )
-from utils.metrics import FPR_LIMIT, PixelEvaluator, image_metrics, image_ranking
+from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, count_image_scores, image_metrics
 
 # From the highest score down: anomalous, good, a tie of both, good.
 SCORES, LABELS = np.array([0.9, 0.7, 0.5, 0.5, 0.1]), np.array([1, 0, 1, 0, 0])
@@ -33,21 +33,21 @@ def pixel_case():
 
 
 def test_the_roc_of_a_tie_is_a_slope():
-    curve = roc(image_ranking(SCORES, LABELS))
+    curve = roc(count_image_scores(SCORES, LABELS))
     corners = [(0, 0), (0, 0.5), (1 / 3, 0.5), (2 / 3, 1), (1, 1)]
     np.testing.assert_allclose(np.unique(curve, axis=0), corners)
     assert area(curve) == pytest.approx(image_metrics(SCORES, LABELS)["image_auroc"])
 
 
 def test_precision_recall_is_drawn_in_steps():
-    curve = precision_recall(image_ranking(SCORES, LABELS))
+    curve = precision_recall(count_image_scores(SCORES, LABELS))
     np.testing.assert_allclose(curve, [(0, 1), (0.5, 1), (0.5, 0.5), (1, 0.5)])
     assert area(curve) == pytest.approx(image_metrics(SCORES, LABELS)["image_aupr"])
 
 
 def test_areas_of_pixel_curves_are_the_metrics():
     pixels, maps = pixel_case()
-    ranking, metrics = pixels.rank(maps), pixels(maps)
+    ranking, metrics = pixels.count_scores(maps), pixels(maps)
     assert area(roc(ranking)) == pytest.approx(metrics["pixel_auroc"])
     assert area(precision_recall(ranking)) == pytest.approx(metrics["pixel_aupr"])
     overlap = region_overlap(ranking)
@@ -59,7 +59,7 @@ def test_areas_of_pixel_curves_are_the_metrics():
 def test_region_overlap_counts_a_region_and_not_its_pixels():
     mask = np.array([[1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]], bool)
     scores = np.array([[9, 9, 9, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]], np.float32)
-    overlap = region_overlap(PixelEvaluator(mask[None]).rank(scores[None]))
+    overlap = region_overlap(PixelEvaluator(mask[None]).count_scores(scores[None]))
     corners = [(0, 0), (0, 0.5), (0.1, 0.5), (0.1, 1), (FPR_LIMIT, 1)]
     np.testing.assert_allclose(np.unique(overlap, axis=0), corners)
 
@@ -75,7 +75,7 @@ def test_a_thinned_curve_keeps_its_ends_and_nearly_its_area():
 
 def test_curves_of_a_run_are_named_by_their_areas():
     pixels, maps = pixel_case()
-    curves = curves_of(image_ranking(SCORES, LABELS), pixels.rank(maps))
+    curves = curves_of(count_image_scores(SCORES, LABELS), pixels.count_scores(maps))
     names = ["image_auroc", "image_aupr", "pixel_auroc", "pixel_aupr", "pixel_aupro"]
     assert list(curves) == names
     assert max(map(len, curves.values())) <= POINTS
@@ -84,7 +84,7 @@ def test_curves_of_a_run_are_named_by_their_areas():
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
 def test_without_both_kinds_there_is_no_curve_and_no_threshold(labels):
     scores, labels = np.array([0.1, 0.2, 0.3]), np.array(labels)
-    ranking = image_ranking(scores, labels)
+    ranking = count_image_scores(scores, labels)
     assert {len(draw(ranking)) for draw in (roc, precision_recall, region_overlap)} == {0}
     assert np.isnan(f1_threshold(scores, labels))
 

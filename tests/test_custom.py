@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.custom import find_pictures
+from datasets.custom import find_custom_images
 from datasets.decode import read_image
 from datasets.splits import UNKNOWN
 from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
-from utils.custom import CustomSettings, meaning, run
 from utils.errors import InputError
-from utils.scores import load_scores
+from utils.results.scores import load_scores
+from utils.run.custom import CustomSettings, meaning, run
 
 
 def gradient(width=60, height=40) -> Image.Image:
@@ -59,7 +59,7 @@ def odd_formats(folder: Path) -> dict[str, Image.Image]:
 
 def test_every_format_gives_the_picture_that_a_viewer_shows(tmp_path):
     for name, wanted in odd_formats(tmp_path).items():
-        found = read_image(tmp_path / name, upright=True)
+        found = read_image(tmp_path / name, apply_exif=True)
         assert found.size == wanted.size, name
         off = np.abs(np.asarray(found).astype(int) - np.asarray(wanted).astype(int))
         assert off.mean() < 12, name
@@ -72,14 +72,14 @@ def test_a_benchmark_image_is_not_turned(tmp_path):
 
 def test_a_flat_folder_has_no_labels(tmp_path):
     odd_formats(tmp_path / "in")
-    found = find_pictures(tmp_path / "in", "thing", None, None)
+    found = find_custom_images(tmp_path / "in", "thing", None, None)
     assert len(found.tests) == 11 and not found.faults
     assert {sample.label for sample in found.tests} == {UNKNOWN}
 
 
 def test_a_folder_named_good_labels_the_others(tmp_path):
     root = make_mvtec(tmp_path, ["bottle"])
-    found = find_pictures(root / "bottle/test", "bottle", None, root / "bottle/ground_truth")
+    found = find_custom_images(root / "bottle/test", "bottle", None, root / "bottle/ground_truth")
     assert [s.label for s in found.tests] == [1, 1, 0, 0, 0, 1, 1]  # crack, good, hole
     assert [bool(s.mask) for s in found.tests] == [s.label == 1 for s in found.tests]
 
@@ -90,7 +90,7 @@ def test_masks_label_a_flat_folder(tmp_path):
     shutil.copytree(root / "bottle/test/crack", flat)
     shutil.copytree(root / "bottle/ground_truth/crack", masks)
     Image.new("L", (96, 96)).save(masks / "000_mask.png")  # blank: a good piece
-    found = find_pictures(flat, "bottle", None, masks)
+    found = find_custom_images(flat, "bottle", None, masks)
     assert [s.label for s in found.tests] == [0, 1]
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_folder_ends_in_a_sentence(tmp_path, images, references, masks, 
         path.rename(path.with_stem(f"other{path.stem}"))
     places = [tmp_path / at if at else None for at in (references, masks)]
     with pytest.raises(InputError, match=told):
-        find_pictures(tmp_path / images, "bottle", *places)
+        find_custom_images(tmp_path / images, "bottle", *places)
 
 
 def test_loops_of_links_are_named_and_left_out(tmp_path):
@@ -123,7 +123,7 @@ def test_loops_of_links_are_named_and_left_out(tmp_path):
         path.unlink()
         path.symlink_to(path)
     folders = root / "bottle/train/good", root / "bottle/ground_truth"
-    found = find_pictures(root / "bottle/test", "bottle", *folders)
+    found = find_custom_images(root / "bottle/test", "bottle", *folders)
     assert len(found.faults) == 2
     assert str(mask) in found.faults[0] and str(reference) in found.faults[1]
     assert len(found.tests) == len(list((root / "bottle/test").rglob("*.png"))) - 1

@@ -16,7 +16,7 @@ from datasets.render.defects import bend
 from datasets.render.surface import Look, make_plane, photograph
 from datasets.splits import RECIPE, read_root, read_split
 from models.blocks import project, split_heads
-from models.clip import embed_patches
+from models.encoder import embed_patches
 from models.weights import LoadedClip, load_clip
 from tests.conftest import PROJECT
 from tools import train_demo_clip

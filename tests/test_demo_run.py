@@ -12,10 +12,10 @@ from datasets.demo import Options, make
 from datasets.official import GROUPS, OFFICIAL
 from models.weights import load_clip
 from tests.conftest import PROJECT
-from utils import benchmark
-from utils.benchmark import run
-from utils.scores import load_scores
-from utils.settings import Settings
+from utils.results.scores import load_scores
+from utils.run import benchmark
+from utils.run.benchmark import run
+from utils.run.settings import Settings
 
 UNSEEN = GROUPS["demo"]["unseen"]
 # Floors in percent, with a margin below what the committed weights reach.

@@ -6,8 +6,13 @@ import importlib
 import pytest
 
 MODULES = [
-    *("datasets.prepare", "models.prompts", "models.text", "models.windows", "utils.charts"),
-    *("utils.folder", "utils.report_data", "utils.settings", "utils.tiles"),
+    *("datasets.prepare", "models.prompts", "models.text", "models.windows", "utils.report.charts"),
+    *(
+        "utils.results.folder",
+        "utils.report.data",
+        "utils.run.settings",
+        "utils.evaluation.stitching",
+    ),
 ]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock
 
-from models.clip import WindowedEncoder
+from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
 from models.text import shared_beginnings
 from models.weights import LoadedClip, load_clip

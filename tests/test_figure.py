@@ -12,10 +12,10 @@ from datasets.prepare import Options, prepare
 from tests.clips import write_config
 from tests.layouts import make_mvtec
 from tools import figure
-from utils.benchmark import run
 from utils.errors import InputError
-from utils.scores import load_scores
-from utils.settings import Settings
+from utils.results.scores import load_scores
+from utils.run.benchmark import run
+from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.heatmaps import (
+from utils.results.heatmaps import (
     CONTOUR,
     PICTURE_HEIGHT,
+    colour_range,
     colours,
+    draw_contour,
+    draw_panel,
     fit,
     overlay,
-    panel,
-    scale_of,
-    with_contour,
     write_panel,
 )
 
@@ -39,8 +39,8 @@ def test_a_hot_spot_is_hot_at_its_place():
 
 
 def test_the_overlay_lies_in_the_panel_at_the_third_picture():
-    with_spot = panel(GREY, GOOD, [("0-shot", spot(2, 11), 0.5, (0, 1))], "a")
-    without = panel(GREY, GOOD, [("0-shot", spot(2, 11) * 0, 0.5, (0, 1))], "a")
+    with_spot = draw_panel(GREY, GOOD, [("0-shot", spot(2, 11), 0.5, (0, 1))], "a")
+    without = draw_panel(GREY, GOOD, [("0-shot", spot(2, 11) * 0, 0.5, (0, 1))], "a")
     rows, columns = np.nonzero(brightness(with_spot) != brightness(without))
     assert columns.min() > 2 * PICTURE_HEIGHT
     assert np.ptp(rows) < 3 * PICTURE_HEIGHT / 15
@@ -49,7 +49,7 @@ def test_the_overlay_lies_in_the_panel_at_the_third_picture():
 def test_one_score_has_one_colour_in_every_image_with_the_same_scale():
     first = np.array([[0.2, 0.5]], np.float32)
     second = np.array([[0.5, 0.9]], np.float32)
-    scale = scale_of([first, second])
+    scale = colour_range([first, second])
     assert scale == pytest.approx((0.2, 0.9))
     assert (colours(first, scale)[0, 1] == colours(second, scale)[0, 0]).all()
     assert (colours(first, scale)[0, 0] != colours(second, scale)[0, 1]).any()
@@ -69,7 +69,7 @@ def test_the_picture_stays_readable_under_the_map():
 
 def test_constant_maps_are_drawn_evenly():
     flat = np.full((15, 15), 0.4, np.float32)
-    drawn = overlay(fit(GREY), flat, scale_of([flat, flat]))
+    drawn = overlay(fit(GREY), flat, colour_range([flat, flat]))
     assert np.isfinite(drawn).all() and len(np.unique(drawn.reshape(-1, 3), axis=0)) == 1
 
 
@@ -78,7 +78,7 @@ def test_the_contour_shows_on_any_ground_and_only_on_the_border(shade):
     picture = np.full((256, 256, 3), shade, np.uint8)
     mask = np.zeros((512, 512), bool)
     mask[100:300, 200:400] = True
-    drawn = with_contour(picture, mask)
+    drawn = draw_contour(picture, mask)
     changed = np.abs(drawn.astype(int) - picture).max(axis=2)
     assert changed[100, 98:103].max() > 100 and changed[48:53, 150].max() > 100
     assert changed[60:140, 110:190].max() == 0 and changed[:40].max() == 0
@@ -90,7 +90,7 @@ def test_a_defect_of_one_pixel_is_seen():
     mask = np.zeros((2000, 2000), bool)
     mask[1000, 1000] = True
     picture = np.full((256, 256, 3), 200, np.uint8)
-    assert (with_contour(picture, mask) != picture).any()
+    assert (draw_contour(picture, mask) != picture).any()
 
 
 @pytest.mark.parametrize("shape", [(1000, 1500), (10, 20000), (2000, 100), (1, 1)])
@@ -99,30 +99,30 @@ def test_any_aspect_is_kept_and_drawn(shape):
     height, width = fit(image).shape[:2]
     assert width / height == pytest.approx(shape[1] / shape[0], rel=0.05) or min(height, width) == 1
     mask = np.ones(shape, bool)
-    drawn = panel(image, mask, [("0-shot", spot(0, 0, size=20), 1, (0, 1))], "a")
+    drawn = draw_panel(image, mask, [("0-shot", spot(0, 0, size=20), 1, (0, 1))], "a")
     assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and max(drawn.shape) < 2500
 
 
 def test_panels_of_equal_images_have_equal_sizes_however_long_the_name():
     maps = [("4-shot", spot(3, 3), 0.5, (0, 1))]
-    short = panel(GREY, GOOD, maps, "bottle/good/000.png")
-    long = panel(GREY, GREY[..., 0] > 0, maps, "bottle/" + "very_long_" * 40 + "/000.png")
+    short = draw_panel(GREY, GOOD, maps, "bottle/good/000.png")
+    long = draw_panel(GREY, GREY[..., 0] > 0, maps, "bottle/" + "very_long_" * 40 + "/000.png")
     assert short.shape == long.shape
     assert (long[:60, -12:] == 255).all()  # the margin stays free
 
 
 def test_a_note_is_written_into_the_panel():
     maps = [("0-shot", spot(3, 3), 0.5, (0, 1))]
-    drawn = panel(GREY, GOOD, maps, "a", note="random weights").astype(int)
+    drawn = draw_panel(GREY, GOOD, maps, "a", note="random weights").astype(int)
     assert (drawn[:70, :, 0] - drawn[:70, :, 1] > 100).any()
 
 
 def test_rerun_writes_the_same_png(tmp_path):
     for name in ("a.png", "b.png"):
-        write_panel(tmp_path / name, panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
+        write_panel(tmp_path / name, draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     again = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
-    assert (again == panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
+    assert (again == draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
 
 
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
@@ -134,12 +134,12 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: panel(GREY[..., 0], None, [], "a"),
-        lambda: panel(GREY / 255, None, [], "a"),
-        lambda: panel(GREY, np.zeros((1, 32, 32), bool), [], "a"),
-        lambda: panel(GREY, GOOD, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
-        lambda: scale_of([np.full((15, 15), np.nan)]),
-        lambda: scale_of([]),
+        lambda: draw_panel(GREY[..., 0], None, [], "a"),
+        lambda: draw_panel(GREY / 255, None, [], "a"),
+        lambda: draw_panel(GREY, np.zeros((1, 32, 32), bool), [], "a"),
+        lambda: draw_panel(GREY, GOOD, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
+        lambda: colour_range([np.full((15, 15), np.nan)]),
+        lambda: colour_range([]),
     ],
 )
 def test_what_cannot_be_drawn_ends_in_a_sentence(draw):
@@ -149,5 +149,5 @@ def test_what_cannot_be_drawn_ends_in_a_sentence(draw):
 
 def test_a_larger_panel_has_larger_pictures():
     maps = [("0-shot", spot(2, 2), 0.5, (0, 1))]
-    small, large = (panel(GREY, GOOD, maps, "a", height=size) for size in (128, 512))
+    small, large = (draw_panel(GREY, GOOD, maps, "a", height=size) for size in (128, 512))
     assert large.shape[0] - small.shape[0] == 512 - 128

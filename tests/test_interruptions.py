@@ -17,13 +17,13 @@ import pytest
 from datasets.demo import Options, make
 from datasets.official import OFFICIAL
 from tests.conftest import PROJECT
-from utils.scores import load_scores
+from utils.results.scores import load_scores
 
 KILLS = 20
 CATEGORIES = ("leather", "washer")
 # A process that has imported everything: each run is a fork of it, and starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["utils.benchmark", "datasets.demo"])
+CONTEXT.set_forkserver_preload(["utils.run.benchmark", "datasets.demo"])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from tests.conftest import PROJECT
 from utils.errors import InputError
-from utils.metrics import (
+from utils.evaluation.metrics import (
     FPR_LIMIT,
     IMAGE_METRICS,
     METRICS,
@@ -165,12 +165,12 @@ def test_blocks_of_any_size_count_the_same(monkeypatch):
     rng = np.random.default_rng(2)
     masks = rng.random((9, 20, 20)) < 0.05
     maps = rng.integers(0, 50, masks.shape).astype(np.float32)
-    wanted = PixelEvaluator(masks).rank(maps)
+    wanted = PixelEvaluator(masks).count_scores(maps)
     for block in (1, 401, 900, 4000):
-        monkeypatch.setattr("utils.metrics.BLOCK", block)
+        monkeypatch.setattr("utils.evaluation.metrics.BLOCK", block)
         evaluator = PixelEvaluator(masks)
         assert [i for part in evaluator.blocks for i in part] == list(range(9))
-        for found, same in zip(evaluator.rank(maps), wanted, strict=True):
+        for found, same in zip(evaluator.count_scores(maps), wanted, strict=True):
             np.testing.assert_array_equal(found, same)
 
 

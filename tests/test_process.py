@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from utils.settings import PROJECT
+from utils.files import PROJECT
 
 SCRIPT = """
 import resource
 import torch
-from utils.process import keep_freed_memory
+from utils.run.process import reuse_freed_memory
 if {keep}:
-    keep_freed_memory()
+    reuse_freed_memory()
 torch.ones(65 * 2**20, dtype=torch.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(64 * 2**20, dtype=torch.uint8)

@@ -15,11 +15,11 @@ from PIL import Image
 from datasets.official import OFFICIAL
 from tests.conftest import PROJECT
 from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder
-from utils.benchmark import publish
 from utils.errors import InputError
-from utils.report import difference, write_report
-from utils.report_data import outline, small_map, thumbnail
-from utils.report_gallery import script_json
+from utils.report.data import outline, small_map, thumbnail
+from utils.report.gallery import script_json
+from utils.report.page import difference, write_report
+from utils.run.benchmark import publish
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_and_lines_have_contrast(theme):
-    css = (PROJECT / "utils/report.css").read_text()
+    css = (PROJECT / "utils/report/report.css").read_text()
     block = re.findall(r":root \{(.*?)\}", css, flags=re.S)[theme]
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", block))
     for name in ("ink", "muted", "accent", "missed", "false-alarm", "correct"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reports import HOSTILE, embedded, make_result
-from utils.report_gallery import script_json
+from utils.report.gallery import script_json
 
 
 @pytest.fixture(scope="module")

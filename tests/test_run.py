@@ -13,14 +13,14 @@ from PIL import Image
 from datasets import mvtec
 from datasets.prepare import Options, prepare
 from datasets.splits import read_split
-from models.clip import WindowedEncoder
+from models.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents, small_mvtec, small_visa
-from utils import benchmark
-from utils.benchmark import run
 from utils.errors import InputError
-from utils.metrics import METRICS
-from utils.scores import load_scores
-from utils.settings import Settings
+from utils.evaluation.metrics import METRICS
+from utils.results.scores import load_scores
+from utils.run import benchmark
+from utils.run.benchmark import run
+from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import run_winclip
 from tests.benches import contents, small_mvtec, small_visa
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
-from utils.benchmark import main, run
 from utils.errors import InputError
-from utils.folder import held
-from utils.settings import Settings
+from utils.results.folder import lock_folder
+from utils.run.benchmark import main, run
+from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +206,13 @@ def test_finished_categories_without_their_settings_are_not_mixed_in(bench, tmp_
 
 
 def test_a_folder_in_use_by_another_run_ends_in_a_sentence(bench, tmp_path):
-    with held(tmp_path), pytest.raises(InputError, match="in use by another run"):
+    with lock_folder(tmp_path), pytest.raises(InputError, match="in use by another run"):
         run(replace(bench, result_dir=str(tmp_path)))
     run(replace(bench, result_dir=str(tmp_path), shots=(0,)))  # free again
 
 
 def test_sigterm_ends_with_one_line_and_its_own_status(tmp_path):
-    code = "import time; from utils.errors import exit_with_sentence as e; print('on', flush=True)"
+    code = "import time; from utils.errors import run_cli as e; print('on', flush=True)"
     code += "; e(lambda: [print('in', flush=True), time.sleep(60)])"
     started = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -7,7 +7,8 @@ import pytest
 import run_winclip
 from models.protocols import PRESETS
 from utils.errors import InputError
-from utils.settings import PROJECT, Settings, settings_from
+from utils.files import PROJECT
+from utils.run.settings import Settings, settings_from
 
 
 @pytest.fixture

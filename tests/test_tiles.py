@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from utils.tiles import STRIDE, StitchedMaps, stitch, tile_boxes, tile_count
+from datasets.tiles import STRIDE, tile_boxes, tile_count
+from utils.evaluation.stitching import StitchedMaps, stitch
 
 
 @pytest.mark.parametrize(

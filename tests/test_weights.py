@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.clip import WindowedEncoder
-from models.device import check_precision, place, resolve_device
+from models.device import check_precision, resolve_device, to_device
+from models.encoder import WindowedEncoder
 from models.weights import KNOWN_WEIGHTS, load_clip
 from tests.clips import small_clip, write_config
 from utils.errors import InputError
@@ -265,7 +265,7 @@ def test_tf32_needs_a_gpu_that_has_it(monkeypatch, capability, allowed):
 @pytest.mark.parametrize("tf32", [True, False])
 def test_tf32_rounds_the_products_of_images_and_no_others(tmp_path, tf32):
     clip = load_clip(str(write_config(tmp_path, "small", 32, 8)), "random")
-    place(clip, CPU, "tf32" if tf32 else "fp32")
+    to_device(clip, CPU, "tf32" if tf32 else "fp32")
     seen = []
 
     def look(*_) -> None:

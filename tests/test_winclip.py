@@ -5,9 +5,9 @@ from models.winclip import (
     Features,
     TextBank,
     VisualBank,
-    association,
     few_shot,
     few_shot_map,
+    visual_association_score,
     zero_shot,
 )
 
@@ -82,7 +82,7 @@ def test_association_on_a_3x3_grid_by_hand():
     queries = torch.tensor([[1.0, 0.0]]).repeat(9, 1)
     queries[4] = torch.tensor([0.0, 2.0])
     references = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
-    found = association(queries[None], references).reshape(3, 3)
+    found = visual_association_score(queries[None], references).reshape(3, 3)
     wanted = torch.zeros(3, 3)
     wanted[1, 1] = 0.1
     torch.testing.assert_close(found, wanted, atol=1e-7, rtol=0)
@@ -90,7 +90,7 @@ def test_association_on_a_3x3_grid_by_hand():
 
 def test_association_equals_the_plain_loop():
     queries, references = make_features(3, 1).patches, make_features(2, 2).patches
-    found = association(queries, torch.nn.functional.normalize(references, dim=-1))
+    found = visual_association_score(queries, torch.nn.functional.normalize(references, dim=-1))
     for r in range(2):
         for b in range(3):
             for q in (0, 7, 19):

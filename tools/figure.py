@@ -22,15 +22,14 @@ from PIL import Image, ImageDraw
 
 from datasets.decode import read_anomalous, read_image
 from datasets.splits import SPLITS_FOLDER, Sample, read_root, read_split
-from utils.errors import InputError, exit_with_sentence
-from utils.files import atomic_path
-from utils.folder import read_json
-from utils.heatmaps import BACKGROUND, INK, font, overlay, scale_of, with_contour
-from utils.options import parse_options
-from utils.scores import Scores, load_scores
-from utils.tiles import StitchedMaps
+from utils.cli import parse_options, run_cli
+from utils.errors import InputError
+from utils.evaluation.stitching import StitchedMaps
+from utils.files import PROJECT, atomic_path
+from utils.results.folder import read_json
+from utils.results.heatmaps import BACKGROUND, INK, colour_range, draw_contour, font, overlay
+from utils.results.scores import Scores, load_scores
 
-PROJECT = Path(__file__).resolve().parents[1]
 GAP, MARGIN = 8, 12  # between and around pictures, in pixels
 LETTERS = 20  # height of the letters
 HEAD = 34  # room for the titles of the columns
@@ -110,10 +109,10 @@ def draw_row(
     width = round(options.cell * image.width / image.height)
     picture = cv2.resize(np.asarray(image), (width, options.cell), interpolation=cv2.INTER_AREA)
     shapes = [tuple(size) for size in scores.size.tolist()]
-    pictures = [picture, with_contour(picture, mask)]
+    pictures = [picture, draw_contour(picture, mask)]
     for run in runs:
         values = StitchedMaps(scores.maps[run], scores.tiles, shapes)[place]
-        pictures.append(overlay(picture, values, scale_of(scores.maps[run])))
+        pictures.append(overlay(picture, values, colour_range(scores.maps[run])))
     return pictures
 
 
@@ -164,4 +163,4 @@ def lay_out(rows: list[list[np.ndarray]], names: list[str], titles: list[str]) -
 
 
 if __name__ == "__main__":
-    exit_with_sentence(lambda: draw_figure(parse_options(Options(), __doc__, Path(__file__))))
+    run_cli(lambda: draw_figure(parse_options(Options(), __doc__, Path(__file__))))

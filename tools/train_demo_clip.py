@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.clip import embed_patches
+from models.encoder import embed_patches
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
 from models.weights import RANDOM, load_clip
 from models.windows import window_indices
@@ -43,12 +43,12 @@ from tools.demo_losses import (
 )
 from tools.demo_start import start_local
 from tools.demo_views import Pool, augmented, choose_windows, coverage, labels_of, make_pool
-from utils.errors import InputError, exit_with_sentence
+from utils.cli import parse_options, run_cli
+from utils.errors import InputError
 from utils.files import atomic_path, sha256_of, write_text
-from utils.folder import git_revision
 from utils.log import progress_bar
-from utils.options import parse_options
-from utils.process import keep_freed_memory
+from utils.results.folder import git_revision
+from utils.run.process import reuse_freed_memory
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
@@ -262,7 +262,7 @@ def train(options: Options, pool: Pool, rendering: float) -> None:
 
 def main(options: Options) -> None:
     """Render, train, write."""
-    keep_freed_memory()
+    reuse_freed_memory()
     start = time.perf_counter()
     pool = make_pool(
         options.per_product, options.variety, options.seed, workers=os.cpu_count() or 1
@@ -273,4 +273,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(lambda: main(parse_options(Options(), __doc__, Path(__file__))))
+    run_cli(lambda: main(parse_options(Options(), __doc__, Path(__file__))))

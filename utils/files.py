@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 
+PROJECT = Path(__file__).resolve().parents[1]  # the root of the checkout
 CHUNK = 1 << 20  # bytes read at a time for a checksum
 
 
@@ -63,10 +64,10 @@ def current_umask() -> int:
     return mask
 
 
-def is_plain_name(name: str) -> bool:
+def is_printable_name(name: str) -> bool:
     """Whether a name can stand in a table and on one line: UTF-8 without control characters.
 
-    >>> is_plain_name("größe 图像.png"), is_plain_name("a\\n.png"), is_plain_name("\\udcff.png")
+    >>> is_printable_name("größe 图像.png"), is_printable_name("a\\n.png"), is_printable_name("\\udcff.png")
     (True, False, False)
     """
     return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)

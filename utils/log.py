@@ -49,7 +49,7 @@ def progress_bar(work: Iterable | None = None, **options) -> tqdm:
 
 
 @contextmanager
-def spoken(quiet: bool) -> Iterator[None]:
+def log_to_console(quiet: bool) -> Iterator[None]:
     """Within the block, messages are printed, unless `quiet`."""
     handler = Console()
     if not quiet:
@@ -61,7 +61,7 @@ def spoken(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def silenced(quiet: bool) -> Iterator[None]:
+def suppress_output(quiet: bool) -> Iterator[None]:
     """Within the block, nothing is printed to either stream, if `quiet`."""
     with ExitStack() as stack:
         if quiet:
@@ -72,7 +72,7 @@ def silenced(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[None]:
+def log_to_file(path: Path) -> Iterator[None]:
     """Within the block, messages are added to the file `path`, and what ended it in an error."""
     try:
         handler = LogFile(path, encoding="utf-8")

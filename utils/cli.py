@@ -2,6 +2,9 @@
 
 import contextlib
 import io
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,3 +38,30 @@ def one_sentence(message: str, script: Path) -> str:
     lines = [line.strip(BOX + " ") for line in message.splitlines()[1:]]
     told = lines[: lines.index("")] if "" in lines else lines
     return f"{' '.join(told).rstrip('.')}; python {script.name} --help lists all options"
+
+
+def print_stderr(line: str) -> None:
+    """Write a line to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_cli(main: Callable[[], None], tell: Callable[[str], None] = print_stderr) -> None:
+    """Run a script's `main`; an `InputError` becomes one line on stderr and its exit status.
+
+    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them. `tell`
+    writes the line, where several processes end together.
+    """
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        main()
+    except InputError as error:
+        print_stderr(f"error: {error}")
+        raise SystemExit(error.status) from None
+    except KeyboardInterrupt as end:
+        print_stderr("interrupted; what was finished is kept")
+        raise SystemExit(128 + (end.args[0] if end.args else signal.SIGINT)) from None
+
+
+def interrupt(number: int, _frame: object) -> None:
+    """Handle a signal as Ctrl-C is handled."""
+    raise KeyboardInterrupt(number)

@@ -15,23 +15,23 @@ from torch.utils.data import DataLoader
 from datasets.images import ImageDataset
 from datasets.official import GROUPS
 from datasets.references import COLUMNS
-from models.clip import WindowedEncoder
-from models.device import check_precision, place, resolve_device
+from models.device import check_precision, resolve_device, to_device
+from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, words
 from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
-from utils.category import write_category
-from utils.errors import exit_with_sentence
+from utils.cli import run_cli
 from utils.files import sha256_of, user_path, write_text
-from utils.folder import ResultFolder, check_writable, held, machine
-from utils.jobs import Job, job_of
-from utils.log import log, progress_bar, silenced, spoken, written
-from utils.process import end_with_run, keep_freed_memory
-from utils.ranks import ALONE, Ranks, joined
-from utils.report import write_report
-from utils.results import write_tables
-from utils.scoring import Encodings, Plan, batch_indices, score_category
-from utils.settings import Settings, settings_from
+from utils.log import log, log_to_console, log_to_file, progress_bar, suppress_output
+from utils.report.page import write_report
+from utils.results.folder import ResultFolder, check_writable, describe_device, lock_folder
+from utils.results.summary import write_tables
+from utils.run.category import write_category
+from utils.run.distributed import ALONE, Ranks, joined
+from utils.run.inference import Encodings, Plan, batch_indices, score_category
+from utils.run.plan import Job, job_of
+from utils.run.process import exit_with_parent, reuse_freed_memory
+from utils.run.settings import Settings, settings_from
 from utils.stopwatch import Stopwatch
 
 # Of a run's time; what writing tables and report after each category may take, since both cover all
@@ -49,12 +49,12 @@ def main(constants: dict, dataset: str, before: Callable[[str], None] | None = N
         def from_settings() -> None:
             settings = settings_from(constants, dataset)
             if before and ranks.first:
-                with silenced(settings.quiet):
+                with suppress_output(settings.quiet):
                     before(settings.data_root)
             ranks.wait()
             run(settings, ranks)
 
-        exit_with_sentence(from_settings, ranks.tell)
+        run_cli(from_settings, ranks.print_stderr)
 
 
 def run(settings: Settings, ranks: Ranks = ALONE) -> str:
@@ -63,7 +63,7 @@ def run(settings: Settings, ranks: Ranks = ALONE) -> str:
     A user's mistake is an `InputError`.
     """
     job = job_of(settings)
-    with spoken(settings.quiet or not ranks.first):
+    with log_to_console(settings.quiet or not ranks.first):
         return execute(settings, job, ranks)
 
 
@@ -72,9 +72,9 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
     with ExitStack() as stack:
         if ranks.first:
             check_writable(settings.result_folder)
-            stack.enter_context(held(settings.result_folder))
-            stack.enter_context(written(settings.result_folder / "run.log"))
-        keep_freed_memory()
+            stack.enter_context(lock_folder(settings.result_folder))
+            stack.enter_context(log_to_file(settings.result_folder / "run.log"))
+        reuse_freed_memory()
         clock = Stopwatch()
         log.info(f"loading {settings.model}, {settings.pretrained}")
         with clock.stage("start-up"):
@@ -82,7 +82,7 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
             device = resolve_device(settings.device, settings.deterministic)
             check_precision(device, settings.precision)
             clip = load_clip(settings.model, settings.pretrained)
-            place(clip, device, settings.precision)
+            to_device(clip, device, settings.precision)
             encoder = WindowedEncoder(
                 clip.model,
                 clip.tokenizer,
@@ -120,7 +120,7 @@ def open_folder(
     folder = ResultFolder(settings.result_folder, settings, identity, notes)
     folder.write_settings(
         weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
-        device=machine(device),
+        device=describe_device(device),
         processes=ranks.world,
     )
     announce(settings, clip, device, notes)
@@ -161,7 +161,7 @@ def announce(
     if clip.weights.sha256:
         log.info(f"weights' sha256: {clip.weights.sha256}")
     log.info(f"images normalised by mean {clip.mean}, deviation {clip.std}")
-    log.info(f"protocol: {settings.protocol}, {settings.precision} on {machine(device)}")
+    log.info(f"protocol: {settings.protocol}, {settings.precision} on {describe_device(device)}")
     for note in notes:
         log.info(f"note: {note}")
 
@@ -185,14 +185,14 @@ def run_categories(
         clip.image_size,
         settings.method.resize,
         settings.eval_size,
-        upright=settings.dataset == "custom",
+        apply_exif=settings.dataset == "custom",
     )
     loader = DataLoader(
         dataset,
         batch_sampler=batch_indices(shares, settings.batch_size),
         num_workers=settings.num_workers,
         collate_fn=list,
-        worker_init_fn=end_with_run,
+        worker_init_fn=exit_with_parent,
     )
     encodings = Encodings(dataset, clip, encoder, loader, clock)
     total = sum(len(plan.references) + len(plan.tests) for plan in plans)

@@ -12,12 +12,12 @@ from tqdm import tqdm
 from datasets.images import ImageDataset, Item, normalise
 from datasets.references import Run
 from datasets.splits import Sample
-from models.clip import WindowedEncoder
+from models.encoder import WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features, TextBank, VisualBank, few_shot, few_shot_map, zero_shot
 from utils.errors import InputError
-from utils.ranks import Ranks
-from utils.scores import Scores
+from utils.results.scores import Scores
+from utils.run.distributed import Ranks
 from utils.stopwatch import Stopwatch
 
 

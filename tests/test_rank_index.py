@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import PROJECT
-from utils.counting import CompiledCounter, SortingCounter, compiled
-from utils.metrics import PixelEvaluator
+from utils.evaluation.metrics import PixelEvaluator
+from utils.evaluation.rank_index import CompiledCounter, SortingCounter, compiled
 
 EDGES = [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, 3.4e38, -3.4e38, 1.0, np.nextafter(1.0, 2.0)]
 
@@ -58,7 +58,7 @@ def test_scattered_and_double_scores_are_left_to_numpy():
 def test_no_folder_to_keep_machine_code_in_is_no_obstacle(tmp_path):
     # numba tries __pycache__, then the home; both are files here, so that even root cannot write.
     (tmp_path / "part.py").write_text(
-        "from utils.counting import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n"
+        "from utils.evaluation.rank_index import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n"
         "print(twice(21))\n"
     )
     (tmp_path / "__pycache__").touch()

@@ -16,7 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.errors import InputError, tell
+from utils.cli import print_stderr
+from utils.errors import InputError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # others wait so long for the first one's metrics and heatmaps
@@ -45,10 +46,12 @@ class Ranks:
         start, end = (len(rows) * number // self.world for number in (self.rank, self.rank + 1))
         return list(rows[start:end])
 
-    def tell(self, line: str) -> None:
+    def print_stderr(self, line: str) -> None:
         """Write to standard error what ends the run, unless another process has done so."""
         if self.store is None or self.store.add("told", 1) == 1:
-            tell(line if self.first else f"\n{line}")  # the first one's progress bar stands there
+            print_stderr(
+                line if self.first else f"\n{line}"
+            )  # the first one's progress bar stands there
 
     def wait(self) -> None:
         """Go on when every process is here."""

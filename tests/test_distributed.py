@@ -19,10 +19,10 @@ from models.device import resolve_device
 from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
-from utils.benchmark import run
 from utils.errors import InputError
-from utils.ranks import ALONE, Ranks
-from utils.settings import Settings
+from utils.run.benchmark import run
+from utils.run.distributed import ALONE, Ranks
+from utils.run.settings import Settings
 
 
 def settings_for(folder: Path, dataset: str, root: Path, split: Path) -> Settings:

@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**30  # bytes; a larger array is the system's again as soon as it is freed
 
 
-def end_with_run(worker: int) -> None:
+def exit_with_parent(worker: int) -> None:
     """Have a worker end with its run, and without a word.
 
     `timeout` and job schedulers send SIGTERM to all processes of a run. A worker that dies of it
@@ -24,7 +24,7 @@ def end_with_run(worker: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def keep_freed_memory() -> None:
+def reuse_freed_memory() -> None:
     """Have glibc keep what large arrays leave behind for the next ones; others are left as is.
 
     It would give an array of 32 MiB back to the system and get another, whose pages the system

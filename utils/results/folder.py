@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from utils.errors import ANOTHER_FOLDER, InputError
-from utils.files import write_text
-from utils.settings import PROJECT, Settings
+from utils.files import PROJECT, write_text
+from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
 SHOWN = 8  # entries of a list that a message shows
@@ -64,7 +64,9 @@ class ResultFolder:
         here = self.record["identity"]
         names = [name for name in here | there if here.get(name) != there.get(name)]
         if names:
-            told = "; ".join(told_apart(name, there.get(name), here.get(name)) for name in names)
+            told = "; ".join(
+                describe_change(name, there.get(name), here.get(name)) for name in names
+            )
             raise InputError(
                 f"{self.path} holds results made with other settings ({told}); choose "
                 f"{ANOTHER_FOLDER}, or delete that folder"
@@ -96,7 +98,7 @@ class ResultFolder:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def lock_folder(path: Path) -> Iterator[None]:
     """Keep a result folder to one live run; the lock ends with the process, however it ends.
 
     What a killed run left half written is taken away.
@@ -142,12 +144,12 @@ def read_json(path: Path, *entries: str) -> dict:
     return there
 
 
-def told_apart(name: str, there: object, here: object) -> str:
+def describe_change(name: str, there: object, here: object) -> str:
     """How an entry of the identity differs, in a few words.
 
-    >>> told_apart("masks", "", "good"), told_apart("files", ["a"] * 15, ["a"] * 16)
+    >>> describe_change("masks", "", "good"), describe_change("files", ["a"] * 15, ["a"] * 16)
     ('masks: "" there, good now', 'files: 15 there, 16 now')
-    >>> told_apart("files", ["a"] * 15, ["b"] * 15)
+    >>> describe_change("files", ["a"] * 15, ["b"] * 15)
     'files: not the same 15'
     """
     if isinstance(there, list) and isinstance(here, list) and max(len(there), len(here)) > SHOWN:
@@ -180,7 +182,7 @@ def git_revision() -> str:
         return "unknown"
 
 
-def machine(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """The device in words, for the record."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -1,6 +1,6 @@
 """The page `summary.md`: one table per number of shots, then our numbers beside published ones.
 
-Pure text from a summary (`utils.results.summarise`), aligned so that it reads in a terminal as
+Pure text from a summary (`utils.results.summary.summarise`), aligned so that it reads in a terminal as
 well as rendered. Numbers are percent with one decimal; n/a is undefined, - is not published.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from utils.metrics import METRICS
-from utils.published import MEAN, MEAN_OF, PAPER, SOURCES
+from utils.evaluation.metrics import METRICS
+from utils.results.published import MEAN, MEAN_OF, PAPER, SOURCES
 
 UNDEFINED = "n/a"
 UNPUBLISHED = "-"

@@ -9,11 +9,10 @@ import tyro
 
 from models.protocols import PRESETS, PatchTokens, Protocol, Resize, Templates
 from models.weights import RANDOM
+from utils.cli import parse_options
 from utils.errors import InputError
-from utils.files import is_plain_name, user_path
-from utils.options import parse_options
+from utils.files import PROJECT, is_printable_name, user_path
 
-PROJECT = Path(__file__).resolve().parents[1]
 # What may change from one run to the next into the same result folder: it moves no number, or
 # is told by a checksum instead of a name.
 FREE = (
@@ -94,7 +93,7 @@ class Settings:
             if not fits(value, hint):
                 wanted = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
                 raise InputError(f"{name.upper()} = {value!r}: it must be of the type {wanted}")
-            if isinstance(value, str) and not is_plain_name(value):
+            if isinstance(value, str) and not is_printable_name(value):
                 raise InputError(
                     f"{name.upper()} = {value!a}: it is not UTF-8 or has control characters; "
                     "rename it"

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.counting import CompiledCounter, SortingCounter
 from utils.errors import InputError
+from utils.evaluation.rank_index import CompiledCounter, SortingCounter
 
 IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
@@ -25,7 +25,7 @@ BLOCK = 1 << 23  # scores sorted at a time: enough to share the search among thr
 THREADS = min(4, os.cpu_count() or 1)  # each keeps its own counts, 16 bytes a threshold
 
 
-class Ranking(NamedTuple):
+class ScoreCounts(NamedTuple):
     """K distinct anomalous scores in ascending order, against N normal scores."""
 
     positives: np.ndarray  # (K,) int64: anomalous scores equal to each threshold
@@ -41,11 +41,11 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     Values in [0, 1], NaN where there are no good or no anomalous images. NaN scores and other
     shapes are an `InputError`.
     """
-    values = ranking_metrics(image_ranking(scores, labels))
+    values = ranking_metrics(count_image_scores(scores, labels))
     return dict(zip(IMAGE_METRICS, values, strict=True))
 
 
-def image_ranking(scores: np.ndarray, labels: np.ndarray) -> Ranking:
+def count_image_scores(scores: np.ndarray, labels: np.ndarray) -> ScoreCounts:
     """The counts behind the image metrics; arguments and errors as in `image_metrics`."""
     scores, anomalous = np.asarray(scores), np.asarray(labels) > 0
     if scores.ndim != 1 or scores.shape != anomalous.shape:
@@ -53,7 +53,7 @@ def image_ranking(scores: np.ndarray, labels: np.ndarray) -> Ranking:
     if np.isnan(scores.astype(float)).any():
         place = int(np.isnan(scores.astype(float)).argmax())
         raise InputError(f"image {place} has a NaN score; a score must be a number")
-    return PixelEvaluator(anomalous[None, None]).rank(scores[None, None])
+    return PixelEvaluator(anomalous[None, None]).count_scores(scores[None, None])
 
 
 def pixel_metrics(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
@@ -90,14 +90,14 @@ class PixelEvaluator:
         A sequence that makes its maps when they are read is read twice, a few maps at a time. NaN
         scores, and shapes other than the masks', are an `InputError`.
         """
-        return self.metrics(self.rank(scores))
+        return self.metrics(self.count_scores(scores))
 
-    def metrics(self, ranking: Ranking) -> dict[str, float]:
+    def metrics(self, ranking: ScoreCounts) -> dict[str, float]:
         """The four pixel metrics from the counts of one run's maps."""
         values = (*ranking_metrics(ranking), aupro(ranking, self.regions))
         return dict(zip(PIXEL_METRICS, values, strict=True))
 
-    def rank(self, scores: Sequence[np.ndarray]) -> Ranking:
+    def count_scores(self, scores: Sequence[np.ndarray]) -> ScoreCounts:
         """Read all maps and count."""
         if len(scores) != len(self.masks):
             raise InputError(f"{len(scores)} maps for {len(self.masks)} masks; give one of each")
@@ -106,7 +106,7 @@ class PixelEvaluator:
             parts = list(pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers))
             if not self.anomalous or not self.normals:
                 nothing = np.zeros(0, np.int64)
-                return Ranking(nothing, nothing, nothing, np.zeros(0), self.normals)
+                return ScoreCounts(nothing, nothing, nothing, np.zeros(0), self.normals)
             found = np.concatenate(parts)
             counter = self._counter(found)
             positives, weights = self._tally(counter.ranks(found))
@@ -116,7 +116,7 @@ class PixelEvaluator:
             below, up_to = sum(counts)
         # Anomalous scores were counted too: fewer steps than to leave them out.
         above = self.normals - (up_to - np.cumsum(positives))
-        return Ranking(positives, above, up_to - below - positives, weights, self.normals)
+        return ScoreCounts(positives, above, up_to - below - positives, weights, self.normals)
 
     def _counter(self, found: np.ndarray) -> CompiledCounter | SortingCounter:
         """What counts scores against those found at anomalous pixels."""
@@ -175,7 +175,7 @@ def regions_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return places, (1 / np.maximum(1, np.bincount(own, minlength=count)))[own], count - 1
 
 
-def ranking_metrics(ranking: Ranking) -> tuple[float, float, float]:
+def ranking_metrics(ranking: ScoreCounts) -> tuple[float, float, float]:
     """AUROC (a tie counts half), AUPR (average precision) and F1-max; NaN without both kinds."""
     total = int(ranking.positives.sum())
     if not total or not ranking.normals:
@@ -192,7 +192,7 @@ def ranking_metrics(ranking: Ranking) -> tuple[float, float, float]:
     )
 
 
-def aupro(ranking: Ranking, regions: int) -> float:
+def aupro(ranking: ScoreCounts, regions: int) -> float:
     """The area under the per-region overlap up to FPR_LIMIT, divided by it; NaN without regions.
 
     Between two thresholds the curve is a straight line. At a threshold the false positive rate

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from datasets.official import OFFICIAL, differences
-from datasets.references import draw_runs, given_runs, read_references
+from datasets.references import draw_references, listed_references, read_references
 from datasets.splits import (
     SPLITS_FOLDER,
     Sample,
@@ -17,8 +17,8 @@ from datasets.splits import (
 )
 from utils.errors import InputError
 from utils.files import sha256_of, user_path
-from utils.scoring import Plan
-from utils.settings import Settings
+from utils.run.inference import Plan
+from utils.run.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
         if not tests:
             raise InputError(f"{category} has no test images in the split; prepare it again")
         if given is None:
-            runs = draw_runs(train, settings.shots, settings.seeds)
+            runs = draw_references(train, settings.shots, settings.seeds)
         else:
-            runs = given_runs(given, train, settings.shots, settings.seeds)
+            runs = listed_references(given, train, settings.shots, settings.seeds)
         used = {image for one in runs for image in one.images}
         references = [sample for sample in train if sample.image in used]
         plans.append(Plan(category, runs, references, tests))

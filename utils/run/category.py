@@ -12,16 +12,22 @@ import numpy as np
 from datasets.images import ImageDataset
 from datasets.references import reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
-from utils.curves import Curve, curves_of
-from utils.folder import ResultFolder
-from utils.heatmaps import panel, scale_of, write_panel
-from utils.metrics import IMAGE_METRICS, METRICS, PixelEvaluator, image_ranking, ranking_metrics
-from utils.report_data import category_data, write_category_data
-from utils.scores import Scores, save_scores, write_score_table
-from utils.scoring import Plan, Result
-from utils.settings import Settings
+from utils.evaluation.curves import Curve, curves_of
+from utils.evaluation.metrics import (
+    IMAGE_METRICS,
+    METRICS,
+    PixelEvaluator,
+    count_image_scores,
+    ranking_metrics,
+)
+from utils.evaluation.stitching import StitchedMaps
+from utils.report.data import category_data, write_category_data
+from utils.results.folder import ResultFolder
+from utils.results.heatmaps import colour_range, draw_panel, write_panel
+from utils.results.scores import Scores, save_scores, write_score_table
+from utils.run.inference import Plan, Result
+from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
-from utils.tiles import StitchedMaps
 
 Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
 
@@ -75,8 +81,8 @@ def evaluate(
     drawn = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        image_rank = image_ranking(scores.image_scores[run], scores.label)
-        pixel_rank = pixels.rank(stitched(scores, run, masks))
+        image_rank = count_image_scores(scores.image_scores[run], scores.label)
+        pixel_rank = pixels.count_scores(stitched(scores, run, masks))
         values = dict(zip(IMAGE_METRICS, ranking_metrics(image_rank), strict=True))
         values |= pixels.metrics(pixel_rank)
         if run in drawn:
@@ -109,12 +115,12 @@ def draw_heatmaps(
     scores, masks = result.scores, result.masks
     columns = scores.first_runs()
     titles = scores.run_names()
-    scales = {run: scale_of(scores.maps[run]) for run in columns}
+    scales = {run: colour_range(scores.maps[run]) for run in columns}
     maps = {run: stitched(scores, run, masks) for run in columns}
     for row, path in panels.items():
         sample = plan.tests[row]
         marked = sample.label == 0 or (sample.label == 1 and masks[row].any())
-        drawn = panel(
+        drawn = draw_panel(
             np.asarray(dataset.read(sample.image)),
             masks[row] if marked else None,
             [

@@ -1,19 +1,19 @@
 """The curves behind the metrics, as points to draw, and the threshold that splits images best.
 
-All come from a `Ranking`, so they are exact and their areas are the metrics; `thin` then leaves
+All come from a `ScoreCounts`, so they are exact and their areas are the metrics; `thin` then leaves
 as many points as a small chart can show.
 """
 
 import numpy as np
 
-from utils.metrics import FPR_LIMIT, Ranking, image_ranking
+from utils.evaluation.metrics import FPR_LIMIT, ScoreCounts, count_image_scores
 
 POINTS = 200  # kept of a curve, at most: more than a small chart has pixels to show
 
 Curve = np.ndarray  # (P, 2) float64: x and y of its corners, x ascending; P = 0 where undefined
 
 
-def curves_of(image: Ranking, pixel: Ranking) -> dict[str, Curve]:
+def curves_of(image: ScoreCounts, pixel: ScoreCounts) -> dict[str, Curve]:
     """The five curves of one run, thinned, by the name of the metric that is their area."""
     whole = {
         "image_auroc": roc(image),
@@ -25,12 +25,12 @@ def curves_of(image: Ranking, pixel: Ranking) -> dict[str, Curve]:
     return {name: thin(curve) for name, curve in whole.items()}
 
 
-def roc(ranking: Ranking) -> Curve:
+def roc(ranking: ScoreCounts) -> Curve:
     """True positive rate over false positive rate, from (0, 0) to (1, 1)."""
     return rise(ranking, ranking.positives)
 
 
-def region_overlap(ranking: Ranking) -> Curve:
+def region_overlap(ranking: ScoreCounts) -> Curve:
     """Mean overlap of regions over false positive rate, from 0 to FPR_LIMIT."""
     curve = rise(ranking, ranking.weights)
     if not len(curve):
@@ -41,7 +41,7 @@ def region_overlap(ranking: Ranking) -> Curve:
     return np.vstack([curve[:inside], (FPR_LIMIT, end)])
 
 
-def rise(ranking: Ranking, gains: np.ndarray) -> Curve:
+def rise(ranking: ScoreCounts, gains: np.ndarray) -> Curve:
     """What has been gained, as a share, over the false positive rate, from the highest score down.
 
     Between two thresholds the curve is flat; at one it goes straight, so a tie is a slope.
@@ -56,7 +56,7 @@ def rise(ranking: Ranking, gains: np.ndarray) -> Curve:
     return np.vstack([(0, 0), np.column_stack([x, y]), (1, 1)])
 
 
-def precision_recall(ranking: Ranking) -> Curve:
+def precision_recall(ranking: ScoreCounts) -> Curve:
     """Precision over recall, as steps: their area is the average precision."""
     if not len(ranking.positives) or not ranking.normals:
         return np.empty((0, 2))
@@ -81,7 +81,7 @@ def f1_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
 
     `scores` (N,), `labels` (N,) 0 or 1. Of several such thresholds, the lowest: it misses fewest.
     """
-    ranking = image_ranking(scores, labels)
+    ranking = count_image_scores(scores, labels)
     if not len(ranking.positives) or not ranking.normals:
         return float("nan")
     found = np.cumsum(ranking.positives[::-1])[::-1]

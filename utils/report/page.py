@@ -15,20 +15,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from datasets.splits import UNKNOWN
-from utils.charts import Dot, curve_chart, dot_chart, histogram, style
+from utils.evaluation.metrics import FPR_LIMIT, METRICS
 from utils.files import atomic_path
-from utils.folder import read_json
-from utils.markdown import UNDEFINED, cell, ours, seeds_text
-from utils.metrics import FPR_LIMIT, METRICS
-from utils.published import MEAN, PAPER, SOURCES
-from utils.report_data import CORRECT, FALSE_ALARM, MISSED, outcome
-from utils.report_gallery import (
+from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
+from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome
+from utils.report.gallery import (
     gallery_index,
     gallery_pictures,
     script_json,
     without_pictures,
 )
-from utils.results import SUMMARY_COLUMNS
+from utils.results.folder import read_json
+from utils.results.markdown import UNDEFINED, cell, ours, seeds_text
+from utils.results.published import MEAN, PAPER, SOURCES
+from utils.results.summary import SUMMARY_COLUMNS
 
 TEMPLATES = Path(__file__).resolve().parent
 DATASETS = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo benchmark"}
@@ -125,7 +125,7 @@ def report_page(
         index=script_json(gallery_index(drawn)),
         pictures=map(script_json, pictures),
         css=asset("report.css"),
-        pictures_js=asset("report_pictures.js"),
+        pictures_js=asset("report_images.js"),
         js=asset("report.js"),
     )
 

@@ -1,6 +1,6 @@
 """Panels to look at: a test image, its ground truth, and its anomaly maps, in one PNG.
 
-Pure drawing: `panel` takes arrays and gives an image, and `scale_of` the colour scale that all
+Pure drawing: `panel` takes arrays and gives an image, and `colour_range` the colour scale that all
 images of a category share, so that one score has one colour in all of its panels. Only
 `write_panel` touches a file.
 """
@@ -37,7 +37,7 @@ Scale = tuple[float, float]  # the scores at the low and the high end of the col
 Map = tuple[str, np.ndarray, float, Scale]  # title, (h, w) map, image score, scale
 
 
-def panel(
+def draw_panel(
     image: np.ndarray,
     mask: np.ndarray | None,
     maps: Sequence[Map],
@@ -58,7 +58,7 @@ def panel(
     if mask is not None and not mask.any():
         columns.append(("ground truth   good", picture, None))
     elif mask is not None:
-        columns.append(("ground truth", with_contour(picture, mask), None))
+        columns.append(("ground truth", draw_contour(picture, mask), None))
     for title, values, score, scale in maps:
         columns.append((f"{title}   score {score:.3f}", overlay(picture, values, scale), scale))
     return lay_out(columns, name, note)
@@ -94,7 +94,7 @@ def write_panel(path: Path, drawn: np.ndarray) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def scale_of(maps: Iterable[np.ndarray]) -> Scale:
+def colour_range(maps: Iterable[np.ndarray]) -> Scale:
     """The lowest and the highest score in all `maps` of a category: one scale for its panels."""
     ends = [(float(values.min()), float(values.max())) for values in maps]
     if not ends:
@@ -146,7 +146,7 @@ def palette() -> np.ndarray:
     return cv2.applyColorMap(ramp, COLOUR_MAP)[0, :, ::-1]
 
 
-def with_contour(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def draw_contour(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A copy of `picture` with the outline of `mask`, which may have another size.
 
     The outline is traced before it is scaled, so that a defect of a few pixels stays visible.

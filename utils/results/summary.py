@@ -13,10 +13,10 @@ from types import MappingProxyType
 import pandas as pd
 
 from utils.errors import InputError
+from utils.evaluation.metrics import METRICS
 from utils.files import write_text
-from utils.markdown import summary_page
-from utils.metrics import METRICS
-from utils.published import KEYS, MEAN, MEAN_OF, published_for
+from utils.results.markdown import summary_page
+from utils.results.published import KEYS, MEAN, MEAN_OF, published_for
 
 COLUMNS = ["category", "shots", "seed", "metric", "value"]  # of metrics.csv, in this order
 SUMMARY_COLUMNS = [  # of summary.csv

@@ -18,12 +18,12 @@ from PIL import Image
 
 from datasets.images import ImageDataset
 from datasets.splits import Sample
-from utils.curves import Curve, f1_threshold
+from utils.evaluation.curves import Curve, f1_threshold
+from utils.evaluation.metrics import THREADS
+from utils.evaluation.stitching import stitch
 from utils.files import write_text
-from utils.heatmaps import Scale, scale_of
-from utils.metrics import THREADS
-from utils.scores import Scores
-from utils.tiles import stitch
+from utils.results.heatmaps import Scale, colour_range
+from utils.results.scores import Scores
 
 THUMBNAIL_SIDE = 144  # the longer side, in pixels
 THUMBNAIL_QUALITY = 75  # of the JPEG: 1,725 images of MVTec AD are about 12 MB
@@ -48,7 +48,7 @@ def category_data(
     paths of those heatmap panels that were drawn, by row.
     """
     shown = scores.first_runs()
-    scales = [scale_of(scores.maps[run]) for run in shown]
+    scales = [colour_range(scores.maps[run]) for run in shown]
     with ThreadPoolExecutor(THREADS) as pool:
         thumbnails = list(pool.map(lambda sample: thumbnail(dataset.read(sample.image)), tests))
     images = [

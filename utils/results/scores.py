@@ -19,7 +19,7 @@ import numpy as np
 
 from datasets.references import NO_SEED
 from datasets.splits import UNKNOWN
-from utils.errors import InputError, in_short
+from utils.errors import InputError, describe_error
 from utils.files import atomic_path, write_text
 
 # What NumPy and the readers below it raise on a file that is cut short, is no archive, lacks an
@@ -78,7 +78,7 @@ def load_scores(path: Path) -> Scores:
     except FileNotFoundError as error:
         raise InputError(f"no score file {path}; run the benchmark to write it") from error
     except DAMAGED as error:
-        raise unreadable(path, in_short(error)) from error
+        raise unreadable(path, describe_error(error)) from error
 
 
 def write_score_table(path: Path, scores: Scores, defect: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from models.blocks import (
     in_projection,
     project,
 )
-from models.device import rounded_products
+from models.device import tf32_matmul
 from models.protocols import PatchTokens
 from models.text import can_share_beginnings, embed_prompts
 from models.winclip import Features
@@ -101,7 +101,7 @@ class WindowedEncoder:
         `pixels` (B, 3, H, W) float, normalised as open_clip's own transform does; returns float32
         features of B images.
         """
-        with rounded_products(self.tf32):
+        with tf32_matmul(self.tf32):
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             classes, patches = self._transform(tokens)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()

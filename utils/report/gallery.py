@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from utils.heatmaps import OVERLAY, palette
-from utils.report_data import outcome
+from utils.report.data import outcome
+from utils.results.heatmaps import OVERLAY, palette
 
 PICTURES = ("thumbnail", "outline", "maps")
 

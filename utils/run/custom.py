@@ -6,19 +6,20 @@ from pathlib import Path
 
 import tyro
 
-from datasets.custom import Pictures, find_pictures
+from datasets.custom import CustomImages, find_custom_images
 from datasets.references import NO_SEED, Run
 from datasets.splits import UNKNOWN
-from utils.benchmark import execute
-from utils.errors import InputError, exit_with_sentence
-from utils.files import real_path, sha256_of, user_path, write_text
-from utils.folder import read_json
-from utils.jobs import Job
-from utils.log import log, spoken, written
-from utils.ranks import ALONE, Ranks, joined
-from utils.scores import Scores, load_scores
-from utils.scoring import Plan
-from utils.settings import PROJECT, Settings, settings_from
+from utils.cli import run_cli
+from utils.errors import InputError
+from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
+from utils.log import log, log_to_console, log_to_file
+from utils.results.folder import read_json
+from utils.results.scores import Scores, load_scores
+from utils.run.benchmark import execute
+from utils.run.distributed import ALONE, Ranks, joined
+from utils.run.inference import Plan
+from utils.run.plan import Job
+from utils.run.settings import Settings, settings_from
 
 SHOWN = 20  # highest scores listed in the console
 
@@ -64,9 +65,7 @@ class CustomSettings(Settings):
 def main(constants: dict) -> None:
     """What run_custom.py calls: `constants` is its globals()."""
     with joined() as ranks:
-        exit_with_sentence(
-            lambda: run(settings_from(constants, "custom", CustomSettings), ranks), ranks.tell
-        )
+        run_cli(lambda: run(settings_from(constants, "custom", CustomSettings), ranks), ranks.print_stderr)
 
 
 def run(settings: CustomSettings, ranks: Ranks = ALONE) -> None:
@@ -77,21 +76,21 @@ def run(settings: CustomSettings, ranks: Ranks = ALONE) -> None:
                 f"{option} is not set; edit it at the top of run_custom.py, or run python "
                 f'run_custom.py --images DIR --class-name "metal nut"'
             )
-    pictures = find_pictures(
+    pictures = find_custom_images(
         user_path(settings.images),
         settings.class_name,
         *(user_path(at) if at else None for at in (settings.references, settings.masks)),
     )
-    with spoken(settings.quiet or not ranks.first):
+    with log_to_console(settings.quiet or not ranks.first):
         execute(settings, job_of(settings, pictures), ranks)
         if ranks.first:
-            with written(settings.result_folder / "run.log"):
+            with log_to_file(settings.result_folder / "run.log"):
                 report(settings, pictures)
                 refuse(pictures)  # within, so that run.log has it
         refuse(pictures)
 
 
-def refuse(pictures: Pictures) -> None:
+def refuse(pictures: CustomImages) -> None:
     """Name the files that could not be used, and end with an `InputError` if there are any."""
     for fault in pictures.faults:
         log.info(f"left out: {fault}")
@@ -103,7 +102,7 @@ def refuse(pictures: Pictures) -> None:
         )
 
 
-def job_of(settings: CustomSettings, pictures: Pictures) -> Job:
+def job_of(settings: CustomSettings, pictures: CustomImages) -> Job:
     """One category: zero-shot, and WinCLIP+ with all references."""
     for named in settings.named_categories():
         if named != settings.class_name:
@@ -125,7 +124,7 @@ def job_of(settings: CustomSettings, pictures: Pictures) -> Job:
     return Job(pictures.root, [plan], [settings.class_name], [], identity)
 
 
-def report(settings: CustomSettings, pictures: Pictures) -> None:
+def report(settings: CustomSettings, pictures: CustomImages) -> None:
     """Write scores.csv and scores.json, and say the highest scores and what they mean."""
     folder, name = settings.result_folder, settings.class_name
     scores = load_scores(folder / "scores" / f"{name}.npz")

@@ -1,35 +1,10 @@
-"""Square tiles of an image that is not square, and one map from the tiles' maps.
-
-An image whose shorter side is S is cut into S x S tiles along its longer side, evenly spaced so
-that both ends are covered. A square image is the case of one tile.
-"""
-
-import math
+"""One anomaly map of an image from the maps of its tiles."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-STRIDE = 0.8  # of the tile's side, at most: neighbours overlap by a fifth or more
-
-
-def tile_count(height: int, width: int) -> int:
-    """How many tiles cover an image of this shape."""
-    short, long = sorted((height, width))
-    return 1 + math.ceil((long - short) / (STRIDE * short))
-
-
-def tile_boxes(height: int, width: int, count: int) -> list[tuple[int, int, int]]:
-    """(top, left, side) of `count` square tiles, evenly spaced from one end to the other.
-
-    >>> tile_boxes(240, 360, 2)
-    [(0, 0, 240), (0, 120, 240)]
-    """
-    short, long = sorted((height, width))
-    starts = np.rint(np.linspace(0, long - short, count)).astype(int).tolist()
-    if width >= height:
-        return [(0, start, short) for start in starts]
-    return [(start, 0, short) for start in starts]
+from datasets.tiles import tile_boxes
 
 
 def stitch(maps: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,10 +8,10 @@ import pytest
 
 from datasets.official import OFFICIAL
 from utils.errors import InputError
-from utils.metrics import METRICS
-from utils.published import PAPER, load_published
-from utils.results import COLUMNS, summarise, write_metrics, write_tables
-from utils.scores import NO_SEED, Scores, load_scores, save_scores, write_score_table
+from utils.evaluation.metrics import METRICS
+from utils.results.published import PAPER, load_published
+from utils.results.scores import NO_SEED, Scores, load_scores, save_scores, write_score_table
+from utils.results.summary import COLUMNS, summarise, write_metrics, write_tables
 
 VISA = [
     *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
