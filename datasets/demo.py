@@ -16,7 +16,6 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import cv2
 import numpy as np
 
 from datasets import prepare
@@ -26,11 +25,10 @@ from datasets.render import catalogue
 from datasets.splits import RECIPE, SPLITS_FOLDER, read_recipe, read_root, read_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
-from utils.files import PROJECT, atomic_path, real_path, user_path, write_text
+from utils.files import PROJECT, real_path, user_path, write_png, write_text
 from utils.log import progress_bar
 
 SEED = 2023  # of every picture; another one gives another benchmark
-PNG_LEVEL = 1  # 0 to 9; a higher one saves 3 % of a picture
 
 DEMO = prepare.Dataset(
     name="demo",
@@ -78,17 +76,10 @@ def render_one(job: tuple[Path, str, str, str, int]) -> None:
     root, product, split, defect, number = job
     rng = catalogue.generator_of(SEED, product, split, defect, number)
     picture, mask = catalogue.render(product, None if defect == "good" else defect, rng)
-    write_png(root / product / split / defect / f"{number:03}.png", picture[..., ::-1])
+    write_png(root / product / split / defect / f"{number:03}.png", picture)
     if defect != "good":
         name = f"{number:03}_mask.png"
         write_png(root / product / "ground_truth" / defect / name, mask.astype(np.uint8) * 255)
-
-
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write grey or BGR pixels, atomically."""
-    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 def make(options: Options) -> None:

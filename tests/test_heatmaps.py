@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
+from utils.files import write_png
 from utils.results.heatmaps import (
     CONTOUR,
     PICTURE_HEIGHT,
@@ -14,7 +15,6 @@ from utils.results.heatmaps import (
     draw_panel,
     fit,
     overlay,
-    write_panel,
 )
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
@@ -119,7 +119,7 @@ def test_a_note_is_written_into_the_panel():
 
 def test_rerun_writes_the_same_png(tmp_path):
     for name in ("a.png", "b.png"):
-        write_panel(tmp_path / name, draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
+        write_png(tmp_path / name, draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     again = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
     assert (again == draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
@@ -128,7 +128,7 @@ def test_rerun_writes_the_same_png(tmp_path):
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        write_panel(tmp_path / "taken" / "a.png", GREY)
+        write_png(tmp_path / "taken" / "a.png", GREY)
 
 
 @pytest.mark.parametrize(

@@ -45,20 +45,20 @@ def print_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_cli(main: Callable[[], None], tell: Callable[[str], None] = print_stderr) -> None:
+def run_cli(main: Callable[[], None], report: Callable[[str], None] = print_stderr) -> None:
     """Run a script's `main`; an `InputError` becomes one line on stderr and its exit status.
 
-    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them. `tell`
+    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them. `report`
     writes the line, where several processes end together.
     """
     signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
     except InputError as error:
-        print_stderr(f"error: {error}")
+        report(f"error: {error}")
         raise SystemExit(error.status) from None
     except KeyboardInterrupt as end:
-        print_stderr("interrupted; what was finished is kept")
+        report("interrupted; what was finished is kept")
         raise SystemExit(128 + (end.args[0] if end.args else signal.SIGINT)) from None
 
 

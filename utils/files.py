@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from utils.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]  # the root of the checkout
+PNG_LEVEL = 1  # 0 to 9; a higher level saves 5 % of a file and takes twice as long
 CHUNK = 1 << 20  # bytes read at a time for a checksum
 
 
@@ -46,6 +50,14 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` with plain newlines to `path`, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write `pixels`, (H, W) grey or (H, W, 3) RGB uint8, to `path` as a PNG file, atomically."""
+    channels = pixels[..., ::-1] if pixels.ndim == 3 else pixels  # OpenCV expects BGR
+    _, data = cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def sha256_of(path: Path) -> str:

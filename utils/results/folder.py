@@ -93,8 +93,13 @@ class ResultFolder:
 
     def finished(self) -> dict[str, dict]:
         """The records of the finished categories, sorted by name."""
-        files = sorted((self.path / "done").glob("*.json"))
-        return {file.stem: read_json(file, "metrics", "references") for file in files}
+        return read_finished(self.path)
+
+
+def read_finished(path: Path) -> dict[str, dict]:
+    """Read done/*.json of the result folder `path`: category to record, sorted by name."""
+    files = sorted((path / "done").glob("*.json"))
+    return {file.stem: read_json(file, "metrics", "references") for file in files}
 
 
 @contextmanager

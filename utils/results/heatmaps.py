@@ -1,20 +1,17 @@
 """Panels to look at: a test image, its ground truth, and its anomaly maps, in one PNG.
 
 Pure drawing: `panel` takes arrays and gives an image, and `colour_range` the colour scale that all
-images of a category share, so that one score has one colour in all of its panels. Only
-`write_panel` touches a file.
+images of a category share, so that one score has one colour in all of its panels.
 """
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.errors import InputError
-from utils.files import atomic_path
 
 PICTURE_HEIGHT = 256  # of each picture, in pixels, unless another is asked for
 WIDEST = 2  # a picture is at most so many times as wide as that; a wider one is drawn lower
@@ -31,7 +28,6 @@ CONTOUR_WIDTH, EDGE_WIDTH = 4, 8  # in enlarged pixels
 COLOUR_MAP = cv2.COLORMAP_INFERNO  # perceptually uniform; its brightness alone tells the score
 OVERLAY = 0.65  # share of the colours in an overlay; the rest is the picture in grey
 MIDDLE_GREY = 128  # the ground under the colour bar, so that it shows the overlay's colours
-PNG_LEVEL = 1  # 0 to 9; a higher one saves 5 % of a panel and takes twice as long
 
 Scale = tuple[float, float]  # the scores at the low and the high end of the colours
 Map = tuple[str, np.ndarray, float, Scale]  # title, (h, w) map, image score, scale
@@ -85,13 +81,6 @@ def lay_out(
         if scale is not None:
             colour_bar(sheet, (left, top + height + 8), column, scale)
     return np.asarray(sheet)
-
-
-def write_panel(path: Path, drawn: np.ndarray) -> None:
-    """Write a (h, w, 3) uint8 RGB panel as PNG, atomically."""
-    _, data = cv2.imencode(".png", drawn[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 def colour_range(maps: Iterable[np.ndarray]) -> Scale:

@@ -21,9 +21,10 @@ from utils.evaluation.metrics import (
     ranking_metrics,
 )
 from utils.evaluation.stitching import StitchedMaps
+from utils.files import write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.folder import ResultFolder
-from utils.results.heatmaps import colour_range, draw_panel, write_panel
+from utils.results.heatmaps import colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
 from utils.run.inference import Plan, Result
 from utils.run.settings import Settings
@@ -131,7 +132,7 @@ def draw_heatmaps(
             note="; ".join(folder.record["notes"]),
             height=height,
         )
-        write_panel(folder.path / path, drawn)
+        write_png(folder.path / path, drawn)
 
 
 def panel_paths(plan: Plan) -> list[str]:

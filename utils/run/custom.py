@@ -65,7 +65,10 @@ class CustomSettings(Settings):
 def main(constants: dict) -> None:
     """What run_custom.py calls: `constants` is its globals()."""
     with joined() as ranks:
-        run_cli(lambda: run(settings_from(constants, "custom", CustomSettings), ranks), ranks.print_stderr)
+        run_cli(
+            lambda: run(settings_from(constants, "custom", CustomSettings), ranks),
+            ranks.print_stderr,
+        )
 
 
 def run(settings: CustomSettings, ranks: Ranks = ALONE) -> None:
