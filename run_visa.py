@@ -3,40 +3,34 @@
     python datasets/visa.py --data-root DIR   # once: checks the dataset and writes its split
     python run_visa.py                        # all categories, 0/1/2/4 shots, 5 seeds
 
-Reads datasets/splits/visa.csv and the images; writes tables, scores and heatmaps to result/visa/.
-Images are not square: the paper's protocol cuts overlapping square tiles. Edit the constants, or
-override them: python run_visa.py --shots 0 --categories capsules pcb1. A run that was stopped goes
-on where it was when it is started again.
+Reads datasets/splits/visa.csv and the images; writes tables, scores, heatmaps and a report to
+result/visa/. The images are not square: the paper's protocol cuts them into overlapping square
+tiles. Edit the constants below, or override them: python run_visa.py --shots 0 --categories
+capsules pcb1; --help lists all options. A run that was stopped continues where it stopped when it
+is started again.
 """
 
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
-# What is run
-DATA_ROOT = "auto"  # folder of the raw VisA; "auto": the one given to datasets/visa.py
-CATEGORIES = ()  # such as ("capsules", "pcb1"); () for all that the split has
-SHOTS = (0, 1, 2, 4)  # normal reference images; 0 is zero-shot (WinCLIP), more is WinCLIP+
-SEEDS = (0, 1, 2, 3, 4)  # draws of references for each number of shots; the paper has 5
-REFERENCES = "draw"  # or a CSV like a run's shots.csv: category, shots, seed, image
-LIMIT = None  # only the first N test images of each defect, for a trial; None for all
+# What to run
+DATA_ROOT = "auto"  # folder of the raw dataset; "auto": the one given to datasets/visa.py
+CATEGORIES = ()  # such as ("capsules", "pcb1"); () for all categories of the split
+SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+
+SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; the paper uses 5
+REFERENCES = "draw"  # or a CSV in the format of a run's shots.csv: category, shots, seed, image
+LIMIT = None  # use only the first N test images of each defect, for a trial; None for all
 # The model
 MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
-PRETRAINED = "laion400m_e31"  # open_clip tag, weight file, folder of a model repository, "random"
-PROTOCOL = "paper"  # tiles of images that are not square; "public" squashes them
-EXTRA_NORMAL_STATES = ()  # task-specific states: ("pcb1: {} with neat soldering",)
-EXTRA_ANOMALOUS_STATES = ()  # the same for damage: ("pcb1: {} with bad soldering",)
+PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"
+PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
 # The machine
-DEVICE = "auto"  # "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"
-PRECISION = "fp32"  # "fp32", "bf16"; on CUDA also "tf32", "fp16"; refused where it is not fast
-DETERMINISTIC = False  # True: bit-equal reruns on CUDA, some slower; a CPU does so by itself
-BATCH_SIZE = 8  # images decoded and sent to the device together; 1 and up
-NUM_WORKERS = 2  # processes that decode ahead of the encoder; 0 decodes in between
+DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
+PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
+BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 # The results
-EVAL_SIZE = 240  # shorter side of maps and masks in the pixel metrics, or "source"
 HEATMAPS = "all"  # "all", "none", or the first N of each defect
-HEATMAP_SIZE = 256  # height of each picture in a heatmap panel, in pixels; 64 and up
 RESULT_DIR = "auto"  # "auto": result/visa/
-QUIET = False  # True: say nothing but errors; run.log in the result folder has the rest
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def make(options: Options) -> None:
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
 
 
-def make_once(data_root: str) -> None:
+def render_if_needed(data_root: str) -> None:
     """Render the benchmark into its usual place, unless it is there; DATA_ROOT names another.
 
     One of another seed, or drawn by older code, is drawn again.

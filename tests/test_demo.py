@@ -110,16 +110,16 @@ def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkey
     monkeypatch.setattr(demo, "SPLITS_FOLDER", tmp_path / "splits")
     monkeypatch.setattr(demo, "read_root", lambda name: read_root(name, tmp_path / "splits"))
     first = tmp_path / "raw/capsule/test/good/000.png"
-    demo.make_once("auto")
+    demo.render_if_needed("auto")
     pixels = first.read_bytes()
-    demo.make_once("auto")
+    demo.render_if_needed("auto")
     assert made == [2023]
     monkeypatch.setattr(demo, "SEED", 1)
-    demo.make_once("auto")
+    demo.render_if_needed("auto")
     assert made == [2023, 1]
     assert first.read_bytes() != pixels
     (tmp_path / "raw" / RECIPE).write_text("of older code\n")
-    demo.make_once("auto")
+    demo.render_if_needed("auto")
     assert made == [2023, 1, 1]
 
     def broken_off(_: Path) -> None:
@@ -128,9 +128,9 @@ def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkey
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(demo, "render_all", broken_off)
         make_there(options)
-    demo.make_once("auto")
+    demo.render_if_needed("auto")
     assert made == [2023, 1, 1, 1]
-    demo.make_once(str(tmp_path))  # a folder that was named is left alone
+    demo.render_if_needed(str(tmp_path))  # a folder that was named is left alone
     assert made == [2023, 1, 1, 1]
 
 

@@ -1,10 +1,10 @@
-"""A script's options from a frozen dataclass: types, defaults and help come from one place."""
+"""The command line of every script: options from a frozen dataclass, and one-line errors."""
 
 import contextlib
 import io
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,13 +13,14 @@ import tyro
 from utils.errors import InputError
 
 Options = TypeVar("Options")
-BOX = "│╭╮╰╯─"  # tyro frames its messages; a sentence has no frame
+TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages
 
 
 def parse_options(default: Options, description: str, script: Path) -> Options:
-    """`default` with what the command line overrides; a wrong option is an `InputError`.
+    """Return `default` with what the command line overrides.
 
-    `default` is an instance of a dataclass whose fields are documented by strings below them.
+    `default` is an instance of a dataclass whose fields are documented by strings below them; tyro
+    reads types and help from it. A wrong option is an `InputError` with exit status 2.
     """
     messages = io.StringIO()
     try:
@@ -29,15 +30,15 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
             )
     except SystemExit as end:
         if end.code:
-            raise InputError(one_sentence(messages.getvalue(), script), status=2) from None
-        raise
+            raise InputError(usage_error(messages.getvalue(), script), status=2) from None
+        raise  # --help
 
 
-def one_sentence(message: str, script: Path) -> str:
-    """What tyro says of a wrong option, without its frame and its second thoughts."""
-    lines = [line.strip(BOX + " ") for line in message.splitlines()[1:]]
-    told = lines[: lines.index("")] if "" in lines else lines
-    return f"{' '.join(told).rstrip('.')}; python {script.name} --help lists all options"
+def usage_error(message: str, script: Path) -> str:
+    """Return the first paragraph of tyro's error message as one sentence, without the frame."""
+    lines = [line.strip(TYRO_FRAME + " ") for line in message.splitlines()[1:]]
+    paragraph = lines[: lines.index("")] if "" in lines else lines
+    return f"{' '.join(paragraph).rstrip('.')}; python {script.name} --help lists all options"
 
 
 def print_stderr(line: str) -> None:
@@ -45,23 +46,30 @@ def print_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_cli(main: Callable[[], None], report: Callable[[str], None] = print_stderr) -> None:
-    """Run a script's `main`; an `InputError` becomes one line on stderr and its exit status.
+@contextlib.contextmanager
+def exit_on_error(report: Callable[[str], None] = print_stderr) -> Iterator[None]:
+    """End the process with one line on standard error if the block raises an `InputError`.
 
-    Ctrl-C and SIGTERM end it with one line too, and with the status that shells give them. `report`
-    writes the line, where several processes end together.
+    Ctrl-C and SIGTERM also end it with one line, and with the exit status that shells give them.
+    `report` writes the line; a distributed run passes one that prints it only once.
     """
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        main()
+        yield
     except InputError as error:
         report(f"error: {error}")
         raise SystemExit(error.status) from None
-    except KeyboardInterrupt as end:
-        report("interrupted; what was finished is kept")
-        raise SystemExit(128 + (end.args[0] if end.args else signal.SIGINT)) from None
+    except KeyboardInterrupt as interrupt:
+        report("interrupted; finished work is kept")
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        raise SystemExit(128 + number) from None
 
 
-def interrupt(number: int, _frame: object) -> None:
-    """Handle a signal as Ctrl-C is handled."""
+def run_cli(main: Callable[[], None]) -> None:
+    """Run a script's `main` within `exit_on_error`."""
+    with exit_on_error():
+        main()
+
+
+def _raise_interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)

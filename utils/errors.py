@@ -1,16 +1,16 @@
-"""The one error that a user can cause, and how a script ends on it.
-
-Everything a user can get wrong (a missing file, an unknown class, an unwritable folder) is
-raised as `InputError` with one sentence: what was given, what is wrong, what to do next.
-"""
+"""The error that a user can cause: one sentence that says what is wrong and what to do."""
 
 import textwrap
 
-ANOTHER_FOLDER = "another folder with RESULT_DIR (--result-dir)"
+ANOTHER_FOLDER = "another result folder with --result-dir"
 
 
 class InputError(Exception):
-    """A user's mistake, in one sentence: what, where, what to do next; and the exit status."""
+    """A user's mistake, as one sentence, and the exit status that it ends a script with.
+
+    Missing files, unknown categories, unwritable folders and wrong options are all raised as this
+    error; `utils.cli` prints the sentence instead of a traceback.
+    """
 
     def __init__(self, sentence: str, status: int = 1):
         super().__init__(sentence)
@@ -18,5 +18,5 @@ class InputError(Exception):
 
 
 def describe_error(error: Exception) -> str:
-    """The first words of what a library says of an error, on one line."""
+    """Return a library's error message on one line, at most 100 characters."""
     return textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their checksums."""
+"""Paths, checksums, and files that are written completely or not at all."""
 
 import hashlib
 import os
@@ -20,9 +20,9 @@ CHUNK = 1 << 20  # bytes read at a time for a checksum
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it replaces `path` when the block ends without error.
+    """Yield a temporary path that replaces `path` when the block ends without an error.
 
-    The parent folder is made if needed. A folder that cannot be written is an `InputError`.
+    Parent folders are created. A path that cannot be written is an `InputError`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,19 +35,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~current_umask())
+        temporary.chmod(0o666 & ~_current_umask())
         temporary.replace(path)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; make room there, or choose another "
-            "folder; what was finished is kept"
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another "
+            "folder, then start again: finished work is kept"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` with plain newlines to `path`, atomically."""
+    """Write `text` to `path` as UTF-8 with \\n line ends, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
@@ -61,7 +61,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in lower-case hexadecimal digits."""
+    """Return the sha256 of a file as lower-case hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -69,30 +69,31 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def current_umask() -> int:
-    """The process's umask: the permissions that a new file does not get."""
-    mask = os.umask(0)
+def _current_umask() -> int:
+    mask = os.umask(0)  # the umask can only be read by setting it
     os.umask(mask)
     return mask
 
 
 def is_printable_name(name: str) -> bool:
-    """Whether a name can stand in a table and on one line: UTF-8 without control characters.
+    """Return whether a name is valid UTF-8 without control characters, so that tables can show it.
 
-    >>> is_printable_name("größe 图像.png"), is_printable_name("a\\n.png"), is_printable_name("\\udcff.png")
-    (True, False, False)
+    >>> is_printable_name("größe 图像.png"), is_printable_name("a\\n.png")
+    (True, False)
+    >>> is_printable_name("\\udcff.png")
+    False
     """
     return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
 
 
 def user_path(given: str | Path) -> Path:
-    """A path as a user writes it, with ~ for the home folder; an unknown user's ~ stays."""
+    """Expand a leading ~; the path of an unknown user is returned as given."""
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        return Path(given)  # it is then not found, which its reader says
+        return Path(given)  # whoever opens it reports that it does not exist
 
 
 def real_path(path: Path) -> Path:
-    """The path from the root on, without links; a loop of links stays, for its reader to find."""
+    """Return the absolute path with links resolved; a loop of links is returned as given."""
     return Path(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""What a run says: to the console unless it is quiet, and to run.log in its result folder."""
+"""What a run prints: to the console unless it is quiet, and to run.log in its result folder."""
 
 import logging
 import os
@@ -11,46 +11,47 @@ from tqdm import tqdm
 
 from utils.errors import ANOTHER_FOLDER, InputError
 
-SELDOM = 60.0  # seconds between two states of a bar that goes to a file
+PROGRESS_INTERVAL_S = 60.0  # between two states of a progress bar that is written to a file
+LINE_FORMAT = "%(asctime)s %(message)s"  # of run.log
+
 log = logging.getLogger("winclip")
 log.setLevel(logging.INFO)
 log.propagate = False
-STAMP = "%(asctime)s %(message)s"
 
 
 class Console(logging.Handler):
-    """Prints each message to standard output."""
+    """Print each message to standard output."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message at once, so that a pipe sees it too."""
+        """Print one message and flush, so that pipes show it at once."""
         print(record.getMessage(), flush=True)
 
 
 class LogFile(logging.FileHandler):
-    """Adds messages to a file; one that takes no more is an `InputError`."""
+    """Append messages to a file; raise `InputError` when the file cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        """Turn what went wrong into one sentence."""
+        """Turn a full disk, for example, into one sentence."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
             return
         raise InputError(
-            f"cannot write {self.baseFilename}: {error.strerror}; make room there, or choose "
+            f"cannot write {self.baseFilename}: {error.strerror}; free some space or choose "
             f"{ANOTHER_FOLDER}"
         ) from error
 
 
 def progress_bar(work: Iterable | None = None, **options) -> tqdm:
-    """A tqdm bar; where standard error is no terminal it tells its state every minute."""
+    """Return a tqdm bar; when standard error is not a terminal, it prints once a minute."""
     if not sys.stderr.isatty():
-        options |= {"mininterval": SELDOM, "maxinterval": SELDOM}
+        options |= {"mininterval": PROGRESS_INTERVAL_S, "maxinterval": PROGRESS_INTERVAL_S}
     return tqdm(work, **options)
 
 
 @contextmanager
 def log_to_console(quiet: bool) -> Iterator[None]:
-    """Within the block, messages are printed, unless `quiet`."""
+    """Print the messages that are logged within the block, unless `quiet`."""
     handler = Console()
     if not quiet:
         log.addHandler(handler)
@@ -62,34 +63,34 @@ def log_to_console(quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def suppress_output(quiet: bool) -> Iterator[None]:
-    """Within the block, nothing is printed to either stream, if `quiet`."""
+    """Discard everything that is printed within the block, if `quiet`."""
     with ExitStack() as stack:
         if quiet:
-            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
-            stack.enter_context(redirect_stdout(nowhere))
-            stack.enter_context(redirect_stderr(nowhere))
+            devnull = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(devnull))
+            stack.enter_context(redirect_stderr(devnull))
         yield
 
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Within the block, messages are added to the file `path`, and what ended it in an error."""
+    """Append the messages of the block to the file `path`, and the `InputError` that ends it."""
     try:
         handler = LogFile(path, encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror}; choose {ANOTHER_FOLDER}"
         ) from error
-    handler.setFormatter(logging.Formatter(STAMP))
+    handler.setFormatter(logging.Formatter(LINE_FORMAT))
     log.addHandler(handler)
     try:
         yield
     except InputError as error:
-        with suppress(InputError):  # of the log itself
-            told = f"error: {error}"
-            handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, told, (), None))
+        message = f"error: {error}"
+        with suppress(InputError):  # the log file itself may be what failed
+            handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None))
         raise
     finally:
         log.removeHandler(handler)
-        with suppress(OSError):  # that it is full was said before
+        with suppress(OSError):  # a full disk was reported when a message was written
             handler.close()

@@ -1,9 +1,11 @@
-"""A result folder: what it was made with, which categories are done, and never two runs mixed.
+"""A result folder: what it was made with and which categories are finished, never mixing two runs.
 
-settings.json             all settings, versions, checksums, seconds per stage of all runs: of one
-                          that was stopped, up to the last category that it finished
-done/<category>.json      metrics and references of a finished category: written last, so that
-                          a category without it is done again
+settings.json           everything that the run depends on (see `ResultFolder`), and its seconds
+done/<category>.json    marks a finished category; written after all of its other files, so that a
+                        category without it is scored again. Its keys:
+    metrics             [category, shots, seed or null, metric, value in [0, 1] or null if undefined]
+    references          [category, shots, seed, image path] of every run's reference images
+    leave_one_out       image score of each reference image against the others; custom images only
 """
 
 import json
@@ -12,7 +14,6 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -23,22 +24,25 @@ from filelock import FileLock, Timeout
 
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
-from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
-SHOWN = 8  # entries of a list that a message shows
+MAX_LIST = 8  # entries of a list that an error message shows
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow", "opencv-python")
 
 
 class ResultFolder:
-    """The result folder of one run; opening it checks that it holds nothing of another run."""
+    """The result folder of one run.
 
-    def __init__(self, path: Path, settings: Settings, identity: dict, notes: list[str]):
+    `record` becomes settings.json: title, categories (all of the benchmark), settings, notes,
+    weights, device, processes; added are fingerprint, versions, git_revision, started, seconds (per
+    stage, of all runs into the folder; of a stopped run, up to its last finished category) and
+    seconds_total. A folder that was made with another `fingerprint` is an `InputError`.
+    """
+
+    def __init__(self, path: Path, record: dict, fingerprint: dict):
         self.path = path
-        self.record = {
-            "settings": asdict(settings),
-            "identity": json.loads(json.dumps(identity)),
-            "notes": notes,
+        self.record = record | {
+            "fingerprint": json.loads(json.dumps(fingerprint)),
             "git_revision": git_revision(),
             "versions": {name: version(name) for name in PACKAGES}
             | {"python": platform.python_version(), "platform": platform.platform()},
@@ -48,51 +52,48 @@ class ResultFolder:
         }
         file = path / "settings.json"
         if file.exists():
-            earlier = read_json(file, "identity")
-            self._refuse_to_mix(earlier["identity"])
-            times = ("started", "seconds", "seconds_total")
-            self.record |= {name: earlier[name] for name in times if name in earlier}
+            earlier = read_json(file, "fingerprint", "started", "seconds", "seconds_total")
+            self._refuse_to_mix(earlier["fingerprint"])
+            self.record |= {name: earlier[name] for name in ("started", "seconds", "seconds_total")}
         elif self.finished():
             raise InputError(
                 f"{path} has finished categories but no settings.json that says how they were "
-                f"made; choose {ANOTHER_FOLDER}, or delete that folder"
+                f"made; choose {ANOTHER_FOLDER}, or delete this one"
             )
-        self.write_settings()
+        self._write_record()
 
-    def _refuse_to_mix(self, there: dict) -> None:
-        """End the run if the folder was made with settings that give other numbers."""
-        here = self.record["identity"]
-        names = [name for name in here | there if here.get(name) != there.get(name)]
+    def _refuse_to_mix(self, earlier: dict) -> None:
+        current = self.record["fingerprint"]
+        names = [name for name in current | earlier if current.get(name) != earlier.get(name)]
         if names:
-            told = "; ".join(
-                describe_change(name, there.get(name), here.get(name)) for name in names
+            changes = "; ".join(
+                describe_change(name, earlier.get(name), current.get(name)) for name in names
             )
             raise InputError(
-                f"{self.path} holds results made with other settings ({told}); choose "
-                f"{ANOTHER_FOLDER}, or delete that folder"
+                f"{self.path} holds results of other settings ({changes}); choose "
+                f"{ANOTHER_FOLDER}, or delete this one"
             )
 
-    def write_settings(self, **more) -> None:
-        """Write settings.json, with `more` entries added to the record."""
-        self.record |= more
+    def _write_record(self) -> None:
         text = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
         write_text(self.path / "settings.json", text)
 
     def write_times(self, clock: Stopwatch) -> None:
-        """Record the seconds so far."""
-        self.write_settings(seconds=clock.seconds, seconds_total=clock.total())
+        """Record the seconds so far in settings.json."""
+        self.record |= {"seconds": clock.seconds, "seconds_total": clock.total()}
+        self._write_record()
 
     def earlier_times(self) -> tuple[dict[str, float], float]:
-        """The seconds per stage of earlier runs into the folder, and in all."""
+        """Return the seconds of earlier runs into the folder: per stage, and in total."""
         return self.record["seconds"], self.record["seconds_total"]
 
     def finish(self, category: str, record: dict) -> None:
-        """Mark a category as done; everything else of it must be written before."""
+        """Mark a category as finished; all of its other files must have been written."""
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         write_text(self.path / "done" / f"{category}.json", text)
 
     def finished(self) -> dict[str, dict]:
-        """The records of the finished categories, sorted by name."""
+        """Return the records of the finished categories, sorted by name."""
         return read_finished(self.path)
 
 
@@ -102,11 +103,23 @@ def read_finished(path: Path) -> dict[str, dict]:
     return {file.stem: read_json(file, "metrics", "references") for file in files}
 
 
+def read_json(path: Path, *keys: str) -> dict:
+    """Read a JSON object that a run wrote; a damaged one, or one without `keys`, is an `InputError`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content | {key: content[key] for key in keys}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a file that a run of this version wrote ({error}); delete it, or choose "
+            f"{ANOTHER_FOLDER}"
+        ) from error
+
+
 @contextmanager
 def lock_folder(path: Path) -> Iterator[None]:
-    """Keep a result folder to one live run; the lock ends with the process, however it ends.
+    """Lock a result folder for one live run, and delete temporary files of a killed run.
 
-    What a killed run left half written is taken away.
+    The lock ends with the process, however it ends. A locked folder is an `InputError`.
     """
     lock = FileLock(path / ".lock")
     try:
@@ -116,15 +129,15 @@ def lock_folder(path: Path) -> Iterator[None]:
             f"{path} is in use by another run; wait for it to end, or choose {ANOTHER_FOLDER}"
         ) from error
     try:
-        for left in path.rglob(".*.part"):
-            left.unlink(missing_ok=True)
+        for partial in path.rglob(".*.part"):
+            partial.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder `path`; an `InputError` if nothing can be written there."""
+    """Create the folder `path`; raise `InputError` if no file can be created in it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe-{os.getpid()}"
@@ -132,54 +145,42 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"RESULT_DIR: cannot write into {path} ({error.strerror}); choose {ANOTHER_FOLDER}"
+            f"RESULT_DIR: cannot write to {path} ({error.strerror}); choose {ANOTHER_FOLDER}"
         ) from error
 
 
-def read_json(path: Path, *entries: str) -> dict:
-    """Read a file that a run wrote; a damaged one, or one without `entries`, is an `InputError`."""
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); delete it, or choose {ANOTHER_FOLDER}"
-        ) from error
-    if not isinstance(there, dict) or not set(entries) <= there.keys():
-        raise InputError(f"{path} is not what a run writes; delete it, or choose {ANOTHER_FOLDER}")
-    return there
+def describe_change(name: str, earlier: object, current: object) -> str:
+    """Describe in a few words how an entry of the fingerprint differs.
 
-
-def describe_change(name: str, there: object, here: object) -> str:
-    """How an entry of the identity differs, in a few words.
-
-    >>> describe_change("masks", "", "good"), describe_change("files", ["a"] * 15, ["a"] * 16)
-    ('masks: "" there, good now', 'files: 15 there, 16 now')
+    >>> describe_change("masks", "", "good")
+    'masks: was "", now good'
+    >>> describe_change("files", ["a"] * 15, ["a"] * 16)
+    'files: was a list of 15, now of 16'
     >>> describe_change("files", ["a"] * 15, ["b"] * 15)
-    'files: not the same 15'
+    'files: a different list of 15'
     """
-    if isinstance(there, list) and isinstance(here, list) and max(len(there), len(here)) > SHOWN:
-        if len(there) == len(here):
-            return f"{name}: not the same {len(here)}"
-        return f"{name}: {len(there)} there, {len(here)} now"
-    return f"{name}: {in_brief(there)} there, {in_brief(here)} now"
+    lists = isinstance(earlier, list) and isinstance(current, list)
+    if lists and max(len(earlier), len(current)) > MAX_LIST:
+        if len(earlier) == len(current):
+            return f"{name}: a different list of {len(current)}"
+        return f"{name}: was a list of {len(earlier)}, now of {len(current)}"
+    return f"{name}: was {abbreviate(earlier)}, now {abbreviate(current)}"
 
 
-def in_brief(value: object) -> str:
-    """A value for a message: of a checksum, the first digits."""
+def abbreviate(value: object) -> str:
+    """Return a value as text for a message; checksums are cut to their first digits."""
     if isinstance(value, list):
-        return f"[{', '.join(map(in_brief, value))}]"
+        return f"[{', '.join(map(abbreviate, value))}]"
     is_checksum = isinstance(value, str) and len(value) == 64 and not set(value) - set(hexdigits)
     return f"{value[:8]}..." if is_checksum else str(value) or '""'
 
 
 def git_revision() -> str:
-    """The project's commit, with "+changes" for an edited tree; "unknown" outside a checkout."""
+    """Return the project's commit, with "+changes" if files differ from it; else "unknown"."""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PROJECT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
@@ -188,7 +189,7 @@ def git_revision() -> str:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for the record."""
+    """Return the name of the GPU, or the CPU's threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,6 +1,7 @@
-"""What is written for one finished category: scores, metrics, heatmaps, its part of the report.
+"""Evaluate, write and draw one scored category.
 
-The mark "done" comes last.
+Written are scores/<category>.npz and .csv, heatmaps/<category>/, report/<category>.json and, last,
+done/<category>.json: a category without it is not finished and is scored again.
 """
 
 from collections import Counter
@@ -9,142 +10,121 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.images import ImageDataset
+from datasets.decode import read_image
 from datasets.references import reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
-from utils.evaluation.curves import Curve, curves_of
-from utils.evaluation.metrics import (
-    IMAGE_METRICS,
-    METRICS,
-    PixelEvaluator,
-    count_image_scores,
-    ranking_metrics,
-)
+from utils.evaluation.curves import Curve, image_curves, pixel_curves
+from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
 from utils.evaluation.stitching import StitchedMaps
 from utils.files import write_png
 from utils.report.data import category_data, write_category_data
-from utils.results.folder import ResultFolder
 from utils.results.heatmaps import colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
-from utils.run.inference import Plan, Result
-from utils.run.settings import Settings
-from utils.stopwatch import Stopwatch
+from utils.run.inference import CategoryResult
+from utils.run.plan import CategoryTask
+from utils.run.session import Session
 
 Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
 
 
-def write_category(
-    folder: ResultFolder,
-    plan: Plan,
-    result: Result,
-    settings: Settings,
-    dataset: ImageDataset,
-    clock: Stopwatch,
-) -> None:
-    """Evaluate, write and draw one category; it counts as done only when all of it is there."""
-    scores, masks = result.scores, result.masks
+def write_category(task: CategoryTask, result: CategoryResult, session: Session) -> None:
+    """Write everything about one category, and mark it as finished at the end."""
+    folder, settings, clock = session.folder, session.settings, session.clock
+    category, scores, masks = task.category, result.scores, result.masks
     with clock.stage("metrics"):
-        metrics, curves = evaluate(plan.category, scores, masks)
+        metrics, curves = evaluate(category, scores, masks)
     with clock.stage("write"):
-        save_scores(folder.path / "scores" / f"{plan.category}.npz", scores)
-        defects = [sample.defect for sample in plan.tests]
-        write_score_table(folder.path / "scores" / f"{plan.category}.csv", scores, defects)
+        save_scores(folder.path / "scores" / f"{category}.npz", scores)
+        defects = [sample.defect for sample in task.tests]
+        write_score_table(folder.path / "scores" / f"{category}.csv", scores, defects)
     with clock.stage("heatmaps"):
-        rows = heatmap_rows(plan.tests, settings.heatmaps)
-        panels = panel_paths(plan)
-        chosen = {row: panels[row] for row in rows}
-        draw_heatmaps(folder, plan, result, dataset, chosen, settings.heatmap_size)
+        panels = panel_paths(category, task.tests, settings.heatmaps)
+        draw_heatmaps(task, result, panels, session)
     with clock.stage("report"):
-        data = category_data(plan.tests, scores, masks, curves, dataset, chosen)
-        write_category_data(folder.path, plan.category, data)
-    references = reference_rows(plan.category, plan.runs)
-    record = {"metrics": metrics, "references": references}
-    if plan.leave_one_out:
+        data = category_data(task.tests, scores, masks, result.thumbnails, curves, panels)
+        write_category_data(folder.path, category, data)
+    record = {"metrics": metrics, "references": reference_rows(category, task.shot_settings)}
+    if task.leave_one_out:
         record["leave_one_out"] = result.leave_one_out
-    folder.finish(plan.category, record)
+    folder.finish(category, record)
+    folder.write_times(clock)
 
 
 def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
-    """The maps of one run at the shapes of their masks, made when they are read."""
+    """Return the maps of one run at the shapes of their masks, computed when they are read."""
     return StitchedMaps(scores.maps[run], scores.tiles, [mask.shape for mask in masks])
 
 
 def evaluate(
     category: str, scores: Scores, masks: Masks
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
-    """The rows of metrics.csv, and the curves of the runs that are drawn.
+    """Return the rows of metrics.csv, and the curves of the first run of each number of shots.
 
-    A row is category, shots, seed, metric, value (None where undefined). There are no rows where
-    a label is unknown, and no pixel metrics where an anomalous image has no mask.
+    A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
+    rows if a label is unknown, and pixel metrics are undefined if an anomalous image has no mask.
     """
-    marked = all(mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1)
-    pixels = PixelEvaluator(masks if marked else [np.zeros_like(mask) for mask in masks])
-    drawn = scores.first_runs()
+    complete = all(
+        mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1
+    )
+    pixels = PixelEvaluator(masks if complete else [np.zeros_like(mask) for mask in masks])
+    first_runs = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        image_rank = count_image_scores(scores.image_scores[run], scores.label)
-        pixel_rank = pixels.count_scores(stitched(scores, run, masks))
-        values = dict(zip(IMAGE_METRICS, ranking_metrics(image_rank), strict=True))
-        values |= pixels.metrics(pixel_rank)
-        if run in drawn:
-            curves[run] = curves_of(image_rank, pixel_rank)
+        counts = pixels.count_scores(stitched(scores, run, masks))
+        values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
+        if run in first_runs:
+            curves[run] = image_curves(scores.image_scores[run], scores.label)
+            curves[run] |= pixel_curves(counts)
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
             rows.append((category, int(shots), int(seed) if shots else None, metric, value))
     return [] if (scores.label == UNKNOWN).any() else rows, curves
 
 
-def heatmap_rows(tests: Sequence[Sample], wanted: int | str) -> Sequence[int]:
-    """The test rows to draw: "all", "none", or the first of each defect."""
-    if wanted == "all":
-        return range(len(tests))
-    return first_of_each_defect(tests, 0 if wanted == "none" else wanted)
+def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:
+    """Return the heatmap file of every image to draw: image path to path in the result folder.
+
+    `heatmaps` is "all", "none" or the number of images of each defect. Files are named
+    heatmaps/<category>/<defect>/<stem>.png; where two images of a defect share a stem, the suffix
+    is kept.
+    """
+    count = {"all": len(tests), "none": 0}.get(heatmaps, heatmaps)
+    stems = Counter((sample.defect, Path(sample.image).stem) for sample in tests)
+    panels = {}
+    for sample in (tests[row] for row in first_of_each_defect(tests, count)):
+        path = Path(sample.image)
+        name = path.stem if stems[sample.defect, path.stem] == 1 else path.name
+        panels[sample.image] = f"heatmaps/{category}/{sample.defect}/{name}.png"
+    return panels
 
 
 def draw_heatmaps(
-    folder: ResultFolder,
-    plan: Plan,
-    result: Result,
-    dataset: ImageDataset,
-    panels: Mapping[int, str],
-    height: int,
+    task: CategoryTask, result: CategoryResult, panels: Mapping[str, str], session: Session
 ) -> None:
-    """A panel for each chosen row; its columns are the first run of each number of shots.
+    """Draw a panel for each image in `panels`, with a map for the first run of each shot number.
 
-    Every column has one scale, the same for all images of the category.
+    Each column has one colour range for the whole category. It is known only once the category is
+    scored; keeping all decoded images until then would take 0.2 to 3 MB each, so the images that
+    are drawn are decoded a second time.
     """
     scores, masks = result.scores, result.masks
-    columns = scores.first_runs()
-    titles = scores.run_names()
-    scales = {run: colour_range(scores.maps[run]) for run in columns}
-    maps = {run: stitched(scores, run, masks) for run in columns}
-    for row, path in panels.items():
-        sample = plan.tests[row]
-        marked = sample.label == 0 or (sample.label == 1 and masks[row].any())
-        drawn = draw_panel(
-            np.asarray(dataset.read(sample.image)),
-            masks[row] if marked else None,
+    runs, names = scores.first_runs(), scores.run_names()
+    ranges = {run: colour_range(scores.maps[run]) for run in runs}
+    maps = {run: stitched(scores, run, masks) for run in runs}
+    for row, sample in enumerate(task.tests):
+        if sample.image not in panels:
+            continue
+        image = read_image(session.experiment.root / sample.image, session.experiment.apply_exif)
+        has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
+        panel = draw_panel(
+            np.asarray(image),
+            masks[row] if has_truth else None,
             [
-                (titles[run], maps[run][row], scores.image_scores[run, row], scales[run])
-                for run in columns
+                (names[run], maps[run][row], scores.image_scores[run, row], ranges[run])
+                for run in runs
             ],
             sample.image,
-            note="; ".join(folder.record["notes"]),
-            height=height,
+            note="; ".join(session.folder.record["notes"]),
+            height=session.settings.heatmap_size,
         )
-        write_png(folder.path / path, drawn)
-
-
-def panel_paths(plan: Plan) -> list[str]:
-    """A file for each panel: heatmaps/<category>/<defect>/<stem>.png in the result folder.
-
-    The suffix stays where two pictures of a defect have one stem.
-    """
-    stems = Counter((sample.defect, Path(sample.image).stem) for sample in plan.tests)
-    paths = []
-    for sample in plan.tests:
-        path = Path(sample.image)
-        unique = stems[sample.defect, path.stem] == 1
-        name = path.stem if unique else path.name
-        paths.append(f"heatmaps/{plan.category}/{sample.defect}/{name}.png")
-    return paths
+        write_png(session.folder.path / panels[sample.image], panel)

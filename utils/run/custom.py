@@ -1,50 +1,50 @@
-"""One's own pictures, through the same pipeline: scores, heatmaps, a threshold from references."""
+"""Custom images through the same run: scores, heatmaps, and a threshold from reference images."""
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
 
 from datasets.custom import CustomImages, find_custom_images
-from datasets.references import NO_SEED, Run
+from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
-from utils.cli import run_cli
+from utils.cli import exit_on_error
 from utils.errors import InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
-from utils.log import log, log_to_console, log_to_file
-from utils.results.folder import read_json
+from utils.log import log
+from utils.results.folder import read_finished
 from utils.results.scores import Scores, load_scores
-from utils.run.benchmark import execute
-from utils.run.distributed import ALONE, Ranks, joined
-from utils.run.inference import Plan
-from utils.run.plan import Job
-from utils.run.settings import Settings, settings_from
+from utils.run.benchmark import run
+from utils.run.distributed import init_distributed
+from utils.run.plan import CategoryTask, Experiment
+from utils.run.settings import Settings, parse_settings
 
-SHOWN = 20  # highest scores listed in the console
+MAX_LISTED = 20  # highest scores listed on the console
 
 
 @dataclass(frozen=True)
 class CustomSettings(Settings):
-    """The settings of one's own pictures: `Settings`, with folders in place of a split."""
+    """The settings for custom images: `Settings`, with folders in place of a split."""
 
     images: str = ""
-    """A picture, or a folder of them; with a subfolder "good", subfolders are labels."""
+    """An image, or a folder of images; if it has a subfolder "good", subfolders are labels."""
     class_name: str = ""
-    """What the pictures show, in a word or two of English: "metal nut"."""
+    """What the images show, in a word or two of English: "metal nut"."""
     references: str = ""
-    """Folder of pictures of good pieces, for WinCLIP+; "" for zero-shot alone."""
+    """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
     masks: str = ""
-    """Folder of masks, named like the pictures; "" for none."""
-    data_root: tyro.conf.Suppress[str] = "auto"
-    split: tyro.conf.Suppress[str] = "auto"
+    """Folder of masks, named like the images; "" for none."""
+    data_root: tyro.conf.Suppress[str] = ""
+    split: tyro.conf.Suppress[str] = ""
     categories: tyro.conf.Suppress[tuple[str, ...]] = ()
     shots: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     seeds: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     limit: tyro.conf.Suppress[int | None] = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a class name."""
+        """Raise `InputError` for class names that no file can have."""
         super().__post_init__()
         if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
             raise InputError(
@@ -53,7 +53,7 @@ class CustomSettings(Settings):
 
     @property
     def result_folder(self) -> Path:
-        """Where results are written: named after the pictures' folder; few-shot beside 0-shot."""
+        """Return the folder of the results, named after the image folder."""
         if self.result_dir == "auto":
             images = real_path(user_path(self.images))
             name = images.stem if images.is_file() else images.name
@@ -63,115 +63,124 @@ class CustomSettings(Settings):
 
 
 def main(constants: dict) -> None:
-    """What run_custom.py calls: `constants` is its globals()."""
-    with joined() as ranks:
-        run_cli(
-            lambda: run(settings_from(constants, "custom", CustomSettings), ranks),
-            ranks.print_stderr,
-        )
+    """Score custom images as a script; `constants` is the globals() of run_custom.py."""
+    with init_distributed() as context, exit_on_error(context.print_stderr):
+        settings = parse_settings(constants, "custom", CustomSettings)
+        run(settings, plan_custom(settings), context)
 
 
-def run(settings: CustomSettings, ranks: Ranks = ALONE) -> None:
-    """Score one's own pictures; files that could not be read are an `InputError` at the end."""
+def plan_custom(settings: CustomSettings) -> Experiment:
+    """Return the experiment of custom images: zero-shot, and WinCLIP+ with all reference images.
+
+    Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
+    """
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
             raise InputError(
-                f"{option} is not set; edit it at the top of run_custom.py, or run python "
+                f"{option} is not set; set it at the top of run_custom.py, or run python "
                 f'run_custom.py --images DIR --class-name "metal nut"'
             )
-    pictures = find_custom_images(
+    for category in settings.named_categories():
+        if category != settings.class_name:
+            raise InputError(
+                f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
+            )
+    images = find_custom_images(
         user_path(settings.images),
         settings.class_name,
-        *(user_path(at) if at else None for at in (settings.references, settings.masks)),
+        *(user_path(path) if path else None for path in (settings.references, settings.masks)),
     )
-    with log_to_console(settings.quiet or not ranks.first):
-        execute(settings, job_of(settings, pictures), ranks)
-        if ranks.first:
-            with log_to_file(settings.result_folder / "run.log"):
-                report(settings, pictures)
-                refuse(pictures)  # within, so that run.log has it
-        refuse(pictures)
+    references = tuple(sample.image for sample in images.references)
+    shot_settings = [ShotSetting(0, NO_SEED, ())]
+    if references:
+        shot_settings.append(ShotSetting(len(references), 0, references))
+    files = [
+        sha256_of(images.root / path)
+        for sample in (*images.tests, *images.references)
+        for path in (sample.image, sample.mask)
+        if path
+    ]
+    return Experiment(
+        title=settings.class_name,
+        root=images.root,
+        tasks=[
+            CategoryTask(
+                settings.class_name,
+                shot_settings,
+                images.references,
+                images.tests,
+                leave_one_out=bool(references),
+            )
+        ],
+        categories=[settings.class_name],
+        notes=[],
+        fingerprint={
+            "image_names": [sample.image for sample in images.tests],
+            "labels": [sample.label for sample in images.tests],
+            "files": files,
+            "references": len(references),
+        },
+        apply_exif=True,
+        conclude=partial(report_scores, settings.class_name, images),
+    )
 
 
-def refuse(pictures: CustomImages) -> None:
-    """Name the files that could not be used, and end with an `InputError` if there are any."""
-    for fault in pictures.faults:
-        log.info(f"left out: {fault}")
-    if pictures.faults:
-        total = len(pictures.faults) + len(pictures.tests) + len(pictures.references)
+def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
+    """Write scores.json, print the highest scores and what they mean, and name unusable files."""
+    scores = load_scores(folder / "scores" / f"{class_name}.npz")
+    leave_one_out = read_finished(folder)[class_name].get("leave_one_out", [])
+    threshold = max(leave_one_out, default=None)
+    records = score_records(scores, threshold)
+    write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    name = scores.run_names()[-1]
+    log.info(f"highest of {len(records)} scores ({name})")
+    for record in sorted(records, key=lambda record: -record[name])[:MAX_LISTED]:
+        mark = "  above the threshold" if record.get("above_threshold") else ""
+        log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
+    log.info(f"\n{explain_scores(len(images.references), threshold)}")
+    log.info(f"\nscores.json, scores/{class_name}.csv, heatmaps/ and report.html are in {folder}")
+    for fault in images.faults:
+        log.info(f"skipped: {fault}")
+    if images.faults:
+        total = len(images.faults) + len(images.tests) + len(images.references)
         raise InputError(
-            f"{len(pictures.faults)} of {total} pictures could not be used, the others were "
-            f"scored; first: {pictures.faults[0]}"
+            f"{len(images.faults)} of {total} images could not be used, the others were scored; "
+            f"the first: {images.faults[0]}"
         )
 
 
-def job_of(settings: CustomSettings, pictures: CustomImages) -> Job:
-    """One category: zero-shot, and WinCLIP+ with all references."""
-    for named in settings.named_categories():
-        if named != settings.class_name:
-            raise InputError(
-                f'EXTRA_..._STATES: "{named}" is not the class name "{settings.class_name}"'
-            )
-    images = tuple(sample.image for sample in pictures.references)
-    runs = [Run(0, NO_SEED, ())] + ([Run(len(images), 0, images)] if images else [])
-    plan = Plan(settings.class_name, runs, pictures.references, pictures.tests, bool(images))
-    files = [
-        sha256_of(pictures.root / name)
-        for sample in (*pictures.tests, *pictures.references)
-        for name in (sample.image, sample.mask)
-        if name
-    ]
-    names = [sample.image for sample in pictures.tests]
-    labels = [sample.label for sample in pictures.tests]
-    identity = {"pictures": names, "labels": labels, "files": files, "references": len(images)}
-    return Job(pictures.root, [plan], [settings.class_name], [], identity)
+def score_records(scores: Scores, threshold: float | None) -> list[dict]:
+    """Return the entries of scores.json, one per image.
 
-
-def report(settings: CustomSettings, pictures: CustomImages) -> None:
-    """Write scores.csv and scores.json, and say the highest scores and what they mean."""
-    folder, name = settings.result_folder, settings.class_name
-    scores = load_scores(folder / "scores" / f"{name}.npz")
-    left_out = read_json(folder / "done" / f"{name}.json").get("leave_one_out", [])
-    threshold = max(left_out) if left_out else None
-    rows = score_rows(scores, threshold)
-    write_text(folder / "scores.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    last = scores.run_names()[-1]
-    log.info(f"highest of {len(rows)} scores ({last})")
-    for row in sorted(rows, key=lambda row: -row[last])[:SHOWN]:
-        mark = "  above the threshold" if row.get("above_threshold") else ""
-        log.info(f"  {row[last]:.3f}  {row['image']}{mark}")
-    log.info(f"\n{meaning(len(pictures.references), threshold)}")
-    log.info(f"\nscores.json, scores/{name}.csv, heatmaps/ and report.html are in {folder}")
-
-
-def score_rows(scores: Scores, threshold: float | None) -> list[dict]:
-    """One record per picture: its scores by run, its label where known, and the verdict."""
-    rows = []
+    Keys: image; anomalous, if labelled; the image score of each run under the run's name; with a
+    threshold also threshold and above_threshold, which is the verdict of the last run.
+    """
+    records = []
     for index, image in enumerate(scores.image.tolist()):
-        row = {"image": image}
+        record = {"image": image}
         if scores.label[index] != UNKNOWN:
-            row["anomalous"] = bool(scores.label[index])
-        for run, title in enumerate(scores.run_names()):
-            row[title] = float(scores.image_scores[run, index])
+            record["anomalous"] = bool(scores.label[index])
+        for run_index, name in enumerate(scores.run_names()):
+            record[name] = float(scores.image_scores[run_index, index])
         if threshold is not None:
-            row["threshold"] = threshold
-            row["above_threshold"] = bool(scores.image_scores[-1, index] > threshold)
-        rows.append(row)
-    return rows
+            record["threshold"] = threshold
+            record["above_threshold"] = bool(scores.image_scores[-1, index] > threshold)
+        records.append(record)
+    return records
 
 
-def meaning(references: int, threshold: float | None) -> str:
-    """What the scores say, and what they do not."""
+def explain_scores(references: int, threshold: float | None) -> str:
+    """Return what the scores mean, and what they do not mean."""
     if threshold is not None:
         return (
-            f"threshold: {threshold:.3f}, the highest score of a reference against the other "
-            f"{references - 1}. A good piece like them is above it about once in "
-            f"{references + 1}; more references make it sharper."
+            f"threshold: {threshold:.3f}, the highest score of a reference image against the other "
+            f"{references - 1}. A good part like them exceeds it about once in {references + 1}; "
+            "more reference images make it more reliable."
         )
     text = (
-        "The scores rank the pictures; they are not calibrated: 0.5 is no limit between good and "
+        "The scores rank the images. They are not calibrated: 0.5 does not separate good from "
         "damaged, and scores of two classes cannot be compared."
     )
     if references == 1:
-        return f"{text} With two references or more a threshold is offered."
-    return f"{text} With references (REFERENCES) there is a threshold."
+        return f"{text} Two or more reference images also give a threshold."
+    return f"{text} With reference images (--references) you also get a threshold."

@@ -1,10 +1,14 @@
-"""Several processes of one run, as torchrun starts them: who does what, and how it is joined.
+"""The processes of a run: those that torchrun starts, and the workers that decode images.
 
-The images of a category are shared out; the first process alone holds the result folder, evaluates
-and speaks. A plain run is a `Ranks` of one, which shares with nobody.
+The images of a category are sharded over the torchrun processes; only the main process holds the
+result folder, evaluates and prints. Without torchrun, a run has the single process SINGLE_PROCESS.
 """
 
+import ctypes
 import os
+import platform
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,128 +24,156 @@ from utils.cli import print_stderr
 from utils.errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=6)  # others wait so long for the first one's metrics and heatmaps
+COLLECTIVE_TIMEOUT = timedelta(hours=6)  # the main process evaluates while the others wait
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+MALLOC_THRESHOLD_BYTES = 2**30  # glibc returns larger freed arrays to the system
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those of its run; `rank` 0 is the first."""
+class DistributedContext:
+    """This process among the processes of its run."""
 
-    rank: int = 0
-    world: int = 1  # processes on all machines
-    local: int = 0  # its number on its machine, and so its GPU
+    rank: int = 0  # 0 is the main process
+    world_size: int = 1  # processes on all machines
+    local_rank: int = 0  # index on this machine, and so the index of its GPU
     store: dist.Store | None = field(default=None, repr=False)
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+    def is_main(self) -> bool:
+        """Return whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def share(self, rows: Sequence[T]) -> list[T]:
-        """This process's part of some rows: neighbours, and as many as the others give or take one.
+    def shard(self, rows: Sequence[T]) -> list[T]:
+        """Return this process's contiguous shard of `rows`; shard sizes differ by at most one.
 
-        >>> [Ranks(rank, 3).share("abcdefg") for rank in range(3)]
+        >>> [DistributedContext(rank, 3).shard("abcdefg") for rank in range(3)]
         [['a', 'b'], ['c', 'd'], ['e', 'f', 'g']]
         """
-        start, end = (len(rows) * number // self.world for number in (self.rank, self.rank + 1))
+        start, end = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return list(rows[start:end])
 
     def print_stderr(self, line: str) -> None:
-        """Write to standard error what ends the run, unless another process has done so."""
-        if self.store is None or self.store.add("told", 1) == 1:
-            print_stderr(
-                line if self.first else f"\n{line}"
-            )  # the first one's progress bar stands there
+        """Print the line that ends the run, unless another process has already printed one."""
+        if self.store is None or self.store.add("last_line_printed", 1) == 1:
+            print_stderr(line if self.is_main else f"\n{line}")  # below the main process's bar
 
-    def wait(self) -> None:
-        """Go on when every process is here."""
+    def barrier(self) -> None:
+        """Wait until every process has arrived."""
         self.all_gather(None)
 
-    def all_gather(self, part: T) -> list[T]:
-        """Every process's part, in their order."""
-        if self.world == 1:
-            return [part]
-        parts = [None] * self.world
-        with together():
-            dist.all_gather_object(parts, part)
-        return parts
+    def all_gather(self, value: T) -> list[T]:
+        """Return every process's value, ordered by rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        with peer_errors():
+            dist.all_gather_object(values, value)
+        return values
 
-    def gather(self, part: T) -> list[T]:
-        """Every process's part, in their order, at the first one; elsewhere nothing."""
-        if self.world == 1:
-            return [part]
-        parts = [None] * self.world if self.first else None
-        with together():
-            dist.gather_object(part, parts)
-        return parts or []
+    def gather(self, value: T) -> list[T]:
+        """Return every process's value, ordered by rank, in the main process; elsewhere []."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size if self.is_main else None
+        with peer_errors():
+            dist.gather_object(value, values)
+        return values or []
 
     def broadcast(self, value: T) -> T:
-        """What the first process has."""
-        if self.world == 1:
+        """Return the main process's value."""
+        if self.world_size == 1:
             return value
         values = [value]
-        with together():
+        with peer_errors():
             dist.broadcast_object_list(values)
         return values[0]
 
     def concatenate(self, rows: Tensor | None) -> Tensor:
-        """The rows (n, ...) of every process, in their order; None where one has no rows."""
-        if self.world == 1:
+        """Concatenate the rows (n, ...) of every process by rank; None where one has no rows."""
+        if self.world_size == 1:
             return rows
-        known = self.all_gather(
+        layouts = self.all_gather(
             None if rows is None else (rows.shape, rows.dtype, rows.device.type)
         )
-        shape, dtype, device = next(one for one in known if one is not None)
-        counts = [one[0][0] if one else 0 for one in known]
+        shape, dtype, device = next(layout for layout in layouts if layout is not None)
+        counts = [layout[0][0] if layout else 0 for layout in layouts]
         if rows is None:
             rows = torch.empty((0, *shape[1:]), dtype=dtype, device=device)
         padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - len(rows)]
         padded = F.pad(rows, padding).contiguous()
-        parts = [torch.empty_like(padded) for _ in counts]
-        with together():
-            dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        gathered = [torch.empty_like(padded) for _ in counts]
+        with peer_errors():
+            dist.all_gather(gathered, padded)
+        pairs = zip(gathered, counts, strict=True)
+        return torch.cat([tensor[:count] for tensor, count in pairs])
 
-    def check_device(self, name: str) -> None:
-        """Take the GPU of this process; a DEVICE that all would share is an `InputError`."""
-        if self.world == 1 or name == "cpu" or not torch.cuda.is_available():
+    def claim_device(self, name: str) -> None:
+        """Select the GPU of this process; raise `InputError` if processes would share one."""
+        if self.world_size == 1 or name == "cpu" or not torch.cuda.is_available():
             return
         if ":" in name:
             raise InputError(
-                f'DEVICE = "{name}": {self.world} processes cannot share one GPU; use "auto"'
+                f'DEVICE = "{name}": {self.world_size} processes cannot share one GPU; use "auto"'
             )
-        if self.local >= torch.cuda.device_count():
+        if self.local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"torchrun started more processes than the {torch.cuda.device_count()} GPUs that "
-                "torch sees on this machine; give --nproc-per-node as many"
+                "torch sees on this machine; set --nproc-per-node to the number of GPUs"
             )
-        torch.cuda.set_device(self.local)
+        torch.cuda.set_device(self.local_rank)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = DistributedContext()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Within the block, this process works with the others of its torchrun, if there are any."""
+def init_distributed() -> Iterator[DistributedContext]:
+    """Join the processes that torchrun started, if any, and leave them after the block."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    timeout = COLLECTIVE_TIMEOUT
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     try:
-        yield Ranks(rank, world, int(os.environ["LOCAL_RANK"]), store)
+        yield DistributedContext(rank, world_size, int(os.environ["LOCAL_RANK"]), store)
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Around what all processes do together: that one of them ended is an `InputError`."""
+def peer_errors() -> Iterator[None]:
+    """Wrap collective calls; raise `InputError` if another process has exited."""
     try:
         yield
     except RuntimeError as error:
         raise InputError(
-            "another process of this run has ended; what was finished is kept: start it again"
+            "another process of this run has exited; start the run again: finished work is kept"
         ) from error
+
+
+def exit_with_parent(worker: int) -> None:
+    """Make a decoding worker exit silently with its run (a `worker_init_fn` of DataLoader).
+
+    `timeout` and job schedulers send SIGTERM to all processes of a run. If a worker dies of the
+    signal, torch prints a traceback while the run ends; if it exits, torch does not. When the run
+    is killed, Linux kills the worker at once. Elsewhere torch ends it within 5 s; until then it
+    holds the lock of the result folder.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def reuse_freed_memory() -> None:
+    """Make glibc reuse large freed buffers. No effect on other platforms.
+
+    By default glibc returns buffers above 32 MiB to the system and gets new ones, whose pages the
+    system clears. For the hidden layer of an MLP that takes ten times as long as its GELU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * MALLOC_THRESHOLD_BYTES - 1)  # the largest C int

@@ -1,240 +1,155 @@
-"""Every (shots, seed) of one category from one encoding of each of its images."""
+"""Score one category: every (shots, seed) from one encoding of each of its images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from datasets.images import ImageDataset, Item, normalise
-from datasets.references import Run
-from datasets.splits import Sample
-from models.encoder import WindowedEncoder
-from models.weights import LoadedClip
-from models.winclip import Features, TextBank, VisualBank, few_shot, few_shot_map, zero_shot
-from utils.errors import InputError
+from datasets.images import Item
+from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores, winclip
 from utils.results.scores import Scores
-from utils.run.distributed import Ranks
-from utils.stopwatch import Stopwatch
+from utils.run.plan import CategoryTask
+from utils.run.session import Session
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one category needs: its runs, the distinct references of all of them, its test rows."""
+class ImageResult:
+    """What a run keeps of one test image."""
 
-    category: str
-    runs: list[Run]
-    references: list[Sample]
-    tests: list[Sample]
-    leave_one_out: bool = False  # whether to score each reference against the others
+    image: str  # the path of its sample
+    scores: np.ndarray  # (R,) float32: the image score of every run
+    maps: np.ndarray  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
+    size: tuple[int, int]  # height and width in pixels
+    mask: np.ndarray  # (H, W) bool at the evaluation shape
+    thumbnail: bytes  # a JPEG file
 
 
 @dataclass(frozen=True)
-class Result:
-    """What is known of one category once all of its images are encoded."""
+class CategoryResult:
+    """What is known about a category once all of its images are scored."""
 
     scores: Scores
-    masks: list[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
-    leave_one_out: list[float]  # image scores of the references, where they were asked for
+    masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`
+    thumbnails: list[bytes]  # a JPEG file of each image in `scores`
+    leave_one_out: list[float]  # image scores of the reference images, if the task asks for them
 
 
-class Encodings:
-    """The images of all plans, in order, decoded ahead by worker processes and encoded once each.
+@dataclass(frozen=True)
+class ReferenceBank:
+    """The visual bank of all reference images of a category, from all processes."""
 
-    `batches_of` must be asked for the rows of the plans in their order: references, then tests,
-    plan after plan.
+    visual: VisualBank | None  # None without reference images
+    rows: dict[str, torch.Tensor]  # the rows of the bank (tiles) of each image
+    batches: list[tuple[list[Item], Features]]  # this process's reference images
+
+    def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
+        """Return the rows of a set of reference images; None for no images."""
+        return torch.cat([self.rows[image] for image in images]) if images else None
+
+
+def score_category(task: CategoryTask, session: Session) -> CategoryResult | None:
+    """Encode this process's shard of a category and score all of its runs.
+
+    Returns the result of all processes in the main process, None elsewhere.
     """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        clip: LoadedClip,
-        encoder: WindowedEncoder,
-        loader: "DataLoader[list[Item]]",
-        clock: Stopwatch,
-    ):
-        self.dataset = dataset
-        self.clip = clip
-        self.encoder = encoder
-        self.batches = iter(loader)
-        self.clock = clock
-        self.alone = encoder.device.type == "cpu"
-
-    def decoded(self) -> list[Item]:
-        """The next batch of decoded images; a bad file ends the run."""
-        with self.clock.stage("decode"):
-            items = next(self.batches)
-        for item in items:
-            if item.error:
-                raise InputError(item.error)
-        return items
-
-    def encode(self, items: list[Item]) -> Features:
-        """The features of all tiles of some images; on a CPU, which is faster so, one by one."""
-        with self.clock.stage("encode"):
-            tiles = torch.cat([item.tiles for item in items]).to(self.encoder.device)
-            tiles = normalise(tiles, self.clip.mean, self.clip.std)
-            parts = tiles.split(1 if self.alone else len(tiles))
-            features = Features.concatenate([self.encoder.encode_images(part) for part in parts])
-            if self.encoder.device.type == "cuda":
-                torch.cuda.synchronize()  # so that the stage's seconds are its own
-        return features
-
-    def batches_of(self, rows: int) -> Iterator[tuple[list[Item], Features]]:
-        """The next `rows` images and the features of their tiles, batch by batch.
-
-        On a CPU every image is a batch of its own: its tokens are enough for full speed, and so
-        no score depends on the images beside it.
-        """
-        while rows > 0:
-            items = self.decoded()
-            rows -= len(items)
-            for group in [[item] for item in items] if self.alone else [items]:
-                yield group, self.encode(group)
-
-
-def batch_indices(plans: Iterable[Plan], batch_size: int) -> list[list[int]]:
-    """Batches over the rows of all plans, none across references and tests or two plans."""
-    batches, start = [], 0
-    for plan in plans:
-        for rows in (plan.references, plan.tests):
-            numbers = range(start, start + len(rows))
-            batches += [list(numbers[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
-            start += len(rows)
-    return batches
-
-
-def build_visual_bank(
-    encodings: Encodings, share: Plan, ranks: Ranks
-) -> tuple[VisualBank | None, dict[str, torch.Tensor], list[Features]]:
-    """The visual bank of all references, the rows (tiles) of each in it, this share's features."""
-    counts, parts = [], []
-    for items, features in encodings.batches_of(len(share.references)):
-        parts.append(features)
-        counts += [(encodings.dataset.samples[item.index].image, len(item.tiles)) for item in items]
-    tiles_of, start = {}, 0
-    for image, count in chain.from_iterable(ranks.all_gather(counts)):
-        tiles_of[image] = torch.arange(start, start + count, device=encodings.encoder.device)
-        start += count
-    if not tiles_of:
-        return None, {}, []
-    own = VisualBank.from_features(Features.concatenate(parts)).entries if parts else ()
-    scales = len(encodings.encoder.scales) + 1
-    entries = (ranks.concatenate(own[scale] if own else None) for scale in range(scales))
-    return VisualBank(tuple(entries)), tiles_of, parts
-
-
-def rows_of(images: Sequence[str], tiles_of: dict[str, torch.Tensor]) -> torch.Tensor | None:
-    """The rows of the visual bank that a set of references has; None for no references."""
-    return torch.cat([tiles_of[image] for image in images]) if images else None
-
-
-def leave_one_out(
-    parts: Sequence[Features],
-    images: Sequence[str],
-    text: TextBank,
-    bank: VisualBank,
-    tiles_of: dict[str, torch.Tensor],
-) -> list[float]:
-    """The score of each of some references against all others; of none where there is only one.
-
-    `parts` are the features of `images`, which are neighbours in the bank.
-    """
-    if len(tiles_of) < 2 or not images:
-        return []
-    rows = [rows_of([one for one in tiles_of if one != left], tiles_of) for left in images]
-    scores = torch.cat([score_runs(features, text, bank, rows)[0] for features in parts], dim=1)
-    start = tiles_of[images[0]][0]
-    own = [scores[index, tiles_of[image] - start].mean() for index, image in enumerate(images)]
-    return torch.stack(own).tolist()
-
-
-def score_category(
-    encodings: Encodings,
-    plan: Plan,
-    share: Plan,
-    text: TextBank,
-    progress: tqdm,
-    clock: Stopwatch,
-    ranks: Ranks,
-) -> Result | None:
-    """Encode this process's share of a category, score every run; the first one gets all of it."""
-    bank, tiles_of, parts = build_visual_bank(encodings, share, ranks)
-    rows = [rows_of(run.images, tiles_of) for run in plan.runs]
-    left_out = []
-    if plan.leave_one_out and bank:
-        images = [sample.image for sample in share.references]
-        left_out = leave_one_out(parts, images, text, bank, tiles_of)
-    progress.update(len(plan.references))
-    image_scores, maps, tests = [], [], []
-    for items, features in encodings.batches_of(len(share.tests)):
-        with clock.stage("score"):
-            scores, batch_maps = score_runs(features, text, bank, rows)
-            counts = [len(item.tiles) for item in items]
-            image_scores.append(mean_over_tiles(scores.cpu().numpy(), counts))
-            maps.append(batch_maps.cpu().numpy())
-            tests += [(len(item.tiles), item.size, item.mask.numpy()) for item in items]
-        progress.update(len(items))
-    gathered = ranks.gather((image_scores, maps, tests, left_out))
+    text = session.text_bank(task.category)
+    shard = task.shard(session.context)
+    bank = build_reference_bank(shard, session)
+    leave_one_out = score_references(bank, text) if task.leave_one_out else []
+    reference_sets = [bank.rows_of(setting.images) for setting in task.shot_settings]
+    results = []
+    for items, features in session.stream.take(len(shard.tests)):
+        with session.clock.stage("score"):
+            scores, maps = winclip(features, text, bank.visual, reference_sets)
+            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy())
+        session.progress.update(len(items))
+    session.progress.update(len(task) - len(shard))  # encoded by the other processes
+    gathered = session.context.gather((results, leave_one_out))
     if not gathered:
         return None
-    progress.update(len(plan.tests) - len(share.tests))
-    image_scores, maps, tests, left_out = (
-        list(chain.from_iterable(parts)) for parts in zip(*gathered, strict=True)
+    results, leave_one_out = (
+        list(chain.from_iterable(lists)) for lists in zip(*gathered, strict=True)
     )
-    return result_of(plan, image_scores, maps, tests, left_out)
+    return collect(task, results, leave_one_out)
 
 
-def result_of(
-    plan: Plan,
-    image_scores: Sequence[np.ndarray],
-    maps: Sequence[np.ndarray],
-    tests: Sequence[tuple[int, tuple[int, int], np.ndarray]],
-    left_out: list[float],
-) -> Result:
-    """A category's result from the scores (R, n) and maps (R, m, G_h, G_w) of its batches.
+def build_reference_bank(shard: CategoryTask, session: Session) -> ReferenceBank:
+    """Encode this process's reference images and join the banks of all processes."""
+    context, encoder = session.context, session.stream.encoder
+    batches = []
+    for items, features in session.stream.take(len(shard.references)):
+        batches.append((items, features))
+        session.progress.update(len(items))
+    counts = [(item.image, len(item.tiles)) for items, _ in batches for item in items]
+    rows, start = {}, 0
+    for image, count in chain.from_iterable(context.all_gather(counts)):
+        rows[image] = torch.arange(start, start + count, device=encoder.device)
+        start += count
+    if not rows:
+        return ReferenceBank(None, {}, [])
+    entries = ()
+    if batches:
+        features = Features.concatenate([features for _, features in batches])
+        entries = VisualBank.from_features(features).entries
+    scales = len(encoder.scales) + 1  # the window sizes, then single patches
+    joined = (context.concatenate(entries[i] if entries else None) for i in range(scales))
+    return ReferenceBank(VisualBank(tuple(joined)), rows, batches)
 
-    `tests` has the tiles, the size and the mask of every test image.
+
+def score_references(bank: ReferenceBank, text: TextBank) -> list[float]:
+    """Score each of this process's reference images against all others; [] if there is one."""
+    if len(bank.rows) < 2:
+        return []
+    scores = []
+    for items, features in bank.batches:
+        counts = [len(item.tiles) for item in items]
+        first_row = int(bank.rows[items[0].image][0])
+        scores += leave_one_out_scores(features, counts, first_row, text, bank.visual).tolist()
+    return scores
+
+
+def split_by_image(
+    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray
+) -> list[ImageResult]:
+    """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
+
+    The score of an image is the mean over its tiles. Masks are copied, so that no shared memory of
+    a decoding worker outlives its batch.
     """
-    tiles, sizes, masks = zip(*tests, strict=True)
+    counts = np.array([len(item.tiles) for item in items])
+    ends = counts.cumsum()
+    sums = np.add.reduceat(scores, ends - counts, axis=1)
+    image_scores = (sums / counts).astype(np.float32)
+    return [
+        ImageResult(
+            image=item.image,
+            scores=image_scores[:, index],
+            maps=maps[:, ends[index] - counts[index] : ends[index]],
+            size=item.size,
+            mask=np.array(item.mask),
+            thumbnail=item.thumbnail.numpy().tobytes(),
+        )
+        for index, item in enumerate(items)
+    ]
+
+
+def collect(
+    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: list[float]
+) -> CategoryResult:
+    """Collect the results of all images, in the order of the task's test images."""
+    by_image = {result.image: result for result in results}
+    ordered = [by_image[sample.image] for sample in task.tests]
     scores = Scores(
-        image=np.array([sample.image for sample in plan.tests]),
-        label=np.array([sample.label for sample in plan.tests]),
-        shots=np.array([run.shots for run in plan.runs]),
-        seed=np.array([run.seed for run in plan.runs]),
-        image_scores=np.concatenate(image_scores, axis=1),
-        maps=np.concatenate(maps, axis=1),
-        tiles=np.array(tiles),
-        size=np.array(sizes),
+        image=np.array([sample.image for sample in task.tests]),
+        label=np.array([sample.label for sample in task.tests]),
+        shots=np.array([setting.shots for setting in task.shot_settings]),
+        seed=np.array([setting.seed for setting in task.shot_settings]),
+        image_scores=np.stack([result.scores for result in ordered], axis=1),
+        maps=np.concatenate([result.maps for result in ordered], axis=1),
+        tiles=np.array([result.maps.shape[1] for result in ordered]),
+        size=np.array([result.size for result in ordered]),
     )
-    return Result(scores, list(masks), left_out)
-
-
-def score_runs(
-    features: Features,
-    text: TextBank,
-    bank: VisualBank | None,
-    rows: Sequence[torch.Tensor | None],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (R, B) and maps (R, B, G, G) of B tiles; a run without reference rows is zero-shot."""
-    zero_scores, zero_maps = zero_shot(features, text)
-    distances = bank.distances(features) if bank else []
-    scores, maps = [], []
-    for chosen in rows:
-        run_scores, run_maps = zero_scores, zero_maps
-        if chosen is not None:
-            visual = few_shot_map(distances, chosen, features.grid, features.scales)
-            run_scores, run_maps = few_shot(zero_scores, zero_maps, visual)
-        scores.append(run_scores)
-        maps.append(run_maps)
-    return torch.stack(scores), torch.stack(maps)
-
-
-def mean_over_tiles(scores: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Image scores (R, N) from the scores (R, M) of tiles, `counts` of them in each image."""
-    starts = np.cumsum([0, *counts[:-1]])
-    sums = np.add.reduceat(scores, starts, axis=1)
-    return (sums / np.array(counts)).astype(np.float32)
+    masks = [result.mask for result in ordered]
+    return CategoryResult(scores, masks, [result.thumbnail for result in ordered], leave_one_out)

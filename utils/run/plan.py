@@ -1,89 +1,102 @@
-"""What is run: the images, their references, and what a reader must know of them."""
+"""What a run does, decided before it starts: categories, reference images and test images."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets.official import OFFICIAL, differences
-from datasets.references import draw_references, listed_references, read_references
-from datasets.splits import (
-    SPLITS_FOLDER,
-    Sample,
-    first_of_each_defect,
-    read_recipe,
-    read_root,
-    read_split,
-)
+from datasets.official import GROUPS, OFFICIAL, differences
+from datasets.references import ShotSetting, draw_references, listed_references, read_references
+from datasets.splits import Sample, first_of_each_defect, read_recipe, read_split
 from utils.errors import InputError
-from utils.files import sha256_of, user_path
-from utils.run.inference import Plan
+from utils.files import sha256_of
+from utils.run.distributed import DistributedContext
 from utils.run.settings import Settings
+
+TITLES = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo benchmark"}
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is run: which images, where they are, and what a reader must know of them."""
+class CategoryTask:
+    """What one category needs; all images are sorted by path."""
 
-    root: Path
-    plans: list[Plan]
-    categories: list[str]  # all that the benchmark has; fewer may be planned
-    notes: list[str]
-    identity: dict  # what the results depend on besides the settings and the weights
+    category: str
+    shot_settings: list[ShotSetting]  # one per run
+    references: list[Sample]  # the distinct reference images of all runs
+    tests: list[Sample]
+    leave_one_out: bool = False  # also score each reference image against the others
 
+    def shard(self, context: DistributedContext) -> "CategoryTask":
+        """Return the task with only the images that this process encodes."""
+        return replace(
+            self, references=context.shard(self.references), tests=context.shard(self.tests)
+        )
 
-def job_of(settings: Settings) -> Job:
-    """The job that a benchmark's settings describe."""
-    split = SPLITS_FOLDER / f"{settings.dataset}.csv"
-    split = split if settings.split == "auto" else user_path(settings.split)
-    samples = read_split(split)
-    root = find_root(settings)
-    identity = {"split_sha256": sha256_of(split)}
-    if recipe := read_recipe(root):
-        identity["recipe"] = recipe
-    return Job(
-        root,
-        make_plans(settings, samples),
-        categories_of(settings.dataset, samples),
-        notes_on(settings, samples),
-        identity,
-    )
+    def __len__(self) -> int:
+        return len(self.references) + len(self.tests)
 
 
-def categories_of(dataset: str, samples: Sequence[Sample]) -> list[str]:
-    """The benchmark's own categories; those of the split where it has others, one's own data."""
-    official, here = list(OFFICIAL[dataset]), {sample.class_name for sample in samples}
-    return official if here.issubset(official) else sorted(here)
+@dataclass(frozen=True)
+class Experiment:
+    """What a run does: a benchmark, or one category of custom images."""
+
+    title: str
+    root: Path  # image paths are relative to it
+    tasks: list[CategoryTask]
+    categories: list[str]  # all categories of the benchmark; tasks may cover fewer
+    notes: list[str]  # what a reader of any number must know about the data
+    fingerprint: dict  # what results depend on besides settings and weights
+    groups: dict[str, list[str]] = field(default_factory=dict)  # categories with their own mean
+    apply_exif: bool = False  # rotate images as their EXIF data says
+    conclude: Callable[[Path], None] = lambda folder: None  # called with the finished folder
 
 
-def find_root(settings: Settings) -> Path:
-    """The data root: as given, or as the preparation script recorded it."""
-    if settings.data_root == "auto":
-        root = read_root(settings.dataset)
-    else:
-        root = user_path(settings.data_root)
+def plan_benchmark(settings: Settings) -> Experiment:
+    """Return the experiment that resolved settings describe.
+
+    Raises `InputError` for a missing split or data root, unknown categories, and reference images
+    that the split cannot provide.
+    """
+    samples = read_split(Path(settings.split))
+    root = Path(settings.data_root)
     if not root.is_dir():
         raise InputError(
             f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
             f"python datasets/{settings.dataset}.py --data-root DIR again"
         )
-    return root
-
-
-def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
-    """What each wanted category needs; sorted, so that no result depends on a file's order."""
+    fingerprint = {"split_sha256": sha256_of(Path(settings.split)), "references": "draw"}
+    if settings.references != "draw":
+        fingerprint["references"] = sha256_of(Path(settings.references))
+    if recipe := read_recipe(root):
+        fingerprint["recipe"] = recipe
+    official = list(OFFICIAL[settings.dataset])
     in_split = sorted({sample.class_name for sample in samples})
-    for wanted in settings.named_categories():
-        if wanted not in in_split:
-            near = " or ".join(f'"{name}"' for name in get_close_matches(wanted, in_split))
+    return Experiment(
+        title=TITLES[settings.dataset],
+        root=root,
+        tasks=plan_categories(settings, samples),
+        categories=official if set(in_split).issubset(official) else in_split,
+        notes=notes_on_data(settings, samples),
+        fingerprint=fingerprint,
+        groups=GROUPS.get(settings.dataset, {}),
+    )
+
+
+def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[CategoryTask]:
+    """Return the tasks of the selected categories, sorted by name."""
+    in_split = sorted({sample.class_name for sample in samples})
+    for category in settings.named_categories():
+        if category not in in_split:
+            near = " or ".join(f'"{name}"' for name in get_close_matches(category, in_split))
             hint = f" (did you mean {near}?)" if near else ""
             raise InputError(
-                f'there is no category "{wanted}" in the split{hint}; it has {", ".join(in_split)}'
+                f'there is no category "{category}" in the split{hint}; its categories are '
+                f"{', '.join(in_split)}"
             )
-    given = None
+    listed = None
     if settings.references != "draw":
-        given = read_references(user_path(settings.references))
-    plans = []
+        listed = read_references(Path(settings.references))
+    tasks = []
     for category in in_split:
         if settings.categories and category not in settings.categories:
             continue
@@ -94,18 +107,18 @@ def make_plans(settings: Settings, samples: Sequence[Sample]) -> list[Plan]:
             tests = [tests[row] for row in first_of_each_defect(tests, settings.limit)]
         if not tests:
             raise InputError(f"{category} has no test images in the split; prepare it again")
-        if given is None:
-            runs = draw_references(train, settings.shots, settings.seeds)
+        if listed is None:
+            shot_settings = draw_references(train, settings.shots, settings.seeds)
         else:
-            runs = listed_references(given, train, settings.shots, settings.seeds)
-        used = {image for one in runs for image in one.images}
+            shot_settings = listed_references(listed, train, settings.shots, settings.seeds)
+        used = {image for setting in shot_settings for image in setting.images}
         references = [sample for sample in train if sample.image in used]
-        plans.append(Plan(category, runs, references, tests))
-    return plans
+        tasks.append(CategoryTask(category, shot_settings, references, tests))
+    return tasks
 
 
-def notes_on(settings: Settings, samples: Sequence[Sample]) -> list[str]:
-    """What a reader of any number must know of the data."""
+def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
+    """Return what a reader of any number must know about the data."""
     notes = []
     if settings.dataset == "demo":
         notes.append("RENDERED DATA: not comparable with published results")
@@ -113,6 +126,6 @@ def notes_on(settings: Settings, samples: Sequence[Sample]) -> list[str]:
         notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
     _, wrong = differences(settings.dataset, samples)
     if wrong:
-        of = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
-        notes.append(f"NOT THE OFFICIAL DATA: other counts in {of}")
+        count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
+        notes.append(f"NOT THE OFFICIAL DATA: the image counts of {count} differ")
     return notes

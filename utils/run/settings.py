@@ -1,4 +1,4 @@
-"""The settings of a run: a runner's constants fill them, the command line may override them."""
+"""The settings of a run: a runner's constants, overridden by the command line, resolved once."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -7,195 +7,233 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 import tyro
 
-from models.protocols import PRESETS, PatchTokens, Protocol, Resize, Templates
+from datasets.images import Resize
+from datasets.splits import SPLITS_FOLDER, read_root
+from models.encoder import PatchTokens
+from models.prompts import Templates
 from models.weights import RANDOM
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.files import PROJECT, is_printable_name, user_path
 
-# What may change from one run to the next into the same result folder: it moves no number, or
-# is told by a checksum instead of a name.
-FREE = (
+# Where the paper and the closest public code, Accurate-WinCLIP, differ. docs/protocol.md explains
+# each field; everything that is not named here is the same in both.
+PRESETS = {
+    "paper": {
+        "templates": "paper",
+        "class_words": True,
+        "normalise_prompts": True,
+        "temperature": 0.07,
+        "patch_tokens": "post_ln",
+        "resize": "tile",
+    },
+    "public": {
+        "templates": "public",
+        "class_words": False,
+        "normalise_prompts": False,
+        "temperature": 0.07,
+        "patch_tokens": "pre_ln",
+        "resize": "squash",
+    },
+}
+# Settings ignored on resume: they do not affect results, or a checksum is compared instead.
+NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
     *("heatmap_size", "deterministic"),
+    *("protocol", "split", "references", "model", "pretrained"),  # compared by content
 )
-BY_CHECKSUM = ("split", "references", "model", "pretrained")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run depends on."""
+    """Everything that a run depends on; the strings below the fields are the help texts."""
 
     dataset: Annotated[Literal["mvtec", "visa", "mpdd", "demo", "custom"], tyro.conf.Suppress]
     data_root: str = "auto"
-    """Folder of the raw dataset; "auto": the one that its preparation script was given."""
+    """Folder of the raw dataset; "auto": the folder that its preparation script was given."""
     split: str = "auto"
     """Split CSV; "auto": the one that the preparation script wrote to datasets/splits/."""
     categories: tuple[str, ...] = ()
-    """Categories to run; none given: all of the split."""
+    """Categories to run; none given: all categories of the split."""
     shots: tuple[int, ...] = (0, 1, 2, 4)
     """Numbers of normal reference images; 0 is zero-shot."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the draws of references, for each number above 0."""
+    """Seeds for drawing reference images, each used for every number of shots above 0."""
     references: str = "draw"
-    """"draw", or a CSV of references in the form of a run's shots.csv."""
+    """"draw", or a CSV of reference images in the format of a run's shots.csv."""
     model: str = "ViT-B-16-plus-240"
     """An open_clip model with a class token, or a model config (.json)."""
     pretrained: str = "laion400m_e31"
-    """An open_clip tag, a weight file, a folder with one, or "random"."""
+    """An open_clip tag, a weight file, a folder that contains one, or "random"."""
     protocol: Literal["paper", "public"] = "paper"
-    """Preset for the six options below, each of which may be set by itself."""
+    """Preset for the six options below, each of which can also be set individually."""
     templates: Templates | None = None
     """The paper's 22 prompt templates, or the public list of 21."""
     class_words: bool | None = None
-    """Write "metal nut" for metal_nut in prompts."""
+    """Write "metal nut" instead of "metal_nut" in prompts."""
     normalise_prompts: bool | None = None
     """Normalise each prompt embedding before averaging."""
     temperature: float | None = None
     """Temperature of the softmax over states."""
     patch_tokens: PatchTokens | None = None
-    """Which patch tokens WinCLIP+ compares."""
+    """Patch tokens that WinCLIP+ compares: of the last block, after or before ln_post, or of the
+    penultimate block."""
     resize: Resize | None = None
-    """Images that are not square: overlapping square tiles, or squashed."""
+    """Cut non-square images into overlapping square tiles, or squash them to a square."""
     scales: tuple[int, ...] = (2, 3)
-    """Sizes of the windows, in patches."""
+    """Window sizes, in patches."""
     extra_normal_states: tuple[str, ...] = ()
-    """Further normal states, each "class: state", as in "pcb1: {} with neat soldering"."""
+    """Additional normal states, each "class: state", such as "pcb1: {} with neat soldering"."""
     extra_anomalous_states: tuple[str, ...] = ()
-    """Further anomalous states, each "class: state", as in "pcb1: {} with bad soldering"."""
+    """Additional anomalous states, each "class: state", such as "pcb1: {} with bad soldering"."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of the vision tower's products; one that the device cannot do fast is refused."""
+    """Precision of the image encoder; refused if the device does not support it."""
     device: str = "auto"
-    """"auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N"."""
+    """"auto" (CUDA if available), "cpu", "cuda" or "cuda:N"."""
     deterministic: bool = False
-    """On CUDA, use only what gives two runs the same bits; a CPU does so by itself."""
+    """Bitwise-reproducible on CUDA (slower); CPU runs always are."""
     batch_size: int = 8
-    """Images decoded and sent to the device together."""
+    """Images decoded and sent to the device together; 1 or more."""
     num_workers: int = 2
-    """Processes that decode images ahead of the encoder."""
+    """Processes that decode images ahead of the encoder; 0: decode in the main process."""
     eval_size: int | Literal["source"] = 240
-    """Shorter side of maps and masks in the metrics, in pixels, or each image's own size."""
+    """Shorter side of maps and masks in the pixel metrics, or each image's own size."""
     heatmaps: int | Literal["all", "none"] = "all"
     """Heatmaps to draw: all, none, or the first N of each defect."""
     heatmap_size: int = 256
-    """Height of each picture in a heatmap panel, in pixels; 64 and up."""
+    """Height of each image in a heatmap, in pixels; 64 or more."""
     limit: int | None = None
-    """Only the first N images of each defect (a trial; said in every output)."""
+    """Use only the first N test images of each defect (for a trial; every output says so)."""
     result_dir: str = "auto"
     """Folder of the results; "auto": result/<dataset>, or result/<dataset>-random."""
     quiet: bool = False
-    """Say nothing but errors; result_dir/run.log has the rest."""
+    """Print nothing but errors; run.log in the result folder has the rest."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have, in one sentence."""
+        """Raise `InputError` for values that no run can have."""
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if not fits(value, hint):
-                wanted = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
-                raise InputError(f"{name.upper()} = {value!r}: it must be of the type {wanted}")
+            if not has_type(value, hint):
+                expected = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
+                raise InputError(f"{name.upper()} = {value!r}: expected {expected}")
             if isinstance(value, str) and not is_printable_name(value):
                 raise InputError(
-                    f"{name.upper()} = {value!a}: it is not UTF-8 or has control characters; "
-                    "rename it"
+                    f"{name.upper()} = {value!a}: not UTF-8, or with control characters; rename it"
                 )
-        for name, values in (("SHOTS", self.shots), ("SEEDS", self.seeds)):
+        for name in ("shots", "seeds"):
+            values = getattr(self, name)
             if not values or min(values) < 0 or len(set(values)) != len(values):
-                raise InputError(f"{name} = {values}: give distinct whole numbers from 0 up")
-        sizes = {"BATCH_SIZE": self.batch_size, "LIMIT": self.limit, "EVAL_SIZE": self.eval_size}
-        for name, value in sizes.items():
-            if isinstance(value, int) and value < 1:
-                raise InputError(f"{name} = {value}: give a whole number from 1 up")
-        if self.num_workers < 0:
-            raise InputError(f"NUM_WORKERS = {self.num_workers}: give a whole number from 0 up")
+                raise InputError(f"{name.upper()} = {values}: expected distinct whole numbers >= 0")
+        minima = {"batch_size": 1, "limit": 1, "eval_size": 1, "num_workers": 0, "heatmap_size": 64}
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if isinstance(value, int) and value < minimum:
+                raise InputError(f"{name.upper()} = {value}: expected a whole number >= {minimum}")
         if isinstance(self.heatmaps, int) and self.heatmaps < 0:
             raise InputError(
-                f'HEATMAPS = {self.heatmaps}: give "all", "none" or a number from 0 up'
+                f'HEATMAPS = {self.heatmaps}: expected "all", "none" or a whole number >= 0'
             )
-        if self.heatmap_size < 64:
-            raise InputError(f"HEATMAP_SIZE = {self.heatmap_size}: give a number from 64 up")
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise InputError(f"TEMPERATURE = {self.temperature}: give a number above 0")
+            raise InputError(f"TEMPERATURE = {self.temperature}: expected a number > 0")
 
-    @property
-    def method(self) -> Protocol:
-        """The protocol: the preset with what is overridden."""
-        preset = PRESETS[self.protocol]
-        given = {field.name: getattr(self, field.name) for field in fields(Protocol)}
-        return replace(
-            preset, **{name: value for name, value in given.items() if value is not None}
-        )
+    def resolve(self) -> "Settings":
+        """Return a copy with presets, "auto" and ~ replaced by their values.
+
+        Only `device` stays, because each process of a distributed run chooses its own. Raises
+        `InputError` where a preparation script has not been run.
+        """
+        protocol = PRESETS[self.protocol]
+        values = {name: value for name, value in protocol.items() if getattr(self, name) is None}
+        for name in ("split", "references", "model", "pretrained", "data_root"):
+            if getattr(self, name).startswith("~"):
+                values[name] = str(user_path(getattr(self, name)))
+        values["result_dir"] = str(self.result_folder)
+        return replace(self, **values | self.data_paths())
+
+    def data_paths(self) -> dict[str, str]:
+        """Return the data root and split that "auto" stands for."""
+        paths = {}
+        if self.split == "auto":
+            paths["split"] = str(SPLITS_FOLDER / f"{self.dataset}.csv")
+        if self.data_root == "auto":
+            paths["data_root"] = str(read_root(self.dataset))
+        return paths
 
     @property
     def result_folder(self) -> Path:
-        """Where results are written."""
+        """Return the folder of the results; random weights never share a folder with others."""
         if self.result_dir == "auto":
-            suffix = "-random" if self.pretrained == RANDOM else ""  # not to be taken for results
+            suffix = "-random" if self.pretrained == RANDOM else ""
             return PROJECT / "result" / f"{self.dataset}{suffix}"
         return user_path(self.result_dir)
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
-        """The further normal and anomalous states of one category."""
-        normal, anomalous = map(
-            split_states, (self.extra_normal_states, self.extra_anomalous_states)
+        """Return the additional normal and anomalous states of one category."""
+        normal, anomalous = (
+            [state for name, state in parse_states(entries) if name == category]
+            for entries in (self.extra_normal_states, self.extra_anomalous_states)
         )
-        return (
-            [state for name, state in normal if name == category],
-            [state for name, state in anomalous if name == category],
-        )
+        return normal, anomalous
 
     def named_categories(self) -> list[str]:
-        """The categories that the settings name; each must be in the split."""
-        extra = split_states((*self.extra_normal_states, *self.extra_anomalous_states))
+        """Return all categories that the settings name; each must exist in the split."""
+        extra = parse_states((*self.extra_normal_states, *self.extra_anomalous_states))
         return [*self.categories, *(name for name, _ in extra)]
 
-    def identity(self) -> dict:
-        """The settings that results depend on: two runs that differ here must not be mixed."""
-        left_out = {*FREE, *BY_CHECKSUM, "protocol"}
-        kept = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return kept | asdict(self.method)
+    def fingerprint(self) -> dict:
+        """Return the resolved settings that results depend on: runs that differ must not mix."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in NOT_FINGERPRINTED
+        }
 
 
-def fits(value: object, hint: object) -> bool:
-    """Whether a value has the type of a setting.
+def has_type(value: object, hint: object) -> bool:
+    """Return whether a value has the type of a setting.
 
-    >>> fits((0, 1), tuple[int, ...]), fits(4, tuple[int, ...]), fits("big", int | Literal["all"])
-    (True, False, False)
+    >>> has_type((0, 1), tuple[int, ...]), has_type(4, tuple[int, ...])
+    (True, False)
+    >>> has_type("big", int | Literal["all"])
+    False
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in arguments
     if origin in (Union, UnionType):
-        return any(fits(value, one) for one in arguments)
+        return any(has_type(value, argument) for argument in arguments)
     if origin is tuple:
-        return isinstance(value, tuple) and all(fits(one, arguments[0]) for one in value)
+        return isinstance(value, tuple) and all(has_type(item, arguments[0]) for item in value)
     if hint in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if hint is float else hint)
 
 
-def split_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Pairs of class and state from entries of the form "class: state"."""
+def parse_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Split entries of the form "class: state" into pairs; raise `InputError` for other forms."""
     states = []
     for entry in entries:
-        name, colon, state = (part.strip() for part in entry.partition(":"))
+        name, colon, state = (text.strip() for text in entry.partition(":"))
         if not colon or state.count("{}") != 1:
             raise InputError(
-                f'EXTRA_..._STATES: "{entry}" is not of the form "class: state with one {{}}", as '
-                'in "pcb1: {} with bad soldering"'
+                f'EXTRA_..._STATES: "{entry}" is not of the form "class: state" with one {{}} for '
+                'the class name, such as "pcb1: {} with bad soldering"'
             )
         states.append((name, state))
     return states
 
 
-def settings_from(constants: dict, dataset: str, kind: type[Settings] = Settings) -> Settings:
-    """A runner's constants (its globals), with what the command line overrides, as a `kind`."""
+def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Settings) -> Settings:
+    """Return the settings of a runner as a `kind`: its constants, overridden by the command line.
+
+    `constants` is the runner's globals(). An unknown constant is an `InputError`, a wrong option
+    one with exit status 2.
+    """
     script = Path(constants["__file__"])
     given = {name.lower(): value for name, value in constants.items() if name.isupper()}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     known = {field.name for field in fields(kind)} - {"dataset"}
     for name in given.keys() - known:
         raise InputError(
-            f"{script.name}: there is no setting {name.upper()}; known are "
+            f"{script.name}: unknown setting {name.upper()}; the settings are "
             f"{', '.join(sorted(known)).upper()}"
         )
     return parse_options(kind(dataset, **given), constants["__doc__"], script)

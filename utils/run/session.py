@@ -1,0 +1,154 @@
+"""What is set up once around a run: lock, log, clock, model, result folder and feature stream."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from models.device import check_precision, resolve_device, to_device
+from models.encoder import WindowedEncoder
+from models.prompts import prompt_ensemble, words
+from models.text import encode_states
+from models.weights import LoadedClip, load_clip
+from models.winclip import TextBank
+from utils.files import sha256_of
+from utils.log import log, log_to_console, log_to_file, progress_bar
+from utils.results.folder import ResultFolder, check_writable, describe_device, lock_folder
+from utils.run.distributed import DistributedContext, reuse_freed_memory
+from utils.run.plan import CategoryTask, Experiment
+from utils.run.settings import Settings
+from utils.run.stream import FeatureStream, make_loader
+from utils.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is ready to score its categories."""
+
+    settings: Settings
+    experiment: Experiment
+    context: DistributedContext
+    pending: list[CategoryTask]  # the categories that are not finished yet
+    clip: LoadedClip
+    stream: FeatureStream
+    folder: ResultFolder | None  # None in all processes but the main one
+    clock: Stopwatch
+    progress: tqdm  # counts images
+
+    def text_bank(self, category: str) -> TextBank:
+        """Return the text bank of a category, built from its prompt ensemble."""
+        settings = self.settings
+        with self.clock.stage("text"):
+            name = words(category) if settings.class_words else category
+            prompts = prompt_ensemble(name, settings.templates, *settings.extra_states(category))
+            normal, anomalous = encode_states(self.clip.model, self.clip.tokenizer, *prompts)
+            return TextBank.from_prompts(
+                normal, anomalous, settings.temperature, settings.normalise_prompts
+            )
+
+
+@contextmanager
+def open_session(
+    settings: Settings, experiment: Experiment, context: DistributedContext
+) -> Iterator[Session]:
+    """Lock the result folder, start the log, load the model and open the stream of images.
+
+    `settings` must be resolved. Everything is closed when the block ends, however it ends. Raises
+    `InputError` if the folder is in use, cannot be written or holds results of other settings, and
+    if the model or the device is not available.
+    """
+    clock = Stopwatch()
+    with ExitStack() as stack:
+        stack.enter_context(log_to_console(settings.quiet or not context.is_main))
+        if context.is_main:
+            path = Path(settings.result_dir)
+            check_writable(path)
+            stack.enter_context(lock_folder(path))
+            stack.enter_context(log_to_file(path / "run.log"))
+        reuse_freed_memory()
+        log.info(f"loading {settings.model}, {settings.pretrained}")
+        with clock.stage("start-up"):
+            clip, encoder = load_encoder(settings, context)
+        folder = None
+        if context.is_main:
+            folder = open_folder(settings, experiment, clip, encoder.device, context.world_size)
+            clock.add_earlier(*folder.earlier_times())
+        finished = context.broadcast(list(folder.finished()) if folder else [])
+        for category in finished:
+            log.info(f"{category}: already finished, skipped")
+        pending = [task for task in experiment.tasks if task.category not in finished]
+        shards = [task.shard(context) for task in pending]
+        loader = make_loader(settings, experiment, shards, clip.image_size)
+        progress = progress_bar(
+            total=sum(map(len, pending)),
+            unit="image",
+            smoothing=0.1,
+            disable=settings.quiet or not context.is_main or not pending,
+        )
+        stream = FeatureStream(loader, clip, encoder, clock)
+        yield Session(settings, experiment, context, pending, clip, stream, folder, clock, progress)
+
+
+def load_encoder(
+    settings: Settings, context: DistributedContext
+) -> tuple[LoadedClip, WindowedEncoder]:
+    """Load the model onto this process's device."""
+    context.claim_device(settings.device)
+    device = resolve_device(settings.device, settings.deterministic)
+    if warning := check_precision(device, settings.precision):
+        log.info(f"warning: {warning}")
+    clip = load_clip(settings.model, settings.pretrained)
+    to_device(clip.model, device, settings.precision)
+    tf32 = settings.precision == "tf32"
+    encoder = WindowedEncoder(clip.model.visual, settings.scales, settings.patch_tokens, tf32)
+    return clip, encoder
+
+
+def open_folder(
+    settings: Settings,
+    experiment: Experiment,
+    clip: LoadedClip,
+    device: torch.device,
+    processes: int,
+) -> ResultFolder:
+    """Open the result folder with everything in its record that is known before the run."""
+    model = sha256_of(Path(settings.model)) if settings.model.endswith(".json") else settings.model
+    weights = clip.weights
+    fingerprint = settings.fingerprint() | {
+        "model": model,
+        "weights": weights.sha256 or weights.description,
+        "normalisation": [clip.mean, clip.std],
+        "quick_gelu": clip.quick_gelu,
+        "device": device.type,
+    }
+    notes = notes_on_weights(clip) + experiment.notes
+    record = {
+        "title": experiment.title,
+        "categories": experiment.categories,
+        "settings": asdict(settings),
+        "notes": notes,
+        "weights": {"sha256": weights.sha256, "description": weights.description},
+        "device": describe_device(device),
+        "processes": processes,
+    }
+    folder = ResultFolder(Path(settings.result_dir), record, fingerprint | experiment.fingerprint)
+    log.info(f"weights: {weights.description}")
+    if weights.sha256:
+        log.info(f"sha256 of the weights: {weights.sha256}")
+    log.info(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
+    log.info(f"protocol: {settings.protocol}, {settings.precision} on {record['device']}")
+    for note in notes:
+        log.info(f"note: {note}")
+    return folder
+
+
+def notes_on_weights(clip: LoadedClip) -> list[str]:
+    """Return what a reader of any number must know about the model."""
+    if clip.weights.random:
+        return ["RANDOM WEIGHTS: the numbers only show that the program runs"]
+    if clip.weights.demo:
+        return ["DEMO MODEL: trained on rendered images alone, for trying out the program"]
+    return []
