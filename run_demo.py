@@ -8,8 +8,9 @@ trained from scratch on such images, but never on the categories of the group "u
 show that the program works; they are not comparable with published results.
 """
 
+from pathlib import Path
+
 from datasets.demo import render_if_needed
-from utils.files import PROJECT
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
@@ -21,8 +22,8 @@ SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; t
 REFERENCES = "draw"  # or a CSV in the format of a run's shots.csv: category, shots, seed, image
 LIMIT = None  # use only the first N test images of each defect, for a trial; None for all
 # The model
-MODEL = str(PROJECT / "models/demo_clip/demo-clip.json")
-PRETRAINED = str(PROJECT / "models/demo_clip/demo-clip.safetensors")
+MODEL = str(Path(__file__).parent / "models/demo_clip/demo-clip.json")
+PRETRAINED = str(Path(__file__).parent / "models/demo_clip/demo-clip.safetensors")
 PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
 # The machine
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from datasets.demo import make_once
+from datasets.demo import render_if_needed
 from models.device import check_precision, resolve_device
 from utils.cli import run_cli
 from utils.results.folder import describe_device
@@ -84,7 +84,7 @@ def main() -> None:
     given |= {"shots": (0,), "limit": QUICK_LIMIT} if options.quick else {}
     given |= {"pretrained": options.pretrained} if options.pretrained else {}
     if options.runner == "run_demo":
-        make_once(given["data_root"])
+        render_if_needed(given["data_root"])
     device = resolve_device(given["device"])
     benchmark.check_precision = partial(check_precision, fast=False)  # here accuracy counts
     print(

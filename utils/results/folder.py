@@ -3,7 +3,7 @@
 settings.json           everything that the run depends on (see `ResultFolder`), and its seconds
 done/<category>.json    marks a finished category; written after all of its other files, so that a
                         category without it is scored again. Its keys:
-    metrics             [category, shots, seed or null, metric, value in [0, 1] or null if undefined]
+    metrics             [category, shots, seed, metric, value in [0, 1]]; null: no seed, undefined
     references          [category, shots, seed, image path] of every run's reference images
     leave_one_out       image score of each reference image against the others; custom images only
 """
@@ -22,7 +22,7 @@ from string import hexdigits
 import torch
 from filelock import FileLock, Timeout
 
-from utils.errors import ANOTHER_FOLDER, InputError
+from utils.errors import ANOTHER_FOLDER, InputError, describe_error
 from utils.files import PROJECT, write_text
 from utils.stopwatch import Stopwatch
 
@@ -104,14 +104,14 @@ def read_finished(path: Path) -> dict[str, dict]:
 
 
 def read_json(path: Path, *keys: str) -> dict:
-    """Read a JSON object that a run wrote; a damaged one, or one without `keys`, is an `InputError`."""
+    """Read a JSON object that a run wrote; raise `InputError` if it is damaged or lacks `keys`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content | {key: content[key] for key in keys}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} is not a file that a run of this version wrote ({error}); delete it, or choose "
-            f"{ANOTHER_FOLDER}"
+            f"{path} was not written by a run of this version ({describe_error(error)}); delete it, "
+            f"or choose {ANOTHER_FOLDER}"
         ) from error
 
 
