@@ -17,8 +17,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor
 
 from utils.cli import print_stderr
 from utils.errors import InputError
@@ -88,25 +86,6 @@ class DistributedContext:
         with peer_errors():
             dist.broadcast_object_list(values)
         return values[0]
-
-    def concatenate(self, rows: Tensor | None) -> Tensor:
-        """Concatenate the rows (n, ...) of every process by rank; None where one has no rows."""
-        if self.world_size == 1:
-            return rows
-        layouts = self.all_gather(
-            None if rows is None else (rows.shape, rows.dtype, rows.device.type)
-        )
-        shape, dtype, device = next(layout for layout in layouts if layout is not None)
-        counts = [layout[0][0] if layout else 0 for layout in layouts]
-        if rows is None:
-            rows = torch.empty((0, *shape[1:]), dtype=dtype, device=device)
-        padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - len(rows)]
-        padded = F.pad(rows, padding).contiguous()
-        gathered = [torch.empty_like(padded) for _ in counts]
-        with peer_errors():
-            dist.all_gather(gathered, padded)
-        pairs = zip(gathered, counts, strict=True)
-        return torch.cat([tensor[:count] for tensor, count in pairs])
 
     def claim_device(self, name: str) -> None:
         """Select the GPU of this process; raise `InputError` if processes would share one."""

@@ -77,25 +77,26 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
 
 def build_reference_bank(shard: CategoryTask, session: Session) -> ReferenceBank:
     """Encode this process's reference images and join the banks of all processes."""
-    context, encoder = session.context, session.stream.encoder
+    context, device = session.context, session.stream.encoder.device
     batches = []
     for items, features in session.stream.take(len(shard.references)):
         batches.append((items, features))
         session.progress.update(len(items))
     counts = [(item.image, len(item.tiles)) for items, _ in batches for item in items]
-    rows, start = {}, 0
-    for image, count in chain.from_iterable(context.all_gather(counts)):
-        rows[image] = torch.arange(start, start + count, device=encoder.device)
-        start += count
-    if not rows:
-        return ReferenceBank(None, {}, [])
     entries = ()
     if batches:
         features = Features.concatenate([features for _, features in batches])
-        entries = VisualBank.from_features(features).entries
-    scales = len(encoder.scales) + 1  # the window sizes, then single patches
-    joined = (context.concatenate(entries[i] if entries else None) for i in range(scales))
-    return ReferenceBank(VisualBank(tuple(joined)), rows, batches)
+        entries = tuple(entry.cpu() for entry in VisualBank.from_features(features).entries)
+    shards = context.all_gather((counts, entries))  # at most 61 MB a category with the defaults
+    rows, start = {}, 0
+    for image, count in chain.from_iterable(counts for counts, _ in shards):
+        rows[image] = torch.arange(start, start + count, device=device)
+        start += count
+    if not rows:
+        return ReferenceBank(None, {}, [])
+    scales = zip(*(entries for _, entries in shards if entries), strict=True)
+    visual = VisualBank(tuple(torch.cat(scale).to(device) for scale in scales))
+    return ReferenceBank(visual, rows, batches)
 
 
 def score_references(bank: ReferenceBank, text: TextBank) -> list[float]:
