@@ -57,7 +57,7 @@ def run(
                 if result is not None:  # in the main process
                     write_category(task, result, session)
                     write_summary(session)
-        return conclude(session) if context.is_main else ""
+        return finish(session) if context.is_main else ""
 
 
 def write_summary(session: Session) -> str:
@@ -82,7 +82,7 @@ def write_summary(session: Session) -> str:
     )
 
 
-def conclude(session: Session) -> str:
+def finish(session: Session) -> str:
     """Write the tables and the report, print the summary, and return it."""
     from utils.report.page import write_report  # Jinja and charts, only when they are needed
 
@@ -94,5 +94,5 @@ def conclude(session: Session) -> str:
     folder.write_times(clock)
     log.info(f"\nseconds per stage\n{clock.table()}\n\nresults are in {folder.path}\n")
     log.info(summary)
-    session.experiment.conclude(folder.path)
+    session.experiment.after_run(folder.path)
     return summary

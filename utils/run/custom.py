@@ -121,7 +121,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             "references": len(references),
         },
         apply_exif=True,
-        conclude=partial(report_scores, settings.class_name, images),
+        after_run=partial(report_scores, settings.class_name, images),
     )
 
 

@@ -48,7 +48,7 @@ class Experiment:
     fingerprint: dict  # what results depend on besides settings and weights
     groups: dict[str, list[str]] = field(default_factory=dict)  # categories with their own mean
     apply_exif: bool = False  # rotate images as their EXIF data says
-    conclude: Callable[[Path], None] = lambda folder: None  # called with the finished folder
+    after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
 
 
 def plan_benchmark(settings: Settings) -> Experiment:
