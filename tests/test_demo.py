@@ -11,9 +11,16 @@ import torch
 import run_demo
 from datasets import demo
 from datasets.official import GROUPS, OFFICIAL
-from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, generator_of, render
+from datasets.render.catalogue import (
+    CATEGORIES,
+    MIN_DEFECT_AREA,
+    SIZE,
+    draw,
+    render,
+    seeded_generator,
+)
 from datasets.render.defects import bend
-from datasets.render.surface import Look, make_plane, photograph
+from datasets.render.surface import Look, capture, make_plane
 from datasets.splits import RECIPE, read_root, read_split
 from models.blocks import project, split_heads
 from models.encoder import embed_patches
@@ -26,20 +33,20 @@ from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_p
 from utils.errors import InputError
 from utils.files import sha256_of
 
-DEFECTS = [(name, defect) for name, product in PRODUCTS.items() for defect in product.defects]
-UNSEEN = {name for name, product in PRODUCTS.items() if product.role == "unseen"}
+DEFECTS = [(name, defect) for name, product in CATEGORIES.items() for defect in product.defects]
+UNSEEN = {name for name, product in CATEGORIES.items() if product.role == "unseen"}
 
 
 @pytest.mark.parametrize(("name", "defect"), DEFECTS)
 def test_a_mask_holds_what_a_defect_changes(name, defect):
-    bad, mask = draw(PRODUCTS[name], defect, Look(generator_of(name, defect)))
+    bad, mask = draw(CATEGORIES[name], defect, Look(seeded_generator(name, defect)))
     assert bad.colour.shape == (3, SIZE, SIZE)
     assert mask.any() or defect != "missing_part"
     if not mask.any():  # fell beside the piece: `render` draws such a one again
         pytest.skip("too small to see")
-    good, _ = draw(PRODUCTS[name], None, Look(generator_of(name, defect)))
+    good, _ = draw(CATEGORIES[name], None, Look(seeded_generator(name, defect)))
     light = [
-        photograph(surface, Look(generator_of("light"))).astype(int) for surface in (good, bad)
+        capture(surface, Look(seeded_generator("light"))).astype(int) for surface in (good, bad)
     ]
     change = np.abs(light[0] - light[1]).max(axis=-1)
     # What is even looks the same when it has moved.
@@ -50,33 +57,33 @@ def test_a_mask_holds_what_a_defect_changes(name, defect):
     assert (seen & (away > reach)).sum() <= 0.01 * mask.sum()
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", CATEGORIES)
 def test_surfaces_are_single_precision_whatever_is_drawn(name):
     """A float64 number anywhere doubles the time of all that follows."""
-    for number, defect in enumerate((None, *PRODUCTS[name].defects) * 2):
-        surface, _ = draw(PRODUCTS[name], defect, Look(generator_of(name, number), spread=2.0))
-        parts = surface.colour, surface.height, surface.gloss, surface.part
-        assert {part.dtype for part in parts} == {np.dtype(np.float32)}
+    for index, defect in enumerate((None, *CATEGORIES[name].defects) * 2):
+        surface, _ = draw(CATEGORIES[name], defect, Look(seeded_generator(name, index), spread=2.0))
+        arrays = surface.colour, surface.height, surface.gloss, surface.foreground
+        assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
 
 
 def test_a_bent_mask_is_where_points_moved_by_a_pixel():
-    plane, look = make_plane(100), Look(generator_of(0))
+    plane, look = make_plane(100), Look(seeded_generator(0))
     moved, mask = bend(look, plane, (50.0, 40.0))
     far = np.hypot(moved.u - plane.u, moved.v - plane.v) / plane.pixel
     assert np.array_equal(mask, far >= 1 - 1e-4)
     assert 5 <= far.max() <= 7.5  # 0.10 to 0.15 half pictures of 50 pixels
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", CATEGORIES)
 def test_a_picture_depends_on_its_seed_alone(name):
-    defect = PRODUCTS[name].defects[0]
-    first, mask = render(name, defect, generator_of(1, name))
-    again, same = render(name, defect, generator_of(1, name))
-    other, _ = render(name, defect, generator_of(2, name))
+    defect = CATEGORIES[name].defects[0]
+    first, mask = render(name, defect, seeded_generator(1, name))
+    again, same = render(name, defect, seeded_generator(1, name))
+    other, _ = render(name, defect, seeded_generator(2, name))
     assert np.array_equal(first, again) and np.array_equal(mask, same)
     assert not np.array_equal(first, other)
-    assert mask.mean() >= LEAST
-    assert not render(name, None, generator_of(1, name))[1].any()
+    assert mask.mean() >= MIN_DEFECT_AREA
+    assert not render(name, None, seeded_generator(1, name))[1].any()
 
 
 def test_the_benchmark_has_seen_and_unseen_categories_and_enough_kinds_of_defects():
@@ -143,7 +150,7 @@ def test_a_folder_that_cannot_be_is_one_sentence(tmp_path):
 def test_the_training_pool_has_no_unseen_product():
     pool = make_pool(2, variety=2, seed=0, workers=2)
     assert not UNSEEN & set(pool.names)
-    counts = [4 if PRODUCTS[name].varied else 2 for name in pool.names]
+    counts = [4 if CATEGORIES[name].varied else 2 for name in pool.names]
     assert np.bincount(pool.product).tolist() == counts
     assert pool.masks.any(axis=(1, 2)).tolist() == [False, True] * (sum(counts) // 2)
 
@@ -190,7 +197,7 @@ def test_before_training_every_patch_looks_around_itself_in_every_head():
     clip = load_clip(str(train_demo_clip.CONFIG), "random")
     visual = clip.model.visual
     start_local(visual, torch.Generator().manual_seed(0))
-    picture, _ = render("washer", None, generator_of(0))
+    picture, _ = render("washer", None, seeded_generator(0))
     pixels = torch.from_numpy(picture[24:264, 24:264]).permute(2, 0, 1)[None] / 255
     block = visual.transformer.resblocks[0]
     tokens = embed_patches(visual, (pixels - 0.5) / 0.25)
