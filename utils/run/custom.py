@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from datasets.custom import CustomImages, find_custom_images
-from datasets.references import NO_SEED, Run
+from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
 from utils.cli import run_cli
 from utils.errors import InputError
@@ -113,7 +113,7 @@ def job_of(settings: CustomSettings, pictures: CustomImages) -> Job:
                 f'EXTRA_..._STATES: "{named}" is not the class name "{settings.class_name}"'
             )
     images = tuple(sample.image for sample in pictures.references)
-    runs = [Run(0, NO_SEED, ())] + ([Run(len(images), 0, images)] if images else [])
+    runs = [ShotSetting(0, NO_SEED, ())] + ([ShotSetting(len(images), 0, images)] if images else [])
     plan = Plan(settings.class_name, runs, pictures.references, pictures.tests, bool(images))
     files = [
         sha256_of(pictures.root / name)
