@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from datasets.decode import read_anomalous, read_image
+from datasets.decode import read_image, read_mask
 from datasets.download import unpack
 from datasets.images import ImageDataset
 from datasets.references import read_references
@@ -53,7 +53,7 @@ def test_an_image_is_read_right_or_refused(case, folder):
 
 @each(corpus.masks())
 def test_a_mask_is_read_right_or_refused(case, folder):
-    check(case, lambda path: read_anomalous(path, corpus.RGB.size), folder)
+    check(case, lambda path: read_mask(path, corpus.RGB.size), folder)
 
 
 def test_half_an_image_is_never_taken_for_a_whole_one():

@@ -98,7 +98,7 @@ def test_masks_label_a_flat_folder(tmp_path):
     ("images", "references", "masks", "told"),
     [
         ("nowhere", None, None, "IMAGES"),
-        ("empty", None, None, "no pictures"),
+        ("empty", None, None, "no images"),
         ("bottle", None, None, "give one of them"),
         ("bottle/test/crack", "nowhere", None, "REFERENCES"),
         ("bottle/test/crack", "empty", None, "REFERENCES"),

@@ -91,7 +91,7 @@ def test_a_cut_connection_is_told_and_resumed(served, tmp_path, ranges_work):
     server.cut, server.ranges_work = 5000, ranges_work
     with pytest.raises(InputError) as caught:
         fetch(archive, tmp_path / "data")
-    assert f"cut after 5000 of {archive.size} bytes" in str(caught.value)
+    assert f"closed after 5000 of {archive.size} bytes" in str(caught.value)
     assert BY_HAND in str(caught.value)
     part = tmp_path / "data" / "mvtec_small.tar.xz.part"
     assert part.stat().st_size == 5000
@@ -104,14 +104,14 @@ def test_a_cut_connection_is_told_and_resumed(served, tmp_path, ranges_work):
 def test_a_cut_connection_without_a_known_size_is_told_too(served, tmp_path):
     server, archive = served
     server.cut = 5000
-    with pytest.raises(InputError, match="cut after 5000 of"):
+    with pytest.raises(InputError, match="closed after 5000 of"):
         fetch(Archive(archive.url, archive.sha256, None, BY_HAND), tmp_path / "data")
 
 
 def test_a_wrong_checksum_is_never_unpacked(served, tmp_path):
     _, archive = served
     options = Options(tmp_path / "data", True, archive.url, "0" * 64, splits_folder=tmp_path)
-    with pytest.raises(InputError, match=r"has the sha256 .*, not 0000.*it was not unpacked"):
+    with pytest.raises(InputError, match=r"has the sha256 .*, not 0000.*was not unpacked"):
         prepare(mvtec.MVTEC, options)
     left = [path.name for path in (tmp_path / "data").iterdir()]
     assert left == ["mvtec_small.tar.xz.wrong"]
@@ -123,7 +123,7 @@ def test_an_address_that_fails_says_what_to_do_by_hand(served, tmp_path, url):
     address = server.url.rsplit("/", 1)[0] + url if url.startswith("/") else url
     with pytest.raises(InputError) as caught:
         fetch(Archive(address, archive.sha256, None, BY_HAND), tmp_path / "data")
-    assert "could not be fetched" in str(caught.value)
+    assert "could not be downloaded" in str(caught.value)
     assert BY_HAND in str(caught.value)
 
 

@@ -10,7 +10,7 @@ from datasets.images import (
     cut_tiles,
     eval_shape,
     normalise,
-    read_mask,
+    read_eval_mask,
 )
 from datasets.splits import Sample
 from utils.errors import InputError
@@ -97,7 +97,7 @@ def test_any_value_above_zero_is_anomalous(tmp_path, value):
     mask = np.zeros((20, 20), dtype=bool if value is True else np.uint8)
     mask[5:10, 5:15] = value
     save_mask(tmp_path / "mask.png", mask)
-    found = read_mask(tmp_path / "mask.png", (20, 20), (20, 20))
+    found = read_eval_mask(tmp_path / "mask.png", (20, 20), (20, 20))
     assert found.dtype == bool
     np.testing.assert_array_equal(found, mask > 0)
 
@@ -106,7 +106,7 @@ def test_a_mask_is_cut_at_half_coverage(tmp_path):
     mask = np.zeros((40, 40), np.uint8)
     mask[:, :20] = 3
     save_mask(tmp_path / "mask.png", mask)
-    found = read_mask(tmp_path / "mask.png", (40, 40), (10, 10))
+    found = read_eval_mask(tmp_path / "mask.png", (40, 40), (10, 10))
     np.testing.assert_array_equal(found, np.arange(10)[None].repeat(10, 0) < 5)
 
 
@@ -115,7 +115,7 @@ def test_a_mask_of_one_pixel_never_vanishes(tmp_path, side):
     mask = np.zeros((side, side), np.uint8)
     mask[side // 3, side // 2] = 1
     save_mask(tmp_path / "mask.png", mask)
-    found = read_mask(tmp_path / "mask.png", (side, side), (24, 24))
+    found = read_eval_mask(tmp_path / "mask.png", (side, side), (24, 24))
     assert found[8, 12] or found[8, 11] or found[7, 12]
     assert 1 <= found.sum() <= 4
 
@@ -148,11 +148,11 @@ def test_bad_files_become_one_sentence_each(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     cases = {
         ("cut.png", ""): "cut.png cannot be read as an image",
-        ("none.png", ""): "none.png is in the split but not there",
+        ("none.png", ""): "none.png is in the split but does not exist",
         ("text.png", ""): "text.png cannot be read as an image",
         ("a.png", "other.png"): "61 x 60 pixels, its image 60 x 60",
         ("a.png", "empty.png"): "empty.png of an anomalous image is empty",
-        ("a.png", "none.png"): "none.png is in the split but not there",
+        ("a.png", "none.png"): "none.png is in the split but does not exist",
         ("a.png", "text.png"): "text.png cannot be read",
     }
     dataset = ImageDataset(tmp_path, [sample(*case) for case in cases], 48, "tile", 48)

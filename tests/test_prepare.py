@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets import mpdd, mvtec, visa
-from datasets.official import OFFICIAL, counted, differences
+from datasets.official import OFFICIAL, count_images, differences
 from datasets.prepare import Options, prepare
 from datasets.splits import read_root, read_split
 from tests.conftest import PROJECT
@@ -54,7 +54,7 @@ def test_an_incomplete_dataset_is_written_where_that_is_allowed(tmp_path, capsys
     files = prepare_mvtec(root, tmp_path / "splits", allow_incomplete=True)
     samples = read_split(files[0])
     assert len(samples) == 2 * (4 + 3 + 4)
-    assert "incomplete, allowed (missing: cable" in capsys.readouterr().out
+    assert "incomplete, as allowed (missing: cable" in capsys.readouterr().out
     assert read_root("mvtec", tmp_path / "splits") == root.resolve()
 
 
@@ -69,10 +69,10 @@ def test_a_rerun_writes_the_same_bytes(tmp_path):
 def test_a_complete_dataset_is_said_to_be_complete(tmp_path, capsys, monkeypatch):
     root = make_mvtec(tmp_path / "data", ["bottle"])
     files = prepare_mvtec(root, tmp_path / "splits", allow_incomplete=True)
-    official = counted(read_split(files[0]))
+    official = count_images(read_split(files[0]))
     monkeypatch.setitem(OFFICIAL, "mvtec", official)
     prepare_mvtec(root, tmp_path / "splits")
-    assert "complete: every count is the official one" in capsys.readouterr().out
+    assert "complete: all counts are the official ones" in capsys.readouterr().out
     assert differences("mvtec", read_split(files[0])) == ([], [])
 
 
@@ -117,7 +117,7 @@ def test_every_broken_file_is_reported_by_path(tmp_path):
         assert path in text
     assert "crack/002_mask.png of an anomalous image is empty" in text
     assert "crack/003_mask.png cannot be read" in text
-    assert text.startswith("6 files must be mended")
+    assert text.startswith("fix these files before the split can be written (6 in total):\n")
     assert not (tmp_path / "splits").exists()
 
 
@@ -155,8 +155,8 @@ def test_foreign_folders_are_refused_whatever_is_allowed(tmp_path):
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     for root, told in [
-        ("photos", "is not MVTec AD: no category with images"),
-        ("file", "is no folder"),
+        ("photos", "is not MVTec AD: it has no category with images"),
+        ("file", "is not a folder"),
         ("gone", "does not exist"),
     ]:
         with pytest.raises(InputError, match=told):
@@ -211,7 +211,7 @@ def test_visa_follows_its_split_file_and_says_when_that_is_another(tmp_path, cap
 def test_visa_without_its_split_or_a_mask_is_refused(tmp_path):
     root = make_visa(tmp_path / "data")
     (root / "pcb1/Data/Masks/Anomaly/001.png").unlink()
-    with pytest.raises(InputError, match=r"mask pcb1/Data/Masks/Anomaly/001\.png is not there"):
+    with pytest.raises(InputError, match=r"mask pcb1/Data/Masks/Anomaly/001\.png does not exist"):
         prepare_visa(root, tmp_path / "splits")
     table = root / "split_csv/1cls.csv"
     table.write_text("object,split\n")
@@ -275,7 +275,7 @@ def test_real_images_are_prepared(shared_data, tmp_path, name, counts):
     options = Options(shared_data / name, splits_folder=tmp_path, allow_incomplete=True)
     csv_file, meta_file = prepare(dataset, options)
     samples = read_split(csv_file)
-    found = counted(samples).values()
+    found = count_images(samples).values()
     assert (
         tuple(sum(getattr(c, k) for c in found) for k in ("train", "good", "anomalous")) == counts
     )

@@ -73,8 +73,8 @@ def test_names_with_commas_quotes_spaces_and_other_alphabets_survive(tmp_path):
         (["b,val,0,good,b/0.png,"], 'the split "val"'),
         (["b,test,2,good,b/0.png,"], 'the label "2"'),
         (["b,test,x,good,b/0.png,"], 'the label "x"'),
-        (["b,test,1,cut,b/0.png,"], "an anomalous image without mask"),
-        (["b,test,0,good,b/0.png,m.png"], "or a good one with in line 2"),
+        (["b,test,1,cut,b/0.png,"], "an anomalous image without a mask"),
+        (["b,test,0,good,b/0.png,m.png"], "or a good image with one in line 2"),
         (["b,test,0,good,,"], "an empty class_name or image"),
         (["b,test,0,good,/etc/0.png,"], "not relative to the data root"),
         (["b,test,0,good,b/../../0.png,"], "not relative to the data root"),
@@ -82,7 +82,7 @@ def test_names_with_commas_quotes_spaces_and_other_alphabets_survive(tmp_path):
         (["b,test,1,cut,b/0.png,../m.png"], "not relative to the data root"),
         (["../b,test,0,good,b/0.png,"], "class_name or defect that is a path"),
         (["b,test,1,../cut,b/0.png,m.png"], "class_name or defect that is a path"),
-        (["b,test,0,good,b/0.png,"] * 2, "stands there twice in line 3"),
+        (["b,test,0,good,b/0.png,"] * 2, "a duplicate image in line 3"),
     ],
 )
 def test_every_fault_of_a_split_is_one_sentence_with_its_line(tmp_path, rows, told):

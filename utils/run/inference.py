@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.images import ImageDataset, Item, normalise
-from datasets.references import Run
+from datasets.references import ShotSetting
 from datasets.splits import Sample
 from models.encoder import WindowedEncoder
 from models.weights import LoadedClip
@@ -26,7 +26,7 @@ class Plan:
     """What one category needs: its runs, the distinct references of all of them, its test rows."""
 
     category: str
-    runs: list[Run]
+    runs: list[ShotSetting]
     references: list[Sample]
     tests: list[Sample]
     leave_one_out: bool = False  # whether to score each reference against the others
@@ -114,7 +114,7 @@ def build_visual_bank(
     counts, parts = [], []
     for items, features in encodings.batches_of(len(share.references)):
         parts.append(features)
-        counts += [(encodings.dataset.samples[item.index].image, len(item.tiles)) for item in items]
+        counts += [(item.image, len(item.tiles)) for item in items]
     tiles_of, start = {}, 0
     for image, count in chain.from_iterable(ranks.all_gather(counts)):
         tiles_of[image] = torch.arange(start, start + count, device=encodings.encoder.device)
