@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import anomalib_winclip
-from datasets.references import Run, draw_references
+from datasets.references import ShotSetting, draw_references
 from datasets.splits import Sample
 from models.device import resolve_device, to_device
 from models.encoder import WindowedEncoder
@@ -51,7 +51,7 @@ REPEATS, QUICK_REPEATS = 5, 1
 class Ours:
     """Our encoder and scores: `runs` from one encoding of each image."""
 
-    def __init__(self, clip: LoadedClip, image: Tensor, runs: Sequence[Run]):
+    def __init__(self, clip: LoadedClip, image: Tensor, runs: Sequence[ShotSetting]):
         self.encoder = WindowedEncoder(clip.model, clip.tokenizer)
         self.image, self.text, self.bank = image, None, None
         images = sorted({name for run in runs for name in run.images})

@@ -1,10 +1,10 @@
-"""Render the demo benchmark, in MVTec AD's layout, and write its split.
+"""Render the demo benchmark in MVTec AD's layout and write its split.
 
-    python datasets/demo.py                  # into data/demo/; run_demo.py does it by itself
+    python datasets/demo.py                  # into data/demo/; run_demo.py does it when needed
     python datasets/demo.py --data-root DIR
 
-Twelve products, 32 pictures of each with exact masks, made by drawing (datasets/render/): the same
-bytes on every run. Six of the products are "unseen": the demo CLIP was trained without them.
+Twelve categories of 32 images each, with exact masks, rendered by datasets/render/: the same bytes
+on every run. Six of the categories are "unseen": the demo CLIP was trained without them.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -21,20 +21,20 @@ import numpy as np
 from datasets import prepare
 from datasets.download import Archive
 from datasets.official import OFFICIAL
-from datasets.render import catalogue
 from datasets.splits import RECIPE, SPLITS_FOLDER, read_recipe, read_root, read_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
 from utils.files import PROJECT, real_path, user_path, write_png, write_text
 from utils.log import progress_bar
 
-SEED = 2023  # of every picture; another one gives another benchmark
+SEED = 2023  # of every image; any other seed gives a different benchmark
+RENDERER = Path(__file__).with_name("render")
 
-DEMO = prepare.Dataset(
+DEMO = prepare.BenchmarkSpec(
     name="demo",
     stem="demo",
     title="the demo benchmark",
-    archive=Archive("", "", None, "run python datasets/demo.py, which renders it"),
+    archive=Archive(by_hand="run python datasets/demo.py, which renders it"),
     layout="wood/train/good, wood/test/<defect>, wood/ground_truth/<defect>, leather/...",
     scan=lambda root: prepare.scan_mvtec_layout(root, list(OFFICIAL["demo"])),
 )
@@ -42,72 +42,76 @@ DEMO = prepare.Dataset(
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The command line of this script."""
 
     data_root: Path = PROJECT / "data" / "demo"
-    """Where the pictures are put."""
+    """Folder that the images are rendered into."""
     splits_folder: Path = SPLITS_FOLDER
-    """Where the split is written."""
+    """Folder that the split is written to."""
 
 
 def render_all(root: Path) -> None:
-    """Draw every picture and mask of the benchmark into `root`."""
+    """Render every image and mask of the benchmark into `root`."""
     jobs = []
-    for name, counts in OFFICIAL["demo"].items():
-        jobs += [(root, name, "train", "good", number) for number in range(counts.train)]
-        jobs += [(root, name, "test", "good", number) for number in range(counts.good)]
+    for category, counts in OFFICIAL["demo"].items():
+        jobs += [(root, category, "train", "good", index) for index in range(counts.train)]
+        jobs += [(root, category, "test", "good", index) for index in range(counts.good)]
         for defect, count in counts.defects.items():
-            jobs += [(root, name, "test", defect, number) for number in range(count)]
+            jobs += [(root, category, "test", defect, index) for index in range(count)]
     with ThreadPoolExecutor(prepare.THREADS) as executor:
-        drawn = executor.map(render_one, jobs)
-        list(progress_bar(drawn, total=len(jobs), desc="rendering", unit="image"))
+        rendered = executor.map(lambda job: render_one(*job), jobs)
+        list(progress_bar(rendered, total=len(jobs), desc="rendering", unit="image"))
+
+
+def render_one(root: Path, category: str, split: str, defect: str, index: int) -> None:
+    """Render one image, and its mask if it has a defect."""
+    from datasets.render import (
+        catalogue,
+    )  # not at the top: a run on rendered images needs none of it
+
+    rng = catalogue.seeded_generator(SEED, category, split, defect, index)
+    image, mask = catalogue.render(category, None if defect == "good" else defect, rng)
+    write_png(root / category / split / defect / f"{index:03}.png", image)
+    if defect != "good":
+        path = root / category / "ground_truth" / defect / f"{index:03}_mask.png"
+        write_png(path, mask.astype(np.uint8) * 255)
 
 
 def recipe() -> str:
-    """What the pictures depend on, the seed and the code that draws them, as a checksum."""
+    """Return a checksum of all that determines the images: the seed and the renderer's code."""
     digest = hashlib.sha256(str(SEED).encode())
-    for path in sorted(Path(catalogue.__file__).parent.glob("*.py")):
+    for path in sorted(RENDERER.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def render_one(job: tuple[Path, str, str, str, int]) -> None:
-    """Draw one picture, and its mask where it has one."""
-    root, product, split, defect, number = job
-    rng = catalogue.generator_of(SEED, product, split, defect, number)
-    picture, mask = catalogue.render(product, None if defect == "good" else defect, rng)
-    write_png(root / product / split / defect / f"{number:03}.png", picture)
-    if defect != "good":
-        name = f"{number:03}_mask.png"
-        write_png(root / product / "ground_truth" / defect / name, mask.astype(np.uint8) * 255)
-
-
 def make(options: Options) -> None:
-    """Render the benchmark and write its split."""
+    """Render the benchmark and write its split; raise `InputError` if it cannot be written."""
     root = real_path(user_path(options.data_root))
-    write_text(root / RECIPE, "unfinished\n")  # what is broken off is drawn again
+    write_text(
+        root / RECIPE, "unfinished\n"
+    )  # so that `make_once` repeats an interrupted rendering
     render_all(root)
     write_text(root / RECIPE, recipe() + "\n")
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))
 
 
 def render_if_needed(data_root: str) -> None:
-    """Render the benchmark into its usual place, unless it is there; DATA_ROOT names another.
+    """Render the benchmark into data/demo/ unless it is complete and of the current `recipe`.
 
-    One of another seed, or drawn by older code, is drawn again.
+    A `data_root` other than "auto" is the user's own folder, which is left alone.
     """
     if data_root != "auto":
         return
     try:
         root = read_root("demo")
         samples = read_split(SPLITS_FOLDER / "demo.csv")
-        there = read_recipe(root) == recipe() and all(
-            (root / sample.image).is_file() for sample in samples
-        )
+        complete = all((root / sample.image).is_file() for sample in samples)
+        if complete and read_recipe(root) == recipe():
+            return
     except InputError:
-        there = False
-    if not there:
-        make(Options())
+        pass  # never rendered
+    make(Options())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Fetch a dataset's archive and unpack it: resumed where it broke off, checked before it is used.
+"""Download the archive of a dataset and unpack it safely.
 
-An archive is used only when its size and sha256 are right. Nothing is written outside the target
-folder, whatever the archive's members are called; links in an archive are refused.
+An interrupted download is resumed. An archive is unpacked only if its sha256 matches. Nothing is
+written outside the target folder, whatever the names of the archive's members, and links are
+refused.
 """
 
 import http.client
@@ -22,7 +23,7 @@ from utils.files import CHUNK, is_printable_name, sha256_of
 from utils.log import progress_bar
 
 TIMEOUT = 60  # seconds without a byte from the server
-# What the readers raise on archives that are damaged, encrypted or packed in an unknown way.
+# Raised by the readers for archives that are damaged, encrypted or of an unknown compression.
 BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, OSError, RuntimeError, ValueError),
@@ -31,49 +32,49 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Archive:
-    """Where an archive is, and what it must be."""
+    """The address of an archive and what it must contain; without a URL, how else to get it."""
 
-    url: str
-    sha256: str  # in hexadecimal digits
-    size: int | None  # in bytes; None: as the server says
-    by_hand: str  # what to do when the address fails, as the end of a sentence
+    url: str = ""
+    sha256: str = ""  # hexadecimal
+    size: int | None = None  # in bytes; None: use the Content-Length of the server
+    by_hand: str = ""  # how to get the data without a download, as the end of a sentence
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """The archive as a checked file in `folder`: there already, resumed, or fetched whole.
+    """Download an archive into `folder` unless it exists, check its sha256, and return its path.
 
-    A download that broke off stays as `<name>.part` and is resumed by the next call. A file with
-    a wrong sha256 is set aside as `<name>.wrong`. Both end in an `InputError`.
+    An interrupted download stays as `<name>.part` and is resumed by the next call. A file with a
+    wrong sha256 is renamed to `<name>.wrong`. Raise `InputError` in both cases.
     """
     target = folder / archive.url.rstrip("/").rsplit("/", 1)[-1].split("?")[0]
-    part = target.with_name(f"{target.name}.part")
+    partial = target.with_name(f"{target.name}.part")
     if not target.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            receive(archive, part)
+            receive(archive, partial)
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             raise InputError(
-                f"{archive.url} could not be fetched ({error}); run the same command again to go "
-                f"on where it stopped, or {archive.by_hand}"
+                f"{archive.url} could not be downloaded ({error}); run the same command again to "
+                f"resume, or {archive.by_hand}"
             ) from error
-        part.replace(target)
+        partial.replace(target)
     print(f"checking the sha256 of {target}")
     digest = sha256_of(target)
     if digest != archive.sha256:
         wrong = target.with_name(f"{target.name}.wrong")
         target.replace(wrong)
         raise InputError(
-            f"{wrong} has the sha256 {digest}, not {archive.sha256}: it was not unpacked; delete "
-            f"it and try again, or {archive.by_hand}"
+            f"{wrong} has the sha256 {digest}, not {archive.sha256}, and was not unpacked; "
+            f"delete it and try again, or {archive.by_hand}"
         )
     return target
 
 
-def receive(archive: Archive, part: Path) -> None:
-    """Write the archive to `part`, from where an earlier call stopped."""
-    start = part.stat().st_size if part.exists() else 0
+def receive(archive: Archive, partial: Path) -> None:
+    """Download the rest of the archive to `partial`; raise `OSError` if bytes are missing."""
+    start = partial.stat().st_size if partial.exists() else 0
     if archive.size is not None and start > archive.size:
-        part.unlink()
+        partial.unlink()
         start = 0
     if start and start == archive.size:
         return
@@ -84,23 +85,24 @@ def receive(archive: Archive, part: Path) -> None:
             start = 0  # the server sends the whole file again
         length = response.headers.get("Content-Length")
         total = archive.size or (start + int(length) if length else None)
-        bar = progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
-        with part.open("ab" if start else "wb") as stream, bar:
+        bar = progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=partial.stem)
+        with partial.open("ab" if start else "wb") as stream, bar:
             while chunk := response.read(CHUNK):
                 stream.write(chunk)
                 bar.update(len(chunk))
-    received = part.stat().st_size
+    received = partial.stat().st_size
     if total is not None and received < total:
-        raise OSError(f"the connection was cut after {received} of {total} bytes")
+        raise OSError(f"the connection was closed after {received} of {total} bytes")
     if total is not None and received > total:
-        part.unlink()
+        partial.unlink()
         raise OSError(f"the server sent {received} bytes, not {total}")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .tar, .tar.xz, .tar.gz or .zip into `folder`; a hostile or broken one is an error.
+    """Unpack a .tar, .tar.xz, .tar.gz or .zip into `folder`.
 
-    Members are checked one by one before they are written, so that nothing ever leaves `folder`.
+    Check each member before it is written, so that nothing is written outside `folder`. Raise
+    `InputError` for a damaged archive, a link, a device, or a path that leaves the folder.
     """
     try:
         with progress_bar(unit="B", unit_scale=True, desc=f"unpacking {archive.name}") as bar:
@@ -112,12 +114,12 @@ def unpack(archive: Path, folder: Path) -> None:
                 bar.update(size)
     except BROKEN as error:
         raise InputError(
-            f"{archive} could not be unpacked ({describe_error(error)}); delete it and fetch it again"
+            f"{archive} could not be unpacked ({describe_error(error)}); delete it and try again"
         ) from error
 
 
 def members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and contents of every file of an archive; anything else in it is refused."""
+    """Yield name, size and contents of each file in an archive; raise `InputError` for a link."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
@@ -135,7 +137,7 @@ def members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 
 def safe_parts(name: str, archive: Path) -> tuple[str, ...]:
-    """The parts of a member's path, which must stay below the folder it is unpacked into."""
+    """Split the path of a member; raise `InputError` if it leaves the target folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not path.parts:
         raise hostile(archive, name, "would leave the folder it is unpacked into")
@@ -143,9 +145,9 @@ def safe_parts(name: str, archive: Path) -> tuple[str, ...]:
 
 
 def hostile(archive: Path, name: str, why: str) -> InputError:
-    """The error for an archive that no dataset's author made."""
+    """Describe a member that no author of a dataset would put into an archive."""
     shown = name if is_printable_name(name) else ascii(name)[1:-1]
     return InputError(
         f'{archive} was not unpacked further: its member "{shown}" {why}; delete the archive and '
-        "fetch it from the dataset's own page"
+        "download it from the dataset's own page"
     )

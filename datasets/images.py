@@ -1,8 +1,8 @@
-"""The one Dataset: an image of a split as tiles for the encoder, and its mask for the metrics.
+"""The dataset of a run: each image of a split as tiles for the encoder, with its evaluation mask.
 
-Decoding, conversion to RGB and resizing are those of open_clip's own transform, bit for bit, for
-square RGB and grey images. Everything else is named here: other modes are converted before they
-are resized, images that are not square become overlapping tiles or are squashed.
+For square RGB and grey images, decoding and resizing equal open_clip's own transform bit for bit.
+Images of other modes are converted to RGB before resizing; images that are not square are cut into
+overlapping tiles, or squashed.
 """
 
 from dataclasses import dataclass
@@ -17,85 +17,91 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from datasets.decode import read_anomalous, read_image
+from datasets.decode import make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
 from datasets.tiles import tile_boxes, tile_count
 from utils.errors import InputError
 
-MAX_TILES = 32  # of one image; a longer strip is no picture for CLIP, and a batch must fit
+Resize = Literal["tile", "squash"]  # overlapping square tiles, or one tile of the squashed image
+EvalSize = int | Literal["source"]  # shorter side of maps and masks, or each image's own shape
+MAX_TILES = 32  # per image, which bounds the memory of a batch
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image, ready to be encoded and evaluated; or the sentence that says why it is not.
+    """One image, ready to be encoded and evaluated, or the sentence that says why it is not.
 
-    Pixels are tensors, because those go from a worker process through shared memory: through the
-    pipe, a worker whose run was killed would wait for ever for somebody to read them.
+    The arrays are tensors because a worker process sends tensors through shared memory and
+    everything else through a pipe: while it writes to the pipe of a main process that was killed,
+    it would block forever.
     """
 
-    index: int  # of its row in the samples
+    image: str  # path of the sample's image, which identifies it
     tiles: Tensor  # (T, 3, S, S) uint8
     mask: Tensor  # (H, W) bool at the evaluation shape; all False for a good image
     size: tuple[int, int]  # height and width of the source image in pixels
+    thumbnail: Tensor  # (L,) uint8: the bytes of a small JPEG file
     error: str = ""
 
 
+@dataclass(eq=False)
 class ImageDataset(Dataset):
-    """The images of some rows of a split.
+    """The images of some samples: item i is that of `samples[i]`, decoded once.
 
-    `side` is the encoder's input in pixels; `resize` as in `Protocol`; `eval_size` the shorter
-    side of maps and masks in the metrics, or "source" for each image's own shape; `apply_exif` turns
-    photos as their EXIF says (a benchmark's masks fit the pixels as they are stored).
+    A DataLoader yields the items in its sampler's order, for any number of workers. Indexing never
+    raises for a bad file: `Item.error` has the sentence, which the consumer raises as `InputError`,
+    because a DataLoader turns the exception of a worker process into a traceback.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        samples: list[Sample],
-        side: int,
-        resize: Literal["tile", "squash"],
-        eval_size: int | Literal["source"],
-        apply_exif: bool = False,
-    ):
-        self.root = root
-        self.samples = samples
-        self.side = side
-        self.resize = resize
-        self.eval_size = eval_size
-        self.apply_exif = apply_exif
+    root: Path  # of the paths in `samples`
+    samples: list[Sample]
+    side: int  # of the encoder's input, in pixels
+    resize: Resize
+    eval_size: EvalSize
+    apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, image: str) -> Image.Image:
-        """An image of the samples, decoded."""
-        return read_image(self.root / image, self.apply_exif)
-
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
         try:
-            image = self.read(sample.image)
-            if self.resize == "tile" and tile_count(image.height, image.width) > MAX_TILES:
-                raise InputError(
-                    f"{self.root / sample.image} is {image.width} x {image.height} pixels, more "
-                    f"than {MAX_TILES} square tiles; cut it up, or set --resize squash"
-                )
-            tiles = cut_tiles(image, self.side, self.resize)
-            shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
-            mask = torch.zeros(shape, dtype=torch.bool)
-            if sample.mask:
-                mask = torch.tensor(read_mask(self.root / sample.mask, image.size, shape))
-            return Item(index, tiles, mask, (image.height, image.width))
+            return self.load(sample)
         except InputError as error:
-            # A worker process cannot raise one clean sentence; it hands it over instead.
-            return Item(index, torch.empty(0), torch.empty(0), (0, 0), str(error))
+            empty = torch.empty(0)
+            return Item(sample.image, empty, empty, (0, 0), empty, str(error))
+
+    def read(self, image: str) -> Image.Image:
+        """Decode one image, given by its path in the samples; raise `InputError` if it is bad."""
+        return read_image(self.root / image, self.apply_exif)
+
+    def load(self, sample: Sample) -> Item:
+        """Decode the image and the mask of a sample; raise `InputError` if either is bad."""
+        image = self.read(sample.image)
+        if self.resize == "tile" and tile_count(image.height, image.width) > MAX_TILES:
+            raise InputError(
+                f"{self.root / sample.image} is {image.width} x {image.height} pixels, more than "
+                f"{MAX_TILES} square tiles; crop it, or set --resize squash"
+            )
+        shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
+        mask = torch.zeros(shape, dtype=torch.bool)
+        if sample.mask:
+            mask = torch.tensor(read_eval_mask(self.root / sample.mask, image.size, shape))
+        return Item(
+            sample.image,
+            cut_tiles(image, self.side, self.resize),
+            mask,
+            (image.height, image.width),
+            torch.frombuffer(bytearray(make_thumbnail(image)), dtype=torch.uint8),
+        )
 
 
-def cut_tiles(image: Image.Image, side: int, resize: Literal["tile", "squash"]) -> Tensor:
-    """Resize to the encoder's input and cut square tiles: (T, 3, side, side) uint8.
+def cut_tiles(image: Image.Image, side: int, resize: Resize) -> Tensor:
+    """Resize an image to the encoder's input and cut square tiles: (T, 3, side, side) uint8.
 
-    "tile": the shorter side to `side`, bicubic, as open_clip's own transform; then as many tiles
-    along the longer side as cover it. "squash": both sides to `side`, one tile.
+    "tile" resizes the shorter side to `side` (bicubic, as open_clip's own transform does) and
+    covers the longer side by tiles from left to right, or from top to bottom. "squash" resizes
+    both sides to `side`: one tile.
     """
     target = [side, side] if resize == "squash" else [side]
     pixels = T.pil_to_tensor(T.resize(image, target, InterpolationMode.BICUBIC))
@@ -106,38 +112,34 @@ def cut_tiles(image: Image.Image, side: int, resize: Literal["tile", "squash"]) 
 
 
 def normalise(tiles: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 pixels (T, 3, S, S) to open_clip's input, by the steps of its own transform."""
+    """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does."""
     scaled = tiles.to(torch.float32).div(255)
     return T.normalize(scaled, list(mean), list(std))
 
 
-def eval_shape(
-    height: int,
-    width: int,
-    eval_size: int | Literal["source"],
-    resize: Literal["tile", "squash"],
-) -> tuple[int, int]:
-    """The (height, width) at which an image's map is compared with its mask.
+def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> tuple[int, int]:
+    """Return the (height, width) at which the map of an image is compared with its mask.
 
-    A number is the shorter side, the longer in proportion ("tile") or the same ("squash").
+    A number is the shorter side; the longer one follows the aspect ratio ("tile") or is the same
+    ("squash").
     """
     if eval_size == "source":
         return height, width
     if resize == "squash":
         return eval_size, eval_size
     short, long = sorted((height, width))
-    longer = int(eval_size * long / short)  # torchvision's own rule for the longer side
+    longer = int(eval_size * long / short)  # rounded down, as torchvision does
     return (eval_size, longer) if height <= width else (longer, eval_size)
 
 
-def read_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """Read a mask of an anomalous image: (H, W) bool at `shape`.
+def read_eval_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+    """Read the mask of an anomalous image at the evaluation `shape` (height, width): (H, W) bool.
 
-    `image_size` is (width, height) of its image, which it must have. Resized bilinearly (with
-    Pillow's antialiasing) and cut at one half, as the public implementations do. A defect too
-    small to leave any pixel keeps those where it covers most: a mask never vanishes.
+    Resize bilinearly (with Pillow's antialiasing) and threshold at one half, as the public
+    implementations do. A defect that covers no pixel to one half keeps the pixels where it covers
+    most, so that no mask vanishes. `image_size` and errors as in `read_mask`.
     """
-    anomalous = read_anomalous(path, image_size)
+    anomalous = read_mask(path, image_size)
     if anomalous.shape == shape:
         return anomalous
     coverage = Image.fromarray(anomalous.astype(np.uint8) * 255)

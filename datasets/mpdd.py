@@ -2,33 +2,30 @@
 
     python datasets/mpdd.py --data-root DIR   # DIR holds bracket_black/, ..., or MPDD/ with them
 
-Reads every image and mask once; writes datasets/splits/mpdd.csv, the field's mpdd_meta.json, and
-the data root for run_mpdd.py. It never writes into the image folders. Licence of the data:
-CC BY-NC-SA 4.0.
+Decodes every image and mask once. Writes datasets/splits/mpdd.csv, mpdd_meta.json (read by other
+repositories of the field) and mpdd_root.txt (the data root, for run_mpdd.py). Never writes into the
+image folders. Licence of the data: CC BY-NC-SA 4.0.
 """
 
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from datasets.download import Archive
 from datasets.official import OFFICIAL
-from datasets.prepare import Dataset, main, scan_mvtec_layout
+from datasets.prepare import BenchmarkSpec, main, scan_mvtec_layout
 
-MPDD = Dataset(
+MPDD = BenchmarkSpec(
     name="mpdd",
     stem="mpdd",
     title="MPDD",
     archive=Archive(
-        "",
-        "",
-        None,
-        "open the README of https://github.com/stepanje/MPDD, follow its OneDrive link, download "
-        "the folder and unpack it, so that DIR or DIR/MPDD holds bracket_black, bracket_brown, "
-        "bracket_white, connector, metal_plate and tubes, each with train/good, test/<defect> and "
-        "ground_truth/<defect>; then run this script with --data-root DIR",
+        by_hand="open the README of https://github.com/stepanje/MPDD, follow its OneDrive link, "
+        "download the folder and unpack it, so that DIR or DIR/MPDD holds bracket_black, "
+        "bracket_brown, bracket_white, connector, metal_plate and tubes, each with train/good, "
+        "test/<defect> and ground_truth/<defect>; then run this script with --data-root DIR",
     ),
     layout="bracket_black/train/good, bracket_black/test/<defect>, "
     "bracket_black/ground_truth/<defect>, bracket_brown/...",

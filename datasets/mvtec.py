@@ -1,25 +1,25 @@
 """Check a raw MVTec AD folder against the official counts and write its split.
 
     python datasets/mvtec.py --data-root DIR              # DIR holds bottle/, cable/, ...
-    python datasets/mvtec.py --data-root DIR --download   # fetch the archive (5 GB) into DIR first
+    python datasets/mvtec.py --data-root DIR --download   # download the archive (5 GB) first
 
-Reads every image and mask once; writes datasets/splits/mvtec.csv, the field's mvtec_meta.json, and
-the data root for run_winclip.py. It never writes into the image folders. Licence of the data:
-CC BY-NC-SA 4.0.
+Decodes every image and mask once. Writes datasets/splits/mvtec.csv, mvtec_meta.json (read by other
+repositories of the field) and mvtec_root.txt (the data root, for run_winclip.py). Never writes into
+the image folders. Licence of the data: CC BY-NC-SA 4.0.
 """
 
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from datasets.download import Archive
 from datasets.official import OFFICIAL
-from datasets.prepare import Dataset, main, scan_mvtec_layout
+from datasets.prepare import BenchmarkSpec, main, scan_mvtec_layout
 
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
-# The owner moves this address every few months; it then answers 404 and --url gives the new one.
+# The owner changes this address every few months; it then returns 404, and --url takes the new one.
 URL = (
     "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282/download/"
     "420938113-1629952094/mvtec_anomaly_detection.tar.xz"
@@ -27,7 +27,7 @@ URL = (
 SHA256 = "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
 SIZE = 5_264_982_680  # bytes
 
-MVTEC = Dataset(
+MVTEC = BenchmarkSpec(
     name="mvtec",
     stem="mvtec",
     title="MVTec AD",
@@ -35,7 +35,7 @@ MVTEC = Dataset(
         URL,
         SHA256,
         SIZE,
-        f"get mvtec_anomaly_detection.tar.xz by hand from {PAGE} ({SIZE:,} bytes, sha256 {SHA256}) "
+        f"download mvtec_anomaly_detection.tar.xz from {PAGE} ({SIZE:,} bytes, sha256 {SHA256}) "
         "and unpack it",
     ),
     layout="bottle/train/good, bottle/test/<defect>, bottle/ground_truth/<defect>, cable/...",

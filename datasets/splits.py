@@ -1,13 +1,13 @@
-"""One row type for every benchmark, and how a split is written, read and checked.
+"""Write, read and check the split of a benchmark: one CSV row (`Sample`) per image.
 
-A split is a CSV (`class_name,split,label,defect,image,mask`; POSIX paths relative to the data
-root; sorted) and the `meta.json` that the field's other repositories read. Beside them stands the
-data root that the preparation script was given, so that a runner needs no option.
+Beside <name>.csv, a preparation script writes <name>_meta.json in the form that other repositories
+of the field read, and <name>_root.txt with the data root, so that a runner needs no option.
 """
 
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -15,21 +15,24 @@ from pathlib import Path, PurePosixPath
 from utils.errors import InputError, describe_error
 from utils.files import is_printable_name, real_path, write_text
 
-UNKNOWN = -1  # label of a picture that nobody has judged; only one's own pictures have it
-RECIPE = "recipe.txt"  # in the root of rendered data: what they were rendered with
+UNKNOWN = -1  # label of an image without ground truth; never in a split, only in custom images
+RECIPE = "recipe.txt"  # in the root of rendered data: checksum of the seed and of the renderer
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
 
 
 @dataclass(frozen=True, order=True)
 class Sample:
-    """One image of a benchmark; paths are POSIX and relative to the data root."""
+    """One image of a benchmark: a row of its split, whose columns are these fields.
 
-    class_name: str  # as the dataset spells it: "metal_nut"
+    Paths are POSIX and relative to the data root. Samples sort by their fields, in this order.
+    """
+
+    class_name: str  # the category as the dataset spells it: "metal_nut"; not a path
     split: str  # "train" or "test"
     label: int  # 0 good, 1 anomalous
-    defect: str  # "good", or the defect's folder name
-    image: str
-    mask: str  # "" where there is none
+    defect: str  # "good", or the name of the defect's folder; VisA has "anomaly"
+    image: str  # unique in the split
+    mask: str  # "" for a good image, a path for an anomalous one
 
 
 COLUMNS = [field.name for field in fields(Sample)]
@@ -38,23 +41,26 @@ COLUMNS = [field.name for field in fields(Sample)]
 def write_split(
     samples: Sequence[Sample], folder: Path, name: str, named_defects: bool = True
 ) -> list[Path]:
-    """Write `<name>.csv` and `<name>_meta.json`, sorted and atomically; returns both paths."""
+    """Write <name>.csv and <name>_meta.json, sorted and atomically; return both paths.
+
+    `named_defects` as in `build_meta`. Raise `InputError` if the folder cannot be written.
+    """
     rows = sorted(samples)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(astuple(sample) for sample in rows)
-    meta = json.dumps(meta_of(rows, named_defects), indent=4, ensure_ascii=False) + "\n"
+    meta = json.dumps(build_meta(rows, named_defects), indent=4, ensure_ascii=False) + "\n"
     files = {folder / f"{name}.csv": table.getvalue(), folder / f"{name}_meta.json": meta}
     for path, text in files.items():
         write_text(path, text)
     return list(files)
 
 
-def meta_of(samples: Sequence[Sample], named_defects: bool) -> dict:
-    """The field's meta.json: train and test, then class, then a list of images.
+def build_meta(samples: Sequence[Sample], named_defects: bool) -> dict:
+    """Build the field's meta.json: "train" or "test", then category, then a list of images.
 
-    `named_defects`: whether `specie_name` is the defect's name, or "" as the field has it for VisA.
+    `specie_name` is the defect if `named_defects`, else "", as the field writes it for VisA.
     """
     meta: dict[str, dict[str, list[dict]]] = {"train": {}, "test": {}}
     for sample in samples:
@@ -70,9 +76,12 @@ def meta_of(samples: Sequence[Sample], named_defects: bool) -> dict:
 
 
 def read_split(path: Path) -> list[Sample]:
-    """Read and check a split; every fault is an `InputError` with the file and the line."""
+    """Read and check a split; the samples keep the order of the file.
+
+    Raise `InputError` with the file and the line of the first fault.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets mark it so
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except FileNotFoundError as error:
         raise InputError(
             f"there is no split {path}; run python datasets/{path.stem.split('_')[0]}.py "
@@ -83,23 +92,23 @@ def read_split(path: Path) -> list[Sample]:
             f"the split {path} cannot be read ({describe_error(error)}); prepare it again"
         ) from error
     try:
-        return rows_of(text)
+        return parse_rows(text)
     except (ValueError, csv.Error) as error:
         raise InputError(f"the split {path} has {error}; prepare it again") from error
 
 
-def rows_of(text: str) -> list[Sample]:
-    """The rows of a split's text; a `ValueError` says what fault it has in which line."""
+def parse_rows(text: str) -> list[Sample]:
+    """Parse the text of a split; raise `ValueError` with its first fault and the line."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    names = list(reader.fieldnames or [])
-    missing = [column for column in COLUMNS if column not in names]
+    header = list(reader.fieldnames or [])
+    missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise ValueError(f"no column {', '.join(missing)}")
-    if len(set(names)) != len(names):
-        raise ValueError("two columns of one name")
+    if len(set(header)) != len(header):
+        raise ValueError("a duplicate column")
     samples, seen = [], set()
     for row in reader:
-        if fault := fault_of(row, seen):
+        if fault := row_fault(row, seen):
             raise ValueError(f"{fault} in line {reader.line_num}")
         values = {column: row[column] for column in COLUMNS}
         samples.append(Sample(**values | {"label": int(row["label"])}))
@@ -108,21 +117,21 @@ def rows_of(text: str) -> list[Sample]:
     return samples
 
 
-def fault_of(row: dict, seen: set[str]) -> str:
-    """What is wrong with one row of a split, or ""; `seen` gathers the images of the rows."""
+def row_fault(row: dict, seen: set[str]) -> str:
+    """Return what is wrong with one row of a split, or ""; its image is added to `seen`."""
     if None in row or any(row[column] is None for column in COLUMNS):
         return "too many or too few fields"
     if not all(is_printable_name(row[column]) for column in COLUMNS):
         return "a name that is not UTF-8 or has control characters"
     if row["split"] not in ("train", "test"):
-        return f'the split "{row["split"]}" (it is train or test)'
+        return f'the split "{row["split"]}" (expected train or test)'
     if row["label"] not in ("0", "1"):
-        return f'the label "{row["label"]}" (it is 0 or 1)'
+        return f'the label "{row["label"]}" (expected 0 or 1)'
     if not row["class_name"] or not row["image"]:
         return "an empty class_name or image"
     if (row["label"] == "1") != bool(row["mask"]):
-        return "an anomalous image without mask, or a good one with"
-    # These name folders and files of the results.
+        return "an anomalous image without a mask, or a good image with one"
+    # Results are written to folders and files with these names.
     if any(
         set(row[column]) & set("/\\") or row[column] in (".", "..")
         for column in ("class_name", "defect")
@@ -135,31 +144,31 @@ def fault_of(row: dict, seen: set[str]) -> str:
         if parts.is_absolute() or ".." in parts.parts or "\\" in row[column]:
             return f'a path "{row[column]}" that is not relative to the data root'
         if row[column] and str(parts) != row[column]:
-            return f'a path "{row[column]}" that is written "{parts}" in short'
+            return f'a path "{row[column]}" that is not normalised (expected "{parts}")'
     if row["image"] in seen:
-        return "an image that stands there twice"
+        return "a duplicate image"
     seen.add(row["image"])
     return ""
 
 
 def first_of_each_defect(samples: Sequence[Sample], count: int) -> list[int]:
-    """The places of the first `count` samples of each defect ("good" is one), in order."""
-    seen: dict[str, int] = {}
-    places = []
-    for place, sample in enumerate(samples):
-        seen[sample.defect] = seen.get(sample.defect, 0) + 1
+    """Return the indices of the first `count` samples of each defect and of "good", in order."""
+    seen: Counter[str] = Counter()
+    indices = []
+    for index, sample in enumerate(samples):
+        seen[sample.defect] += 1
         if seen[sample.defect] <= count:
-            places.append(place)
-    return places
+            indices.append(index)
+    return indices
 
 
 def write_root(root: Path, folder: Path, dataset: str) -> None:
-    """Record the data root that a split was made from."""
+    """Record the data root of a split as <dataset>_root.txt."""
     write_text(folder / f"{dataset}_root.txt", f"{real_path(root)}\n")
 
 
 def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
-    """The data root of the last preparation; an `InputError` where there was none."""
+    """Return the data root of the last preparation; raise `InputError` if there was none."""
     path = folder / f"{dataset}_root.txt"
     try:
         return Path(path.read_text(encoding="utf-8").rstrip("\n"))
@@ -171,6 +180,6 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
 
 
 def read_recipe(root: Path) -> str:
-    """What rendered data were made with, as a checksum; "" for photographs."""
-    file = root / RECIPE
-    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    """Return the checksum that rendered data were made with; "" for other data."""
+    path = root / RECIPE
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""

@@ -1,12 +1,12 @@
 """Check a raw VisA folder against its official split and counts, and write its split.
 
     python datasets/visa.py --data-root DIR              # DIR holds candle/, ..., split_csv/
-    python datasets/visa.py --data-root DIR --download   # fetch the archive (1.9 GB) into DIR first
+    python datasets/visa.py --data-root DIR --download   # download the archive (1.9 GB) first
 
-Reads split_csv/1cls.csv and every image and mask once; writes datasets/splits/visa.csv, the
-field's visa_meta.json, and the data root for run_visa.py. VisA's masks hold defect-class ids 1 to
-9 on 0 and so look black: any value above 0 is the anomaly. No copy is made of anything. Licence of
-the data: CC BY 4.0.
+Reads split_csv/1cls.csv and decodes every image and mask once. Writes datasets/splits/visa.csv,
+visa_meta.json (read by other repositories of the field) and visa_root.txt (the data root, for
+run_visa.py). Never writes into the image folders. VisA's masks look black because they hold defect
+ids from 1 to 9: every non-zero pixel is anomalous. Licence of the data: CC BY 4.0.
 """
 
 import sys
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import pandas as pd
 
 from datasets.download import Archive
-from datasets.prepare import Dataset, Options, prepare
+from datasets.prepare import BenchmarkSpec, Options, prepare
 from datasets.splits import Sample
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
@@ -35,15 +35,15 @@ COLUMNS = ["object", "split", "label", "image", "mask"]
 
 @dataclass(frozen=True)
 class VisaOptions(Options):
-    """The shared options, and which of VisA's splits."""
+    """The shared options, and the choice of VisA's split."""
 
     split: Literal["1cls", "2cls_fewshot", "2cls_highshot"] = "1cls"
-    """The official split; the paper and run_visa.py use 1cls."""
+    """Official split to prepare; the paper and run_visa.py use 1cls."""
 
 
-def visa(split: str) -> Dataset:
-    """VisA under one of its official splits."""
-    return Dataset(
+def visa(split: str) -> BenchmarkSpec:
+    """Describe VisA under one of its official splits."""
+    return BenchmarkSpec(
         name="visa",
         stem="visa" if split == "1cls" else f"visa_{split}",
         title=f"VisA ({split})",
@@ -51,7 +51,7 @@ def visa(split: str) -> Dataset:
             URL,
             SHA256,
             SIZE,
-            "get VisA_20220922.tar by hand as https://github.com/amazon-science/spot-diff says "
+            "download VisA_20220922.tar as https://github.com/amazon-science/spot-diff describes "
             f"({SIZE:,} bytes, sha256 {SHA256}) and unpack it",
         ),
         layout=f"split_csv/{split}.csv, candle/Data/Images, candle/Data/Masks, capsules/...",
@@ -63,13 +63,17 @@ def visa(split: str) -> Dataset:
 
 
 def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
-    """The rows of a split whose images are there; the faults of those rows."""
+    """Return the rows of a split whose images exist, and the faults of such rows.
+
+    Rows without an image only lower the counts. Raise `InputError` if the split file is missing or
+    unreadable.
+    """
     path = root / "split_csv" / f"{split}.csv"
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(
-            f"there is no {path}; give the folder that holds VisA's split_csv/ and object folders"
+            f"there is no {path}; give the folder of VisA, which holds split_csv/, candle/, ..."
         ) from error
     except ValueError as error:  # undecodable or no table
         raise InputError(f"{path} cannot be read as a CSV ({error}); restore it") from error
@@ -77,17 +81,19 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}; restore the official file")
     if split == "1cls" and sha256_of(path) != SPLIT_SHA256:
-        print(f"note: {path} is not the official file (its sha256 differs)")
+        print(f"warning: {path} is not the official file (its sha256 differs)")
     samples, faults = [], []
     for row in rows[COLUMNS].itertuples(index=False):
         if not (root / row.image).is_file():
-            continue  # the counts say what is missing
+            continue  # `check_counts` reports it
         if row.label not in ("normal", "anomaly"):
-            faults.append(f'{root / row.image}: its label is "{row.label}", not normal or anomaly')
+            faults.append(
+                f'{root / row.image}: its label is "{row.label}" (expected normal or anomaly)'
+            )
             continue
         label = int(row.label == "anomaly")
         if label and not (root / row.mask).is_file():
-            faults.append(f"{root / row.image}: its mask {row.mask or '(none named)'} is not there")
+            faults.append(f"{root / row.image}: its mask {row.mask or '(empty)'} does not exist")
             continue
         defect, mask = ("anomaly", row.mask) if label else ("good", "")
         samples.append(Sample(row.object, row.split, label, defect, row.image, mask))
@@ -95,7 +101,7 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
 
 
 def main() -> None:
-    """What the command line asks for."""
+    """Parse the options and prepare the split."""
     default = VisaOptions(data_root=PROJECT / "data" / "visa")
     options = parse_options(default, __doc__, Path(__file__))
     prepare(visa(options.split), options)

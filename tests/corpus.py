@@ -1,4 +1,4 @@
-"""Odd and bad images and masks, made with a seed: the files that test_corpus.py has read."""
+"""Odd and bad images and masks, made from a seed, for test_corpus.py."""
 
 import io
 import os
@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.layouts import picture
+from tests.layouts import make_image
 
 Outcome = Literal["read", "refused", "either"]  # either: damage may leave a file readable
 HEIGHT, WIDTH = 24, 32
-PIXELS = picture(np.random.default_rng(0), HEIGHT, WIDTH, (4, 6, 8))
+PIXELS = make_image(np.random.default_rng(0), HEIGHT, WIDTH, (4, 6, 8))
 RGB = Image.fromarray(PIXELS)
 GREY = RGB.convert("L")
 DEEP = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 85
 ORIENTATION = 274  # EXIF's tag
-UPRIGHT = {  # what undoes each orientation
+UPRIGHT = {  # inverse of each orientation
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -41,48 +41,48 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Case:
-    """One file: how it is written, and what its reader must make of it."""
+    """One file: how to write it, and what its reader must do with it."""
 
     label: str
-    name: str  # of the file; the sentence that refuses it holds this
+    name: str  # of the file; the error message must contain it
     write: Callable[[Path], object]
     outcome: Outcome
-    wanted: np.ndarray | None = None  # what a file that is read must hold
+    expected: np.ndarray | None = None  # the pixels, if it is read
     tolerance: float = 0.0  # mean difference, for lossy formats
 
 
 def of_bytes(label: str, name: str, data: bytes, outcome: Outcome, *pixels) -> Case:
-    """A case whose file holds these bytes; `pixels` are its last fields."""
+    """Make a case of a file with these bytes; `pixels` are the expected pixels and tolerance."""
     return Case(label, name, lambda path: path.write_bytes(data), outcome, *pixels)
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    """An image as the bytes of a file."""
+    """Encode an image as the bytes of a file."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def rgb(image: Image.Image) -> np.ndarray:
-    """The pixels that an image shows, (H, W, 3)."""
+    """Convert an image to RGB pixels (H, W, 3)."""
     return np.asarray(image.convert("RGB"))
 
 
 def damaged(data: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """`count` copies with flipped bits: half of them anywhere, half in the first 200 bytes."""
+    """Yield copies with flipped bits: half of them anywhere, half in the first 200 bytes."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         copy = bytearray(data)
         within = len(copy) if number % 2 else min(len(copy), 200)
-        for place in rng.integers(within, size=rng.integers(1, 8)):
-            copy[place] ^= 1 << rng.integers(8)
+        for position in rng.integers(within, size=rng.integers(1, 8)):
+            copy[position] ^= 1 << rng.integers(8)
         yield bytes(copy)
 
 
 def broken(
     name: str, data: bytes, flips: int = 10, cuts: tuple = (0.1, 0.3, 0.5, 0.7, 0.9)
 ) -> list[Case]:
-    """A file cut short at some places, and with flipped bits."""
+    """Truncate a file to some fractions, and flip bits in copies of it."""
     cases = [
         of_bytes(f"{name} cut at {cut}", name, data[: int(len(data) * cut)], "refused")
         for cut in cuts
@@ -92,14 +92,14 @@ def broken(
 
 
 def exif(orientation: int) -> Image.Exif:
-    """EXIF data that say how a picture is to be turned."""
+    """Make EXIF data with an orientation."""
     data = Image.Exif()
     data[ORIENTATION] = orientation
     return data
 
 
 def files() -> dict[str, bytes]:
-    """One sound file of each format, by its usual name."""
+    """Encode one valid file of each format."""
     return {
         "a.png": encoded(RGB, "PNG"),
         "a.jpg": encoded(RGB, "JPEG", quality=95),
@@ -113,7 +113,7 @@ def files() -> dict[str, bytes]:
 
 
 def readable_images() -> list[Case]:
-    """Modes, depths, orientations, sizes and names that must be read right."""
+    """List modes, depths, orientations, sizes and names that must be read correctly."""
     mode = {name: RGB.convert(name) for name in ("L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr")}
     half = Image.merge("RGBA", (*RGB.split(), Image.new("L", RGB.size, 128)))
     high = np.repeat((DEEP >> 8).astype(np.uint8)[..., None], 3, 2)
@@ -160,12 +160,12 @@ def readable_images() -> list[Case]:
         ),
         of_bytes("CMYK", "cmyk.jpg", encoded(mode["CMYK"], "JPEG", quality=95), "read", PIXELS, 8),
         of_bytes("grey", "grey.jpg", encoded(GREY, "JPEG", quality=95), "read", rgb(GREY), 8),
-        of_bytes("thumbnail", "phone.jpg", two_pictures("MPO", quality=95), "read", PIXELS, 8),
+        of_bytes("thumbnail", "phone.jpg", two_images("MPO", quality=95), "read", PIXELS, 8),
         of_bytes("bytes after it", "a.png", encoded(RGB, "PNG") + b"more", "read", PIXELS),
         of_bytes("bad orientation", "a.png", encoded(RGB, "PNG", exif=exif(99)), "read", PIXELS),
     ]
     for height, width in ((1, 1), (1, 7), (7, 1), (10, 20000), (20000, 10)):
-        pixels = picture(np.random.default_rng(1), height, width, None)
+        pixels = make_image(np.random.default_rng(1), height, width, None)
         data = encoded(Image.fromarray(pixels), "PNG")
         cases.append(of_bytes(f"{width} x {height}", "thin.png", data, "read", pixels))
     png = encoded(RGB, "PNG")
@@ -173,20 +173,20 @@ def readable_images() -> list[Case]:
 
 
 def on_white(image: Image.Image) -> np.ndarray:
-    """A picture with transparency as a viewer with a white ground shows it."""
+    """Composite a transparent image on white."""
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)
     return np.asarray(white.convert("RGB"))
 
 
-def two_pictures(kind: str, **options) -> bytes:
-    """A file with two different pictures."""
+def two_images(kind: str, **options) -> bytes:
+    """Encode a file with two different images."""
     other = Image.fromarray(PIXELS[::-1])
     return encoded(RGB, kind, save_all=True, append_images=[other], **options)
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that claim very many pixels, or hold very much text."""
+    """Encode small files that claim huge dimensions or hold a huge text."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -211,7 +211,7 @@ def bombs() -> dict[str, bytes]:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(8 << 20), 9))
     return {
         "60000.png": png(60000, 60000),
-        "12000.png": png(12000, 12000),  # fewer than Pillow itself refuses
+        "12000.png": png(12000, 12000),  # below the limit of Pillow itself
         "2147483647.png": png(2**31 - 1, 2**31 - 1),
         "0.png": png(0, 0),
         "text.png": png(8, 8, text),
@@ -222,7 +222,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def foreign() -> dict[str, bytes]:
-    """Files that are no picture of a format that is read; some would run a program."""
+    """Encode files of unsupported formats; some would start a program."""
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     eps += b"(canary) (w) file closefile\nshowpage\n%%EOF\n"
     html = b"<html><head><title>404 Not Found</title></head></html>"
@@ -241,20 +241,20 @@ def foreign() -> dict[str, bytes]:
 
 
 def refused_images() -> list[Case]:
-    """Images that end in a sentence, and damaged ones that may."""
+    """List images that must be refused, and damaged ones that may be."""
     cases = [case for name, data in files().items() for case in broken(name, data)]
     known = {**bombs(), **foreign()}
     known |= {
-        "several.png": two_pictures("PNG"),
-        "several.webp": two_pictures("WEBP"),
-        "several.tif": two_pictures("TIFF"),
+        "several.png": two_images("PNG"),
+        "several.webp": two_images("WEBP"),
+        "several.tif": two_images("TIFF"),
         "float.tif": encoded(GREY.convert("F"), "TIFF"),
         "nan.tif": encoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"),
         "32-bit.tif": encoded(Image.fromarray(np.full((8, 8), 70000, np.int32)), "TIFF"),
         "negative.tif": encoded(Image.fromarray(np.full((8, 8), -1, np.int32)), "TIFF"),
     }
     cases += [of_bytes(name, name, data, "refused") for name, data in known.items()]
-    places = {
+    not_files = {
         "folder": Path.mkdir,
         "pipe": os.mkfifo,
         "loop": lambda path: path.symlink_to(path),
@@ -262,11 +262,11 @@ def refused_images() -> list[Case]:
         "to a device": lambda path: path.symlink_to("/dev/zero"),
         "not there": lambda path: None,
     }
-    return cases + [Case(label, "x.png", make, "refused") for label, make in places.items()]
+    return cases + [Case(label, "x.png", make, "refused") for label, make in not_files.items()]
 
 
 def masks() -> list[Case]:
-    """Masks of an anomalous image of WIDTH x HEIGHT, right and wrong ones."""
+    """List valid and invalid masks of an anomalous image of WIDTH x HEIGHT."""
     shape = np.zeros((HEIGHT, WIDTH), bool)
     shape[3:9, 5:20] = True
     eight = Image.fromarray(shape.astype(np.uint8) * 255)

@@ -18,12 +18,12 @@ SHOTS = "category,shots,seed,image\nbottle,1,0,bottle/train/good/000.png\n"
 
 
 def table(*rows: str) -> bytes:
-    """A table's bytes."""
+    """Encode the lines of a table."""
     return "\n".join([*rows, ""]).encode()
 
 
 def splits() -> list[Case]:
-    """Splits that a hand, a spreadsheet or a disk has changed."""
+    """List splits changed by hand, by a spreadsheet or by a disk fault."""
     whole = table(HEADER, TRAIN, GOOD, BAD)
     right = {
         "as written": whole,
@@ -65,17 +65,17 @@ def splits() -> list[Case]:
         "an open quote": table(HEADER, 'b,test,0,good,"b/0.png,'),
         "a field of a megabyte": table(HEADER, f"b,test,0,good,{'x' * 2**20},"),
         "JSON": b'{"train": {}, "test": {}}',
-        "a picture": b"\x89PNG\r\n\x1a\n\x00\x00",
+        "an image": b"\x89PNG\r\n\x1a\n\x00\x00",
     }
     cases = [of_bytes(f"split {label}", "mvtec.csv", data, "read") for label, data in right.items()]
     cases += [of_bytes(f"split {label}", "mvtec.csv", d, "refused") for label, d in wrong.items()]
     copies = enumerate(damaged(whole, 1, 20))
     cases += [of_bytes(f"split flipped {n}", "mvtec.csv", copy, "either") for n, copy in copies]
-    return cases + places("split", "mvtec.csv")
+    return cases + not_files("split", "mvtec.csv")
 
 
-def places(what: str, name: str) -> list[Case]:
-    """What may stand where a file should be."""
+def not_files(what: str, name: str) -> list[Case]:
+    """List what can be found instead of a file."""
     makers = {
         "folder": Path.mkdir,
         "loop": lambda path: path.symlink_to(path),
@@ -85,7 +85,7 @@ def places(what: str, name: str) -> list[Case]:
 
 
 def reference_lists() -> list[Case]:
-    """Lists of references; the reader checks their form, `listed_references` what they hold."""
+    """List files of references; `read_references` checks their form, not their contents."""
     whole = SHOTS.encode()
     columns = ("category", "shots", "seed", "image")
     wrong = {f"without {name}": whole.replace(name.encode(), b"other", 1) for name in columns}
@@ -102,11 +102,11 @@ def reference_lists() -> list[Case]:
         cases.append(of_bytes(f"list {name}", name, b"PK\x03\x04 no archive", "refused"))
     copies = enumerate(damaged(whole, 2, 20))
     cases += [of_bytes(f"list flipped {n}", "shots.csv", copy, "either") for n, copy in copies]
-    return cases + places("list", "shots.csv")
+    return cases + not_files("list", "shots.csv")
 
 
 def arrays(**changes) -> dict[str, np.ndarray]:
-    """The arrays of a small score file."""
+    """Make the arrays of a small score file."""
     sound = dict(
         image=np.array(["a.png", "b.png"]),
         label=np.array([0, 1]),
@@ -121,14 +121,14 @@ def arrays(**changes) -> dict[str, np.ndarray]:
 
 
 def npz(**changes) -> bytes:
-    """A score file as bytes."""
+    """Encode a score file."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays(**changes))
     return stream.getvalue()
 
 
 def claiming(shape: str) -> bytes:
-    """An NPZ whose maps claim a shape that their data do not have."""
+    """Encode an NPZ file whose maps claim a shape that their data do not have."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(npz())) as old, zipfile.ZipFile(stream, "w") as new:
         for name in old.namelist():
@@ -143,7 +143,7 @@ def claiming(shape: str) -> bytes:
 
 
 def score_files() -> list[Case]:
-    """Score files of a run, damaged or made by others."""
+    """List score files that are damaged or not written by a run."""
     trap = np.array([Trap(), Trap()], dtype=object)
     wrong = {f"{name} pickled": npz(**{name: trap}) for name in arrays()}
     wrong |= {f"{name} a word": npz(**{name: np.array("x")}) for name in arrays()}
@@ -163,11 +163,11 @@ def score_files() -> list[Case]:
     }
     cases = [of_bytes("scores as written", "bottle.npz", npz(), "read")]
     cases += [of_bytes(f"scores {n}", "bottle.npz", data, "refused") for n, data in wrong.items()]
-    return cases + broken("bottle.npz", npz(), flips=40) + places("scores", "bottle.npz")
+    return cases + broken("bottle.npz", npz(), flips=40) + not_files("scores", "bottle.npz")
 
 
 def tar(mode: str, *members: tuple) -> bytes:
-    """A tar of (name, type, link) members; files hold one byte."""
+    """Encode a tar of (name, type, link) members; files have one byte."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode, format=tarfile.PAX_FORMAT) as archive:
         for name, kind, link in members:
@@ -179,7 +179,7 @@ def tar(mode: str, *members: tuple) -> bytes:
 
 
 def zipped(*names: str, link: bool = False) -> bytes:
-    """A ZIP of files; as symbolic links where that is asked for."""
+    """Encode a ZIP of files, or of symbolic links."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
@@ -190,7 +190,7 @@ def zipped(*names: str, link: bool = False) -> bytes:
 
 
 def archives() -> list[Case]:
-    """Archives that are damaged, or that would write outside the folder `in/data`."""
+    """List archives that are damaged or would write outside the folder `in/data`."""
     names = ("../out", "a/../../out", "/tmp/canary-out", "//out", "..", "a/..", "C:\\out", "\\out")
     names += ("a\\..\\..\\out", "../\n/out", "./../out", "C:out")
     file = tarfile.REGTYPE

@@ -1,4 +1,4 @@
-"""Small datasets in the layouts of MVTec AD, VisA and MPDD, rendered for the tests."""
+"""Small datasets in the layouts of MVTec AD, VisA and MPDD."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(rng: np.random.Generator, height: int, width: int, spot: tuple | None) -> np.ndarray:
-    """A smooth texture; `spot` (top, left, side) is a bright square on it."""
+def make_image(rng: np.random.Generator, height: int, width: int, spot: tuple | None) -> np.ndarray:
+    """Make a smooth texture (H, W, 3); `spot` (top, left, side) is a bright square on it."""
     coarse = rng.integers(60, 160, (6, 6, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
@@ -19,12 +19,12 @@ def picture(rng: np.random.Generator, height: int, width: int, spot: tuple | Non
 
 
 def save_pair(rng, image: Path, mask: Path | None, size: tuple[int, int], value: int = 255) -> None:
-    """Write an image and, for an anomalous one, its mask; both folders are made."""
+    """Write an image and, if it is anomalous, its mask; create their folders."""
     height, width = size
     side = min(size) // 4
     spot = (rng.integers(height - side), rng.integers(width - side), side) if mask else None
     image.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(rng, height, width, spot)).save(image)
+    Image.fromarray(make_image(rng, height, width, spot)).save(image)
     if mask:
         top, left, _ = spot
         pixels = np.zeros(size, np.uint8)
@@ -43,7 +43,7 @@ def make_mvtec(
     size: tuple[int, int] = (96, 96),
     mask_suffix: str = "_mask",
 ) -> Path:
-    """<category>/{train,test,ground_truth}, `each` images per defect; returns `root`."""
+    """Write <category>/{train,test,ground_truth}, `each` images per defect; return `root`."""
     rng = np.random.default_rng(0)
     for category in categories:
         for kind, count in (("train", train), ("test", good)):
@@ -65,7 +65,7 @@ def make_visa(
     test: int = 3,
     size: tuple[int, int] = (96, 144),
 ) -> Path:
-    """VisA's folders and split_csv/1cls.csv; masks hold small class ids, names overlap."""
+    """Write VisA's folders and split_csv/1cls.csv; masks have small defect ids, names overlap."""
     rng = np.random.default_rng(1)
     lines = ["object,split,label,image,mask"]
     for name in objects:

@@ -1,27 +1,27 @@
-"""An end to what takes too long."""
+"""A time limit for code that may hang."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SECONDS = 5  # of a processor, for one case
-BLOCKED = 60  # seconds of the clock: a reader that waits for something uses no processor
+CPU_SECONDS = 5  # for one case
+WALL_SECONDS = 60  # a blocked reader uses no CPU time
 
 
 class Hang(BaseException):
-    """No reader takes this for a fault of its file."""
+    """Raised after the limit; readers that catch `Exception` do not catch it."""
 
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Ends what takes too long."""
+    """Raise `Hang` after CPU_SECONDS or WALL_SECONDS."""
 
     def stop(number, frame):
         raise Hang
 
     timers = (
-        (signal.ITIMER_REAL, signal.SIGALRM, BLOCKED),
-        (signal.ITIMER_PROF, signal.SIGPROF, SECONDS),
+        (signal.ITIMER_REAL, signal.SIGALRM, WALL_SECONDS),
+        (signal.ITIMER_PROF, signal.SIGPROF, CPU_SECONDS),
     )
     before = [(kind, signal.signal(kind, stop)) for _, kind, _ in timers]
     for timer, _, seconds in timers:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from datasets.images import ImageDataset
 from datasets.official import OFFICIAL
-from datasets.references import NO_SEED, Run
+from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import Sample
 from utils.results.folder import ResultFolder
 from utils.results.scores import Scores
@@ -20,7 +20,7 @@ from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
 HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a file may be called so
-RUNS = [Run(0, NO_SEED, ()), Run(1, 3, ("a",)), Run(1, 4, ("b",))]
+RUNS = [ShotSetting(0, NO_SEED, ()), ShotSetting(1, 3, ("a",)), ShotSetting(1, 4, ("b",))]
 LABELS = [0, 0, 0, 1, 1, 1, 1]
 # Zero-shot: F1-max from 0.3 (8/9), so the good 0.6 is a false alarm; AUROC 11/12.
 # 1-shot seed 3: F1-max from 0.7 (6/7), so the anomalous 0.05 is missed; AUROC 9/12.

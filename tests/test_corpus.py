@@ -1,4 +1,4 @@
-"""Over 500 odd and bad files: each is read right, or refused in one sentence with its name."""
+"""Over 500 odd and bad files: each is read correctly or refused in one sentence with its name."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from datasets.decode import read_anomalous, read_image
+from datasets.decode import read_image, read_mask
 from datasets.download import unpack
 from datasets.images import ImageDataset
 from datasets.references import read_references
@@ -22,7 +22,7 @@ from utils.results.scores import load_scores
 
 
 def check(case: Case, reader, folder: Path) -> None:
-    """Have a case read; what comes back, or the sentence, must be right."""
+    """Read the file of a case and check the pixels or the error message."""
     path = folder / case.name
     case.write(path)
     try:
@@ -35,10 +35,10 @@ def check(case: Case, reader, folder: Path) -> None:
         assert "Traceback" not in str(error)
     else:
         assert case.outcome != "refused", "it was read"
-        if case.wanted is not None:
+        if case.expected is not None:
             pixels = np.asarray(read)
-            assert pixels.shape == case.wanted.shape
-            assert np.abs(pixels.astype(float) - case.wanted).mean() <= case.tolerance
+            assert pixels.shape == case.expected.shape
+            assert np.abs(pixels.astype(float) - case.expected).mean() <= case.tolerance
     assert not list(folder.rglob("canary*")), "foreign code was run"
 
 
@@ -47,16 +47,16 @@ def each(cases: list[Case]):
 
 
 @each(corpus.readable_images() + corpus.refused_images())
-def test_an_image_is_read_right_or_refused(case, folder):
+def test_an_image_is_read_correctly_or_refused(case, folder):
     check(case, lambda path: read_image(path, apply_exif=True), folder)
 
 
 @each(corpus.masks())
-def test_a_mask_is_read_right_or_refused(case, folder):
-    check(case, lambda path: read_anomalous(path, corpus.RGB.size), folder)
+def test_a_mask_is_read_correctly_or_refused(case, folder):
+    check(case, lambda path: read_mask(path, corpus.RGB.size), folder)
 
 
-def test_half_an_image_is_never_taken_for_a_whole_one():
+def test_truncated_images_are_never_accepted():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
@@ -95,24 +95,24 @@ def test_a_model_config_is_read_or_refused(case, folder):
     check(case, lambda path: load_clip(str(path), "random"), folder)
 
 
-def test_weight_files_are_never_read_with_their_code(folder, monkeypatch):
-    """open_clip would do that on a TypeError; older versions of torch then run what they read."""
-    asked = []
+def test_weight_files_are_never_unpickled_with_code(folder, monkeypatch):
+    """open_clip would unpickle on a TypeError; older versions of torch then run the code."""
+    weights_only = []
     load = torch.load
 
     def spy(*words, **options):
-        asked.append(options.get("weights_only"))
+        weights_only.append(options.get("weights_only"))
         return load(*words, **options)
 
     monkeypatch.setattr(torch, "load", spy)
     for case in corpus_weights.weight_files():
         check(case, lambda path: load_file(corpus_weights.tiny_clip(), path, "tiny"), folder)
-    assert len(asked) > 20
-    assert set(asked) == {True}
+    assert len(weights_only) > 20
+    assert set(weights_only) == {True}
 
 
 def test_there_are_over_500_cases():
-    """A corpus that lost its cases would pass too."""
+    """A corpus without cases would pass too."""
     images = corpus.readable_images() + corpus.refused_images() + corpus.masks()
     tables = corpus_files.splits() + corpus_files.reference_lists() + corpus_files.score_files()
     others = (
@@ -133,7 +133,7 @@ def test_real_images_are_read_or_refused(shared_data, folder, name):
         check(case, read_image, folder)
 
 
-def test_a_strip_is_refused_as_tiles_and_squashed_where_that_is_asked_for(folder):
+def test_a_long_strip_is_refused_as_tiles_but_can_be_squashed(folder):
     Image.new("RGB", (20000, 10), "grey").save("strip.png")
     row = Sample("bottle", "test", 0, "good", "strip.png", "")
     error = ImageDataset(folder, [row], 48, "tile", 48)[0].error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from datasets import mvtec, visa
-from datasets.prepare import Dataset, Options, prepare
+from datasets.prepare import BenchmarkSpec, Options, prepare
 from tests import corpus, corpus_weights
 from tests.clips import write_config
 from tests.conftest import PROJECT
@@ -75,7 +75,7 @@ def test_a_spoiled_folder_is_not_prepared(folder, spoil, told):
         ("capsules,val,normal,x.png,", 'the split "val"'),
         ("../capsules,test,normal,x.png,", "x.png: its row"),
         (",test,normal,x.png,", "x.png: its row"),
-        ("capsules,test,normal,x.png,\ncapsules,test,normal,x.png,", "stands there twice"),
+        ("capsules,test,normal,x.png,\ncapsules,test,normal,x.png,", "a duplicate image"),
     ],
 )
 def test_a_spoiled_split_of_visa_is_not_prepared(folder, row, told):
@@ -87,13 +87,13 @@ def test_a_spoiled_split_of_visa_is_not_prepared(folder, row, told):
     refused_by_prepare(visa.visa("1cls"), root, told)
 
 
-def refused_by_prepare(dataset: Dataset, root: Path, told: str) -> None:
+def refused_by_prepare(dataset: BenchmarkSpec, root: Path, told: str) -> None:
     """One line for the one fault, and no split."""
     options = Options(root, splits_folder=root.parent / "splits", allow_incomplete=True)
     with time_limit(), pytest.raises(InputError) as caught:
         prepare(dataset, options)
     first, line = str(caught.value).splitlines()
-    assert first == "1 files must be mended before a split is made:"
+    assert first == "fix these files before the split can be written (1 in total):"
     assert told in line
     assert not options.splits_folder.exists()
 

@@ -1,6 +1,7 @@
-"""One's own pictures: formats, layouts, faults, and the threshold, through the real script."""
+"""Custom images: formats, layouts, faults, and the threshold, through the real script."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -29,59 +30,59 @@ def gradient(width=60, height=40) -> Image.Image:
 
 
 def odd_formats(folder: Path) -> dict[str, Image.Image]:
-    """The same picture in many formats, with the RGB that each should give."""
+    """Write the same image in many formats; return the RGB that each should give."""
     folder.mkdir(parents=True, exist_ok=True)
     image = gradient()
-    wanted = {}
+    expected = {}
     for suffix in ("png", "bmp", "tif", "webp", "JPG"):
         name = f"plain {suffix}.{suffix}"
         image.save(folder / name, lossless=True, quality=95)
-        wanted[name] = image
+        expected[name] = image
     image.convert("L").save(folder / "grey.png")
-    wanted["grey.png"] = image.convert("L").convert("RGB")
+    expected["grey.png"] = image.convert("L").convert("RGB")
     deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(folder / "deep.tiff")
-    wanted["deep.tiff"] = wanted["grey.png"]
+    expected["deep.tiff"] = expected["grey.png"]
     image.convert("CMYK").save(folder / "print.jpg", quality=95)
-    wanted["print.jpg"] = image
+    expected["print.jpg"] = image
     image.quantize(256).save(folder / "palette.gif")
-    wanted["palette.gif"] = image
+    expected["palette.gif"] = image
     clear = image.convert("RGBA")
     clear.putalpha(Image.new("L", image.size, 0))
     clear.save(folder / "clear.png")
-    wanted["clear.png"] = Image.new("RGB", image.size, "white")
+    expected["clear.png"] = Image.new("RGB", image.size, "white")
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it a quarter to the right
+    exif[0x0112] = 6  # a viewer rotates it by 90 degrees to the right
     image.rotate(90, expand=True).save(folder / "Größe 图.jpg", exif=exif, quality=95)
-    wanted["Größe 图.jpg"] = image
-    return wanted
+    expected["Größe 图.jpg"] = image
+    return expected
 
 
-def test_every_format_gives_the_picture_that_a_viewer_shows(tmp_path):
-    for name, wanted in odd_formats(tmp_path).items():
-        found = read_image(tmp_path / name, apply_exif=True)
-        assert found.size == wanted.size, name
-        off = np.abs(np.asarray(found).astype(int) - np.asarray(wanted).astype(int))
+def test_every_format_is_decoded_as_a_viewer_shows_it(tmp_path):
+    for name, expected in odd_formats(tmp_path).items():
+        image = read_image(tmp_path / name, apply_exif=True)
+        assert image.size == expected.size, name
+        off = np.abs(np.asarray(image).astype(int) - np.asarray(expected).astype(int))
         assert off.mean() < 12, name
 
 
-def test_a_benchmark_image_is_not_turned(tmp_path):
+def test_the_exif_orientation_of_a_benchmark_image_is_ignored(tmp_path):
     odd_formats(tmp_path)
     assert read_image(tmp_path / "Größe 图.jpg").size == (40, 60)
 
 
-def test_a_flat_folder_has_no_labels(tmp_path):
+def test_images_of_a_flat_folder_have_no_labels(tmp_path):
     odd_formats(tmp_path / "in")
-    found = find_custom_images(tmp_path / "in", "thing", None, None)
-    assert len(found.tests) == 11 and not found.faults
-    assert {sample.label for sample in found.tests} == {UNKNOWN}
+    custom = find_custom_images(tmp_path / "in", "thing", None, None)
+    assert len(custom.tests) == 11 and not custom.faults
+    assert {sample.label for sample in custom.tests} == {UNKNOWN}
 
 
 def test_a_folder_named_good_labels_the_others(tmp_path):
     root = make_mvtec(tmp_path, ["bottle"])
-    found = find_custom_images(root / "bottle/test", "bottle", None, root / "bottle/ground_truth")
-    assert [s.label for s in found.tests] == [1, 1, 0, 0, 0, 1, 1]  # crack, good, hole
-    assert [bool(s.mask) for s in found.tests] == [s.label == 1 for s in found.tests]
+    custom = find_custom_images(root / "bottle/test", "bottle", None, root / "bottle/ground_truth")
+    assert [s.label for s in custom.tests] == [1, 1, 0, 0, 0, 1, 1]  # crack, good, hole
+    assert [bool(s.mask) for s in custom.tests] == [s.label == 1 for s in custom.tests]
 
 
 def test_masks_label_a_flat_folder(tmp_path):
@@ -90,32 +91,32 @@ def test_masks_label_a_flat_folder(tmp_path):
     shutil.copytree(root / "bottle/test/crack", flat)
     shutil.copytree(root / "bottle/ground_truth/crack", masks)
     Image.new("L", (96, 96)).save(masks / "000_mask.png")  # blank: a good piece
-    found = find_custom_images(flat, "bottle", None, masks)
-    assert [s.label for s in found.tests] == [0, 1]
+    custom = find_custom_images(flat, "bottle", None, masks)
+    assert [s.label for s in custom.tests] == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("images", "references", "masks", "told"),
+    ("images", "references", "masks", "message"),
     [
         ("nowhere", None, None, "IMAGES"),
-        ("empty", None, None, "no pictures"),
+        ("empty", None, None, "no images"),
         ("bottle", None, None, "give one of them"),
         ("bottle/test/crack", "nowhere", None, "REFERENCES"),
         ("bottle/test/crack", "empty", None, "REFERENCES"),
         ("bottle/test/crack", None, "bottle/test/good", "MASKS"),
     ],
 )
-def test_a_wrong_folder_ends_in_a_sentence(tmp_path, images, references, masks, told):
+def test_a_wrong_folder_ends_in_one_sentence(tmp_path, images, references, masks, message):
     make_mvtec(tmp_path, ["bottle"])
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "bottle/test/good").iterdir():
         path.rename(path.with_stem(f"other{path.stem}"))
-    places = [tmp_path / at if at else None for at in (references, masks)]
-    with pytest.raises(InputError, match=told):
-        find_custom_images(tmp_path / images, "bottle", *places)
+    folders = [tmp_path / name if name else None for name in (references, masks)]
+    with pytest.raises(InputError, match=message):
+        find_custom_images(tmp_path / images, "bottle", *folders)
 
 
-def test_loops_of_links_are_named_and_left_out(tmp_path):
+def test_symlink_loops_are_reported_and_left_out(tmp_path):
     root = make_mvtec(tmp_path, ["bottle"])
     mask = sorted((root / "bottle/ground_truth/crack").iterdir())[0]
     reference = sorted((root / "bottle/train/good").iterdir())[0]
@@ -123,10 +124,10 @@ def test_loops_of_links_are_named_and_left_out(tmp_path):
         path.unlink()
         path.symlink_to(path)
     folders = root / "bottle/train/good", root / "bottle/ground_truth"
-    found = find_custom_images(root / "bottle/test", "bottle", *folders)
-    assert len(found.faults) == 2
-    assert str(mask) in found.faults[0] and str(reference) in found.faults[1]
-    assert len(found.tests) == len(list((root / "bottle/test").rglob("*.png"))) - 1
+    custom = find_custom_images(root / "bottle/test", "bottle", *folders)
+    assert len(custom.faults) == 2
+    assert str(mask) in custom.faults[0] and str(reference) in custom.faults[1]
+    assert len(custom.tests) == len(list((root / "bottle/test").rglob("*.png"))) - 1
 
 
 def settings(folder: Path, **changes) -> CustomSettings:
@@ -145,23 +146,21 @@ def settings(folder: Path, **changes) -> CustomSettings:
 def test_a_run_with_references_has_a_folder_beside_the_one_without(tmp_path):
     plain = settings(tmp_path, images=str(tmp_path / "bolts"), result_dir="auto")
     with_references = replace(plain, references=str(tmp_path / "good"))
-    names = [one.result_folder.relative_to(PROJECT) for one in (plain, with_references)]
-    assert names == [Path("result/custom/bolts"), Path("result/custom/bolts-with-references")]
+    folders = [s.result_folder.relative_to(PROJECT) for s in (plain, with_references)]
+    assert folders == [Path("result/custom/bolts"), Path("result/custom/bolts-with-references")]
 
 
-def test_a_result_folder_has_the_whole_name_of_a_folder_and_that_of_a_picture_without_its_kind(
-    tmp_path,
-):
+def test_a_result_folder_is_named_after_the_folder_or_the_stem_of_the_image(tmp_path):
     (tmp_path / "cam.1").mkdir()
     (tmp_path / "bolt.v2.png").touch()
-    for pictures, name in (("cam.1", "cam.1"), ("bolt.v2.png", "bolt.v2")):
-        one = settings(tmp_path, images=str(tmp_path / pictures), result_dir="auto")
-        assert one.result_folder.name == name
+    for images, name in (("cam.1", "cam.1"), ("bolt.v2.png", "bolt.v2")):
+        folder = settings(tmp_path, images=str(tmp_path / images), result_dir="auto").result_folder
+        assert folder.name == name
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Path:
-    """The results of labelled pictures with masks and three references."""
+    """Run on labelled images with masks and three references; return the result folder."""
     folder = tmp_path_factory.mktemp("custom")
     root = make_mvtec(folder, ["bottle"], train=3) / "bottle"
     run(
@@ -175,7 +174,7 @@ def done(tmp_path_factory) -> Path:
     return folder / "result"
 
 
-def test_scores_come_as_json_csv_and_pictures(done):
+def test_scores_are_written_as_json_csv_and_heatmaps(done):
     rows = json.loads((done / "scores.json").read_text())
     scores = load_scores(done / "scores" / "metal nut.npz")
     assert [row["image"] for row in rows] == scores.image.tolist()
@@ -190,7 +189,7 @@ def test_labels_and_masks_give_all_metrics(done):
 
 
 def test_the_threshold_is_the_highest_score_of_a_reference_against_the_others(done, tmp_path):
-    """The same three scores, each from a run of its own: one picture, two references."""
+    """The same three scores, each from a separate run on one image and two references."""
     record = json.loads((done / "done" / "metal nut.json").read_text())
     root = done.parent / "bottle" / "train" / "good"
     apart = []
@@ -220,13 +219,13 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
     assert "Image ROC" not in page and "false alarms" not in page
 
 
-def test_the_meaning_of_scores_is_told():
+def test_the_meaning_of_scores_is_explained():
     assert "not calibrated" in meaning(0, None)
     assert "two references" in meaning(1, None)
     assert "once in 5" in meaning(4, 0.5)
 
 
-def test_one_broken_file_is_named_and_the_others_are_scored(tmp_path):
+def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
     odd_formats(tmp_path / "in put")
     (tmp_path / "in put" / "broken.png").write_bytes(b"\x89PNG no more")
     config = write_config(tmp_path, "small-custom", 240, 16, layers=2, width=32)
@@ -240,13 +239,13 @@ def test_one_broken_file_is_named_and_the_others_are_scored(tmp_path):
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: 1 of 12 pictures could not be used")
+    assert re.match(r"error: 1 of 12 \w+ could not be used", done.stderr.splitlines()[-1])
     assert "broken.png" in done.stderr
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 
 
-def test_real_pictures_in_odd_formats_score_as_the_originals(tmp_path, shared_data):
-    """Lossless conversions of one picture: all get its score."""
+def test_real_images_in_odd_formats_score_as_the_originals(tmp_path, shared_data):
+    """Lossless conversions of one image all get its score."""
     source = shared_data / "mvtec" / "bottle" / "test" / "broken_large"
     image = Image.open(sorted(source.iterdir())[0]).convert("RGB")
     folder = tmp_path / "in"
@@ -267,7 +266,7 @@ def test_real_pictures_in_odd_formats_score_as_the_originals(tmp_path, shared_da
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"images": ""}, "IMAGES is not set"),
         ({"class_name": " "}, "CLASS_NAME is not set"),
@@ -275,7 +274,7 @@ def test_real_pictures_in_odd_formats_score_as_the_originals(tmp_path, shared_da
         ({"extra_normal_states": ("screw: clean {}",)}, "is not the class name"),
     ],
 )
-def test_a_wrong_setting_ends_in_a_sentence(tmp_path, changes, told):
+def test_a_wrong_setting_ends_in_one_sentence(tmp_path, changes, message):
     odd_formats(tmp_path / "in")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         run(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))

@@ -1,6 +1,8 @@
-"""The demo benchmark's pictures and the demo CLIP's training views."""
+"""The images of the demo benchmark and the training views of the demo CLIP."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,9 +13,16 @@ import torch
 import run_demo
 from datasets import demo
 from datasets.official import GROUPS, OFFICIAL
-from datasets.render.catalogue import LEAST, PRODUCTS, SIZE, draw, generator_of, render
+from datasets.render.catalogue import (
+    CATEGORIES,
+    MIN_DEFECT_AREA,
+    SIZE,
+    draw,
+    render,
+    seeded_generator,
+)
 from datasets.render.defects import bend
-from datasets.render.surface import Look, make_plane, photograph
+from datasets.render.surface import Look, capture, make_plane
 from datasets.splits import RECIPE, read_root, read_split
 from models.blocks import project, split_heads
 from models.encoder import embed_patches
@@ -26,68 +35,75 @@ from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_p
 from utils.errors import InputError
 from utils.files import sha256_of
 
-DEFECTS = [(name, defect) for name, product in PRODUCTS.items() for defect in product.defects]
-UNSEEN = {name for name, product in PRODUCTS.items() if product.role == "unseen"}
+DEFECTS = [(name, defect) for name, product in CATEGORIES.items() for defect in product.defects]
+UNSEEN = {name for name, product in CATEGORIES.items() if product.role == "unseen"}
 
 
 @pytest.mark.parametrize(("name", "defect"), DEFECTS)
-def test_a_mask_holds_what_a_defect_changes(name, defect):
-    bad, mask = draw(PRODUCTS[name], defect, Look(generator_of(name, defect)))
+def test_a_mask_covers_what_a_defect_changes(name, defect):
+    bad, mask = draw(CATEGORIES[name], defect, Look(seeded_generator(name, defect)))
     assert bad.colour.shape == (3, SIZE, SIZE)
     assert mask.any() or defect != "missing_part"
-    if not mask.any():  # fell beside the piece: `render` draws such a one again
+    if not mask.any():  # it missed the object; `render` would draw it again
         pytest.skip("too small to see")
-    good, _ = draw(PRODUCTS[name], None, Look(generator_of(name, defect)))
+    good, _ = draw(CATEGORIES[name], None, Look(seeded_generator(name, defect)))
     light = [
-        photograph(surface, Look(generator_of("light"))).astype(int) for surface in (good, bad)
+        capture(surface, Look(seeded_generator("light"))).astype(int) for surface in (good, bad)
     ]
     change = np.abs(light[0] - light[1]).max(axis=-1)
-    # What is even looks the same when it has moved.
+    # A uniform area looks the same after it has moved.
     assert (change[mask] > 5).mean() > (0.3 if defect == "bend" else 0.7)
     away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
-    reach = 12 if defect in ("particle", "missing_piece") else 4  # their shadow is no defect
+    reach = (
+        12 if defect in ("particle", "missing_piece") else 4
+    )  # their shadows are not part of the mask
     seen = change > 26  # a tenth of the range
     assert (seen & (away > reach)).sum() <= 0.01 * mask.sum()
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_surfaces_are_single_precision_whatever_is_drawn(name):
-    """A float64 number anywhere doubles the time of all that follows."""
-    for number, defect in enumerate((None, *PRODUCTS[name].defects) * 2):
-        surface, _ = draw(PRODUCTS[name], defect, Look(generator_of(name, number), spread=2.0))
-        parts = surface.colour, surface.height, surface.gloss, surface.part
-        assert {part.dtype for part in parts} == {np.dtype(np.float32)}
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_all_surfaces_are_single_precision(name):
+    """A float64 array doubles the time of every step after it."""
+    for index, defect in enumerate((None, *CATEGORIES[name].defects) * 2):
+        surface, _ = draw(CATEGORIES[name], defect, Look(seeded_generator(name, index), spread=2.0))
+        arrays = surface.colour, surface.height, surface.gloss, surface.foreground
+        assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
 
 
 def test_a_bent_mask_is_where_points_moved_by_a_pixel():
-    plane, look = make_plane(100), Look(generator_of(0))
+    plane, look = make_plane(100), Look(seeded_generator(0))
     moved, mask = bend(look, plane, (50.0, 40.0))
     far = np.hypot(moved.u - plane.u, moved.v - plane.v) / plane.pixel
     assert np.array_equal(mask, far >= 1 - 1e-4)
-    assert 5 <= far.max() <= 7.5  # 0.10 to 0.15 half pictures of 50 pixels
+    assert 5 <= far.max() <= 7.5  # 0.10 to 0.15 of half an image, which is 50 pixels
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_a_picture_depends_on_its_seed_alone(name):
-    defect = PRODUCTS[name].defects[0]
-    first, mask = render(name, defect, generator_of(1, name))
-    again, same = render(name, defect, generator_of(1, name))
-    other, _ = render(name, defect, generator_of(2, name))
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_an_image_depends_only_on_its_seed(name):
+    defect = CATEGORIES[name].defects[0]
+    first, mask = render(name, defect, seeded_generator(1, name))
+    again, same = render(name, defect, seeded_generator(1, name))
+    other, _ = render(name, defect, seeded_generator(2, name))
     assert np.array_equal(first, again) and np.array_equal(mask, same)
     assert not np.array_equal(first, other)
-    assert mask.mean() >= LEAST
-    assert not render(name, None, generator_of(1, name))[1].any()
+    assert mask.mean() >= MIN_DEFECT_AREA
+    assert not render(name, None, seeded_generator(1, name))[1].any()
 
 
-def test_the_benchmark_has_seen_and_unseen_categories_and_enough_kinds_of_defects():
-    assert len(OFFICIAL["demo"]) == 12
-    assert {len(names) for names in GROUPS["demo"].values()} == {6}
-    assert set(GROUPS["demo"]["unseen"]) == UNSEEN
-    kinds = {kind for counts in OFFICIAL["demo"].values() for kind in counts.defects}
-    assert len(kinds) >= 6
+@pytest.mark.parametrize("role", ["seen", "unseen"])
+def test_the_official_counts_of_the_demo_match_the_renderer(role):
+    official = {name: tuple(OFFICIAL["demo"][name].defects) for name in GROUPS["demo"][role]}
+    rendered = {name: kind.defects for name, kind in CATEGORIES.items() if kind.role == role}
+    assert official == rendered
+    assert len(official) == 6
 
 
-def test_the_script_writes_pictures_masks_and_a_split(tmp_path, monkeypatch):
+def test_no_benchmark_run_imports_the_renderer():
+    code = "import sys, run_demo, run_winclip; assert 'datasets.render' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+def test_the_script_writes_images_masks_and_a_split(tmp_path, monkeypatch):
     few = {name: OFFICIAL["demo"][name] for name in ("wood", "capsule")}
     monkeypatch.setitem(OFFICIAL, "demo", few)
     demo.make(demo.Options(tmp_path / "with space", splits_folder=tmp_path / "splits"))
@@ -96,7 +112,7 @@ def test_the_script_writes_pictures_masks_and_a_split(tmp_path, monkeypatch):
     assert sum(sample.label for sample in samples) == 2 * 16
 
 
-def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkeypatch):
+def test_images_of_another_seed_or_older_code_are_rendered_again(tmp_path, monkeypatch):
     monkeypatch.setitem(OFFICIAL, "demo", {"capsule": OFFICIAL["demo"]["capsule"]})
     options = demo.Options(tmp_path / "raw", splits_folder=tmp_path / "splits")
     made = []
@@ -122,11 +138,11 @@ def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkey
     demo.render_if_needed("auto")
     assert made == [2023, 1, 1]
 
-    def broken_off(_: Path) -> None:
+    def interrupt(_: Path) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(demo, "render_all", broken_off)
+        patch.setattr(demo, "render_all", interrupt)
         make_there(options)
     demo.render_if_needed("auto")
     assert made == [2023, 1, 1, 1]
@@ -134,21 +150,21 @@ def test_pictures_of_another_seed_or_older_code_are_drawn_again(tmp_path, monkey
     assert made == [2023, 1, 1, 1]
 
 
-def test_a_folder_that_cannot_be_is_one_sentence(tmp_path):
+def test_an_unwritable_folder_ends_in_one_sentence(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(InputError, match="cannot write"):
         demo.make(demo.Options(tmp_path / "loop", splits_folder=tmp_path / "splits"))
 
 
-def test_the_training_pool_has_no_unseen_product():
+def test_the_training_pool_has_no_unseen_category():
     pool = make_pool(2, variety=2, seed=0, workers=2)
     assert not UNSEEN & set(pool.names)
-    counts = [4 if PRODUCTS[name].varied else 2 for name in pool.names]
+    counts = [4 if CATEGORIES[name].varied else 2 for name in pool.names]
     assert np.bincount(pool.product).tolist() == counts
     assert pool.masks.any(axis=(1, 2)).tolist() == [False, True] * (sum(counts) // 2)
 
 
-def test_the_committed_weights_were_trained_without_the_unseen_products():
+def test_the_committed_weights_were_trained_without_the_unseen_categories():
     record = json.loads((PROJECT / "models" / "demo_clip" / "training.json").read_text())
     assert record["weights_sha256"] == sha256_of(Path(run_demo.PRETRAINED))
     assert record["products"]
@@ -170,12 +186,12 @@ def test_the_training_tool_writes_the_same_weights_again(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"per_product": -1}])
-def test_a_training_without_steps_or_pictures_is_one_sentence(wrong):
+def test_a_training_without_steps_or_images_ends_in_one_sentence(wrong):
     with pytest.raises(InputError, match="is below 1; give more"):
         train_demo_clip.Options(**wrong)
 
 
-def test_near_positions_are_alike_before_training_and_far_ones_are_not():
+def test_before_training_only_near_positions_have_similar_codes():
     codes = position_codes((15, 15), 160, heads=5)
     assert codes.shape == (225, 160)
     alike = (codes[112] @ codes.T / 160).reshape(15, 15)  # of the middle, with every patch
@@ -186,12 +202,12 @@ def test_near_positions_are_alike_before_training_and_far_ones_are_not():
 
 
 @torch.no_grad()
-def test_before_training_every_patch_looks_around_itself_in_every_head():
+def test_before_training_every_head_attends_to_the_neighbours_of_a_patch():
     clip = load_clip(str(train_demo_clip.CONFIG), "random")
     visual = clip.model.visual
     start_local(visual, torch.Generator().manual_seed(0))
-    picture, _ = render("washer", None, generator_of(0))
-    pixels = torch.from_numpy(picture[24:264, 24:264]).permute(2, 0, 1)[None] / 255
+    image, _ = render("washer", None, seeded_generator(0))
+    pixels = torch.from_numpy(image[24:264, 24:264]).permute(2, 0, 1)[None] / 255
     block = visual.transformer.resblocks[0]
     tokens = embed_patches(visual, (pixels - 0.5) / 0.25)
     q, k, _ = (split_heads(part, 1, block.attn.num_heads) for part in project(block, tokens))
@@ -200,7 +216,7 @@ def test_before_training_every_patch_looks_around_itself_in_every_head():
     assert around.min() > 0.3  # 9 of 225 patches
 
 
-def test_the_class_token_should_look_at_damage_and_in_good_pictures_at_itself():
+def test_the_class_token_should_attend_to_damage_and_in_good_images_to_itself():
     looks = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]] * 3).log()  # itself and three patches
     share = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.1], [0.001, 0.0, 0.0]])
     labels = torch.tensor([0, 1, IGNORE])
@@ -226,5 +242,7 @@ def test_windows_are_chosen_on_and_off_the_defect():
     generator = torch.Generator().manual_seed(0)
     chosen, shares = choose_windows(windows, share, 6, generator)
     assert chosen.shape == (2, 6, 1)
-    assert shares[0].sum() == 1 and 5 in chosen[0]  # the only damaged one is nearly sure to be in
+    assert (
+        shares[0].sum() == 1 and 5 in chosen[0]
+    )  # the only damaged window is almost always chosen
     assert shares[1].sum() == 0

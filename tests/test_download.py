@@ -19,7 +19,7 @@ BY_HAND = "get it by hand from the owner's page"
 
 
 class Server:
-    """Serves one file on loopback; `cut` sends only so many bytes of an answer, once."""
+    """Serve one file on loopback; `cut` limits the next answer to that many bytes."""
 
     def __init__(self, file: Path):
         self.file, self.cut, self.asked, self.ranges_work = file, None, [], True
@@ -37,13 +37,13 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        self.asked.append(wanted)
+        byte_range = handler.headers.get("Range")
+        self.asked.append(byte_range)
         if not handler.path.endswith(self.file.name):
             handler.send_error(404)
             return
         data = self.file.read_bytes()
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges_work else 0
+        start = int(byte_range[len("bytes=") : -1]) if byte_range and self.ranges_work else 0
         handler.send_response(206 if start else 200)
         handler.send_header("Content-Length", str(len(data) - start))
         handler.end_headers()
@@ -86,48 +86,48 @@ def test_a_checked_archive_is_not_fetched_again(served, tmp_path):
 
 
 @pytest.mark.parametrize("ranges_work", [True, False])
-def test_a_cut_connection_is_told_and_resumed(served, tmp_path, ranges_work):
+def test_a_closed_connection_is_reported_and_resumed(served, tmp_path, ranges_work):
     server, archive = served
     server.cut, server.ranges_work = 5000, ranges_work
     with pytest.raises(InputError) as caught:
         fetch(archive, tmp_path / "data")
-    assert f"cut after 5000 of {archive.size} bytes" in str(caught.value)
+    assert f"closed after 5000 of {archive.size} bytes" in str(caught.value)
     assert BY_HAND in str(caught.value)
-    part = tmp_path / "data" / "mvtec_small.tar.xz.part"
-    assert part.stat().st_size == 5000
+    partial = tmp_path / "data" / "mvtec_small.tar.xz.part"
+    assert partial.stat().st_size == 5000
     whole = fetch(archive, tmp_path / "data")
     assert whole.read_bytes() == server.file.read_bytes()
     assert server.asked == [None, "bytes=5000-"]
-    assert not part.exists()
+    assert not partial.exists()
 
 
-def test_a_cut_connection_without_a_known_size_is_told_too(served, tmp_path):
+def test_a_closed_connection_is_reported_without_a_known_size(served, tmp_path):
     server, archive = served
     server.cut = 5000
-    with pytest.raises(InputError, match="cut after 5000 of"):
+    with pytest.raises(InputError, match="closed after 5000 of"):
         fetch(Archive(archive.url, archive.sha256, None, BY_HAND), tmp_path / "data")
 
 
 def test_a_wrong_checksum_is_never_unpacked(served, tmp_path):
     _, archive = served
     options = Options(tmp_path / "data", True, archive.url, "0" * 64, splits_folder=tmp_path)
-    with pytest.raises(InputError, match=r"has the sha256 .*, not 0000.*it was not unpacked"):
+    with pytest.raises(InputError, match=r"has the sha256 .*, not 0000.*was not unpacked"):
         prepare(mvtec.MVTEC, options)
     left = [path.name for path in (tmp_path / "data").iterdir()]
     assert left == ["mvtec_small.tar.xz.wrong"]
 
 
 @pytest.mark.parametrize("url", ["/gone.tar", "no address", "http://127.0.0.1:1/x.tar"])
-def test_an_address_that_fails_says_what_to_do_by_hand(served, tmp_path, url):
+def test_a_failing_address_ends_with_the_manual_steps(served, tmp_path, url):
     server, archive = served
     address = server.url.rsplit("/", 1)[0] + url if url.startswith("/") else url
     with pytest.raises(InputError) as caught:
         fetch(Archive(address, archive.sha256, None, BY_HAND), tmp_path / "data")
-    assert "could not be fetched" in str(caught.value)
+    assert "could not be downloaded" in str(caught.value)
     assert BY_HAND in str(caught.value)
 
 
-def test_the_official_archive_is_described_for_those_who_must_fetch_it_by_hand(tmp_path):
+def test_a_failed_download_describes_the_official_archive(tmp_path):
     options = Options(tmp_path, True, "http://127.0.0.1:1/mvtec.tar.xz", splits_folder=tmp_path)
     with pytest.raises(InputError) as caught:
         prepare(mvtec.MVTEC, options)
@@ -184,7 +184,7 @@ def test_a_zip_is_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xfd7zXZ\x00 broken"])
-def test_a_file_that_is_no_archive_is_one_sentence(tmp_path, content):
+def test_a_file_that_is_not_an_archive_ends_in_one_sentence(tmp_path, content):
     (tmp_path / "broken.tar.xz").write_bytes(content)
     with pytest.raises(InputError, match="could not be unpacked"):
         unpack(tmp_path / "broken.tar.xz", tmp_path / "data")

@@ -1,17 +1,14 @@
+from io import BytesIO
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from datasets.decode import read_image, to_rgb
-from datasets.images import (
-    ImageDataset,
-    cut_tiles,
-    eval_shape,
-    normalise,
-    read_mask,
-)
+from datasets.decode import make_thumbnail, read_image, to_rgb
+from datasets.images import ImageDataset, cut_tiles, eval_shape, normalise, read_eval_mask
 from datasets.splits import Sample
 from utils.errors import InputError
 
@@ -26,27 +23,27 @@ def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("resize", ["tile", "squash"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [100, 240, 331, 1024])
-def test_square_images_are_open_clips_own_input_bit_for_bit(resize, channels, side):
+def test_square_images_equal_open_clips_input_bit_for_bit(resize, channels, side):
     image = Image.fromarray(noise(side, side, channels))
-    wanted = open_clip.image_transform(240, is_train=False)(image)
+    expected = open_clip.image_transform(240, is_train=False)(image)
     tiles = cut_tiles(to_rgb(image), 240, resize)
     assert tiles.shape == (1, 3, 240, 240)
-    assert torch.equal(normalise(tiles, MEAN, STD)[0], wanted)
+    assert torch.equal(normalise(tiles, MEAN, STD)[0], expected)
 
 
 def test_the_middle_tile_of_three_is_open_clips_centre_crop():
     image = Image.fromarray(noise(240, 600))
     tiles = cut_tiles(image, 240, "tile")
     assert tiles.shape == (3, 3, 240, 240)
-    wanted = open_clip.image_transform(240, is_train=False)(image)
-    assert torch.equal(normalise(tiles, MEAN, STD)[1], wanted)
+    expected = open_clip.image_transform(240, is_train=False)(image)
+    assert torch.equal(normalise(tiles, MEAN, STD)[1], expected)
 
 
 def test_squashing_makes_one_tile_of_the_whole_image():
     image = Image.fromarray(noise(300, 500))
     tiles = cut_tiles(image, 240, "squash")
-    wanted = np.asarray(image.resize((240, 240), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    np.testing.assert_array_equal(tiles[0].numpy(), wanted)
+    expected = np.asarray(image.resize((240, 240), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(tiles[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
@@ -56,7 +53,7 @@ def test_every_mode_becomes_rgb(mode):
     assert np.asarray(to_rgb(image)).min() > 250
 
 
-def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path):
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
     values = np.array([[0, 256], [32768, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     pixels = np.asarray(read_image(tmp_path / "deep.png"))
@@ -64,7 +61,7 @@ def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "size", "resize", "wanted"),
+    ("source", "size", "resize", "expected"),
     [
         ((900, 900), 240, "tile", (240, 240)),
         ((1000, 1500), 240, "tile", (240, 360)),
@@ -75,8 +72,8 @@ def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path):
         ((1000, 1500), "source", "squash", (1000, 1500)),
     ],
 )
-def test_maps_and_masks_are_compared_at_this_shape(source, size, resize, wanted):
-    assert eval_shape(*source, size, resize) == wanted
+def test_the_evaluation_shape_follows_the_size_and_the_resizing(source, size, resize, expected):
+    assert eval_shape(*source, size, resize) == expected
 
 
 def test_the_evaluation_shape_is_the_resized_image_shape():
@@ -97,17 +94,17 @@ def test_any_value_above_zero_is_anomalous(tmp_path, value):
     mask = np.zeros((20, 20), dtype=bool if value is True else np.uint8)
     mask[5:10, 5:15] = value
     save_mask(tmp_path / "mask.png", mask)
-    found = read_mask(tmp_path / "mask.png", (20, 20), (20, 20))
-    assert found.dtype == bool
-    np.testing.assert_array_equal(found, mask > 0)
+    resized = read_eval_mask(tmp_path / "mask.png", (20, 20), (20, 20))
+    assert resized.dtype == bool
+    np.testing.assert_array_equal(resized, mask > 0)
 
 
 def test_a_mask_is_cut_at_half_coverage(tmp_path):
     mask = np.zeros((40, 40), np.uint8)
     mask[:, :20] = 3
     save_mask(tmp_path / "mask.png", mask)
-    found = read_mask(tmp_path / "mask.png", (40, 40), (10, 10))
-    np.testing.assert_array_equal(found, np.arange(10)[None].repeat(10, 0) < 5)
+    resized = read_eval_mask(tmp_path / "mask.png", (40, 40), (10, 10))
+    np.testing.assert_array_equal(resized, np.arange(10)[None].repeat(10, 0) < 5)
 
 
 @pytest.mark.parametrize("side", [1000, 9000])
@@ -115,9 +112,9 @@ def test_a_mask_of_one_pixel_never_vanishes(tmp_path, side):
     mask = np.zeros((side, side), np.uint8)
     mask[side // 3, side // 2] = 1
     save_mask(tmp_path / "mask.png", mask)
-    found = read_mask(tmp_path / "mask.png", (side, side), (24, 24))
-    assert found[8, 12] or found[8, 11] or found[7, 12]
-    assert 1 <= found.sum() <= 4
+    resized = read_eval_mask(tmp_path / "mask.png", (side, side), (24, 24))
+    assert resized[8, 12] or resized[8, 11] or resized[7, 12]
+    assert 1 <= resized.sum() <= 4
 
 
 def sample(image: str, mask: str = "") -> Sample:
@@ -135,11 +132,30 @@ def test_an_item_has_tiles_and_a_mask_at_the_evaluation_shape(tmp_path):
     assert good.mask.shape == bad.mask.shape == (240, 360)
 
 
+def test_items_name_their_image_in_the_order_of_the_samples_with_any_number_of_workers(tmp_path):
+    names = [f"{index}.png" for index in range(6)]
+    for side, name in enumerate(names, 48):
+        Image.fromarray(noise(side, 60)).save(tmp_path / name)
+    dataset = ImageDataset(tmp_path, [sample(name) for name in names], 48, "squash", 48)
+    for workers in (0, 2):
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+        assert [item.image for item in loader] == names
+
+
+def test_an_item_has_a_thumbnail_from_the_same_decoding(tmp_path):
+    Image.fromarray(noise(300, 450)).save(tmp_path / "a.png")
+    (item,) = ImageDataset(tmp_path, [sample("a.png")], 240, "tile", 240)
+    data = item.thumbnail.numpy().tobytes()
+    assert data == make_thumbnail(read_image(tmp_path / "a.png"))
+    thumbnail = Image.open(BytesIO(data))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (144, 96))
+
+
 def damage(path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def test_bad_files_become_one_sentence_each(tmp_path):
+def test_each_bad_file_becomes_one_sentence(tmp_path):
     Image.fromarray(noise(60, 60)).save(tmp_path / "a.png")
     Image.fromarray(noise(60, 60)).save(tmp_path / "cut.png")
     damage(tmp_path / "cut.png")
@@ -148,16 +164,16 @@ def test_bad_files_become_one_sentence_each(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     cases = {
         ("cut.png", ""): "cut.png cannot be read as an image",
-        ("none.png", ""): "none.png is in the split but not there",
+        ("none.png", ""): "none.png is in the split but does not exist",
         ("text.png", ""): "text.png cannot be read as an image",
         ("a.png", "other.png"): "61 x 60 pixels, its image 60 x 60",
         ("a.png", "empty.png"): "empty.png of an anomalous image is empty",
-        ("a.png", "none.png"): "none.png is in the split but not there",
+        ("a.png", "none.png"): "none.png is in the split but does not exist",
         ("a.png", "text.png"): "text.png cannot be read",
     }
     dataset = ImageDataset(tmp_path, [sample(*case) for case in cases], 48, "tile", 48)
-    for item, wanted in zip(dataset, cases.values(), strict=True):
-        assert wanted in item.error
+    for item, expected in zip(dataset, cases.values(), strict=True):
+        assert expected in item.error
         assert "\n" not in item.error
 
 

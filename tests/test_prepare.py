@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets import mpdd, mvtec, visa
-from datasets.official import OFFICIAL, counted, differences
+from datasets.official import OFFICIAL, count_images, differences
 from datasets.prepare import Options, prepare
 from datasets.splits import read_root, read_split
 from tests.conftest import PROJECT
@@ -22,7 +22,7 @@ def prepare_mvtec(root: Path, splits: Path, **options) -> list[Path]:
     return prepare(mvtec.MVTEC, Options(root, splits_folder=splits, **options))
 
 
-def test_the_official_counts_have_the_papers_sums():
+def test_the_official_counts_add_up_to_the_papers_totals():
     sums = {
         name: tuple(
             sum(getattr(counts, kind) for counts in table.values())
@@ -36,7 +36,7 @@ def test_the_official_counts_have_the_papers_sums():
     assert [len(table) for table in OFFICIAL.values()] == [15, 12, 6, 12]
 
 
-def test_an_incomplete_dataset_is_refused_and_names_what_is_missing(tmp_path, capsys):
+def test_an_incomplete_dataset_is_refused_with_the_missing_categories(tmp_path, capsys):
     root = make_mvtec(tmp_path / "data")
     with pytest.raises(InputError) as caught:
         prepare_mvtec(root, tmp_path / "splits")
@@ -49,12 +49,12 @@ def test_an_incomplete_dataset_is_refused_and_names_what_is_missing(tmp_path, ca
     assert "crack 2, hole 2" in printed
 
 
-def test_an_incomplete_dataset_is_written_where_that_is_allowed(tmp_path, capsys):
+def test_an_incomplete_dataset_is_written_if_allowed(tmp_path, capsys):
     root = make_mvtec(tmp_path / "data")
     files = prepare_mvtec(root, tmp_path / "splits", allow_incomplete=True)
     samples = read_split(files[0])
     assert len(samples) == 2 * (4 + 3 + 4)
-    assert "incomplete, allowed (missing: cable" in capsys.readouterr().out
+    assert "incomplete, as allowed (missing: cable" in capsys.readouterr().out
     assert read_root("mvtec", tmp_path / "splits") == root.resolve()
 
 
@@ -66,13 +66,13 @@ def test_a_rerun_writes_the_same_bytes(tmp_path):
     assert [file.read_bytes() for file in files] == before
 
 
-def test_a_complete_dataset_is_said_to_be_complete(tmp_path, capsys, monkeypatch):
+def test_a_complete_dataset_is_reported_as_complete(tmp_path, capsys, monkeypatch):
     root = make_mvtec(tmp_path / "data", ["bottle"])
     files = prepare_mvtec(root, tmp_path / "splits", allow_incomplete=True)
-    official = counted(read_split(files[0]))
+    official = count_images(read_split(files[0]))
     monkeypatch.setitem(OFFICIAL, "mvtec", official)
     prepare_mvtec(root, tmp_path / "splits")
-    assert "complete: every count is the official one" in capsys.readouterr().out
+    assert "complete: all counts are the official ones" in capsys.readouterr().out
     assert differences("mvtec", read_split(files[0])) == ([], [])
 
 
@@ -90,14 +90,14 @@ def test_masks_are_paired_by_stem_and_never_by_position(tmp_path, suffix):
             assert mask.parent.name == image.parent.name == sample.defect
 
 
-def test_strays_are_passed_over(tmp_path):
+def test_stray_files_are_ignored(tmp_path):
     root = make_mvtec(tmp_path / "data", ["bottle"])
-    wanted = prepare_mvtec(root, tmp_path / "a", allow_incomplete=True)[0].read_bytes()
+    expected = prepare_mvtec(root, tmp_path / "a", allow_incomplete=True)[0].read_bytes()
     for stray in ("license.txt", "bottle/.DS_Store", "bottle/test/readme.txt"):
         (root / stray).write_text("stray")
     (root / "bottle/test/good/Thumbs.db").write_bytes(b"stray")
     (root / "bottle/test/good/._000.png").write_bytes(b"stray")
-    assert prepare_mvtec(root, tmp_path / "b", allow_incomplete=True)[0].read_bytes() == wanted
+    assert prepare_mvtec(root, tmp_path / "b", allow_incomplete=True)[0].read_bytes() == expected
 
 
 def test_every_broken_file_is_reported_by_path(tmp_path):
@@ -117,11 +117,11 @@ def test_every_broken_file_is_reported_by_path(tmp_path):
         assert path in text
     assert "crack/002_mask.png of an anomalous image is empty" in text
     assert "crack/003_mask.png cannot be read" in text
-    assert text.startswith("6 files must be mended")
+    assert text.startswith("fix these files before the split can be written (6 in total):\n")
     assert not (tmp_path / "splits").exists()
 
 
-def test_many_faults_are_counted_and_not_all_listed(tmp_path):
+def test_only_the_first_20_faults_are_listed(tmp_path):
     root = make_mvtec(tmp_path / "data", ["bottle"], train=30)
     for path in (root / "bottle/train/good").iterdir():
         path.write_bytes(b"")
@@ -131,7 +131,7 @@ def test_many_faults_are_counted_and_not_all_listed(tmp_path):
     assert "and 10 more" in str(caught.value)
 
 
-def test_16_modes_of_masks_are_read(tmp_path):
+def test_masks_of_other_modes_are_read(tmp_path):
     root = make_mvtec(tmp_path / "data", ["bottle"], each=3)
     folder = root / "bottle/ground_truth/crack"
     for number, mode in enumerate(("1", "P", "RGB")):
@@ -140,7 +140,7 @@ def test_16_modes_of_masks_are_read(tmp_path):
     prepare_mvtec(root, tmp_path / "splits", allow_incomplete=True)
 
 
-def test_the_folder_an_archive_unpacks_into_is_found(tmp_path, capsys):
+def test_the_top_folder_of_an_archive_is_found(tmp_path, capsys):
     make_mvtec(tmp_path / "data" / "MPDD", ["connector"], mask_suffix="")
     files = prepare(
         mpdd.MPDD,
@@ -151,19 +151,19 @@ def test_the_folder_an_archive_unpacks_into_is_found(tmp_path, capsys):
     assert f"using {tmp_path / 'data' / 'MPDD'}" in capsys.readouterr().out
 
 
-def test_foreign_folders_are_refused_whatever_is_allowed(tmp_path):
-    (tmp_path / "photos" / "cat").mkdir(parents=True)
+def test_a_folder_without_the_dataset_is_refused_even_with_allow_incomplete(tmp_path):
+    (tmp_path / "animals" / "cat").mkdir(parents=True)
     (tmp_path / "file").write_text("")
-    for root, told in [
-        ("photos", "is not MVTec AD: no category with images"),
-        ("file", "is no folder"),
+    for root, message in [
+        ("animals", "is not MVTec AD: it has no category with images"),
+        ("file", "is not a folder"),
         ("gone", "does not exist"),
     ]:
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             prepare_mvtec(tmp_path / root, tmp_path / "splits", allow_incomplete=True)
 
 
-def test_a_loop_of_links_is_no_category(tmp_path):
+def test_a_symlink_loop_is_not_a_category(tmp_path):
     root = make_mvtec(tmp_path / "data", ["bottle"])
     (root / "cable").symlink_to(root / "cable")
     (root / "bottle/test/loop").symlink_to(root / "bottle/test/loop")
@@ -190,7 +190,7 @@ def prepare_visa(root: Path, splits: Path) -> list[Path]:
     return prepare(visa.visa("1cls"), Options(root, splits_folder=splits, allow_incomplete=True))
 
 
-def test_visa_follows_its_split_file_and_says_when_that_is_another(tmp_path, capsys):
+def test_visa_follows_its_split_file_and_warns_if_it_is_not_the_official_one(tmp_path, capsys):
     root = make_visa(tmp_path / "data")
     csv_file, meta_file = prepare_visa(root, tmp_path / "splits")
     samples = read_split(csv_file)
@@ -211,7 +211,7 @@ def test_visa_follows_its_split_file_and_says_when_that_is_another(tmp_path, cap
 def test_visa_without_its_split_or_a_mask_is_refused(tmp_path):
     root = make_visa(tmp_path / "data")
     (root / "pcb1/Data/Masks/Anomaly/001.png").unlink()
-    with pytest.raises(InputError, match=r"mask pcb1/Data/Masks/Anomaly/001\.png is not there"):
+    with pytest.raises(InputError, match=r"mask pcb1/Data/Masks/Anomaly/001\.png does not exist"):
         prepare_visa(root, tmp_path / "splits")
     table = root / "split_csv/1cls.csv"
     table.write_text("object,split\n")
@@ -245,21 +245,21 @@ def test_the_scripts_run_as_modules_and_explain_their_options():
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (["--data-root", "nowhere"], 1, "error: --data-root: nowhere does not exist"),
         (["--bogus"], 2, "error: Unrecognized options: --bogus"),
         (["--data-root", ".", "--download"], 1, "MPDD has no archive to download; open the README"),
     ],
 )
-def test_a_users_mistake_is_one_sentence(tmp_path, words, status, told):
+def test_a_wrong_option_ends_in_one_sentence(tmp_path, words, status, message):
     done = run_script(str(PROJECT / "datasets" / "mpdd.py"), *words, cwd=tmp_path)
     assert done.returncode == status
     (line,) = done.stderr.splitlines()
-    assert told in line
+    assert message in line
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_an_unwritable_folder_ends_in_one_sentence(tmp_path):
     root = make_mvtec(tmp_path / "data", ["bottle"])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*choose a folder"):
@@ -275,12 +275,12 @@ def test_real_images_are_prepared(shared_data, tmp_path, name, counts):
     options = Options(shared_data / name, splits_folder=tmp_path, allow_incomplete=True)
     csv_file, meta_file = prepare(dataset, options)
     samples = read_split(csv_file)
-    found = counted(samples).values()
+    actual = count_images(samples).values()
     assert (
-        tuple(sum(getattr(c, k) for c in found) for k in ("train", "good", "anomalous")) == counts
+        tuple(sum(getattr(c, k) for c in actual) for k in ("train", "good", "anomalous")) == counts
     )
     meta = json.loads(meta_file.read_text())
-    entries = [e for part in meta.values() for group in part.values() for e in group]
+    entries = [e for categories in meta.values() for images in categories.values() for e in images]
     assert sorted((e["img_path"], e["mask_path"], e["anomaly"]) for e in entries) == sorted(
         (s.image, s.mask, s.label) for s in samples
     )

@@ -162,7 +162,7 @@ def spoiled(bench: Settings, folder: Path) -> tuple[Settings, Path]:
     [
         ("metal_nut/test/good/001.png", "cannot be read as an image"),
         ("metal_nut/ground_truth/crack/001_mask.png", "96 x 97 pixels, its image 96 x 96"),
-        ("metal_nut/test/hole/000.png", "is in the split but not there"),
+        ("metal_nut/test/hole/000.png", "is in the split but does not exist"),
     ],
 )
 def test_a_bad_file_ends_the_run_in_one_sentence_and_keeps_what_is_done(

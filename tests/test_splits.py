@@ -65,7 +65,7 @@ def test_names_with_commas_quotes_spaces_and_other_alphabets_survive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([], "has no rows"),
         (["b,test,0,good,b/0.png"], "too many or too few fields in line 2"),
@@ -73,8 +73,8 @@ def test_names_with_commas_quotes_spaces_and_other_alphabets_survive(tmp_path):
         (["b,val,0,good,b/0.png,"], 'the split "val"'),
         (["b,test,2,good,b/0.png,"], 'the label "2"'),
         (["b,test,x,good,b/0.png,"], 'the label "x"'),
-        (["b,test,1,cut,b/0.png,"], "an anomalous image without mask"),
-        (["b,test,0,good,b/0.png,m.png"], "or a good one with in line 2"),
+        (["b,test,1,cut,b/0.png,"], "an anomalous image without a mask"),
+        (["b,test,0,good,b/0.png,m.png"], "or a good image with one in line 2"),
         (["b,test,0,good,,"], "an empty class_name or image"),
         (["b,test,0,good,/etc/0.png,"], "not relative to the data root"),
         (["b,test,0,good,b/../../0.png,"], "not relative to the data root"),
@@ -82,25 +82,25 @@ def test_names_with_commas_quotes_spaces_and_other_alphabets_survive(tmp_path):
         (["b,test,1,cut,b/0.png,../m.png"], "not relative to the data root"),
         (["../b,test,0,good,b/0.png,"], "class_name or defect that is a path"),
         (["b,test,1,../cut,b/0.png,m.png"], "class_name or defect that is a path"),
-        (["b,test,0,good,b/0.png,"] * 2, "stands there twice in line 3"),
+        (["b,test,0,good,b/0.png,"] * 2, "a duplicate image in line 3"),
     ],
 )
-def test_every_fault_of_a_split_is_one_sentence_with_its_line(tmp_path, rows, told):
+def test_every_fault_of_a_split_is_one_sentence_with_its_line(tmp_path, rows, message):
     path = tmp_path / "mvtec.csv"
     path.write_text("\n".join([HEADER, *rows]) + "\n")
     with pytest.raises(InputError) as caught:
         read_split(path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_split_names_the_script_that_makes_it(tmp_path):
+def test_a_missing_split_names_the_script_that_writes_it(tmp_path):
     with pytest.raises(InputError, match=r"run python datasets/visa\.py --data-root DIR first"):
         read_split(tmp_path / "visa.csv")
 
 
-def test_files_that_are_no_split_are_refused(tmp_path):
+def test_files_that_are_not_a_split_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("image,mask\n")
     with pytest.raises(InputError, match="no column class_name, split, label, defect"):
         read_split(tmp_path / "a.csv")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.render.catalogue import PRODUCTS, generator_of, render
+from datasets.render.catalogue import CATEGORIES, render, seeded_generator
 
 IGNORE = -1  # label of a view that shows too little of a defect to be called either way
 
@@ -33,8 +33,8 @@ def make_pool(per_product: int, variety: int, seed: int, workers: int) -> Pool:
 
     `per_product` of each, `variety` times as many where every picture shows another product.
     """
-    names = tuple(name for name, product in PRODUCTS.items() if product.role != "unseen")
-    counts = [per_product * (variety if PRODUCTS[name].varied else 1) for name in names]
+    names = tuple(name for name, product in CATEGORIES.items() if product.role != "unseen")
+    counts = [per_product * (variety if CATEGORIES[name].varied else 1) for name in names]
     jobs = [
         (name, k, seed) for name, count in zip(names, counts, strict=True) for k in range(count)
     ]
@@ -48,8 +48,8 @@ def make_pool(per_product: int, variety: int, seed: int, workers: int) -> Pool:
 def render_job(job: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """One picture of the pool and its mask."""
     name, number, seed = job
-    rng = generator_of("pool", seed, name, number)
-    kinds = PRODUCTS[name].defects
+    rng = seeded_generator("pool", seed, name, number)
+    kinds = CATEGORIES[name].defects
     defect = kinds[number // 2 % len(kinds)] if number % 2 else None
     return render(name, defect, rng, spread=float(rng.choice((1.0, 2.0, 3.0))))
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datasets.decode import read_anomalous, read_image
+from datasets.decode import read_image, read_mask
 from datasets.splits import SPLITS_FOLDER, Sample, read_root, read_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
@@ -105,7 +105,7 @@ def draw_row(
     if sample is None:
         raise InputError(f"{scores.image[place]} is not in the split any more; run again")
     image = read_image(root / sample.image)
-    mask = read_anomalous(root / sample.mask, image.size)
+    mask = read_mask(root / sample.mask, image.size)
     width = round(options.cell * image.width / image.height)
     picture = cv2.resize(np.asarray(image), (width, options.cell), interpolation=cv2.INTER_AREA)
     shapes = [tuple(size) for size in scores.size.tolist()]

@@ -1,7 +1,7 @@
-"""The products that can be rendered, the defects of each, and their roles; `render` makes one.
+"""List the categories that can be rendered, with their defects and roles, and render images.
 
-"seen" and "unseen" products are the demo benchmark. The demo model is trained on the seen ones and
-on those for "training" only; of the unseen ones it never gets a picture or a name.
+The demo benchmark has the "seen" and the "unseen" categories. The demo model is trained on the seen
+categories and on those with the role "training"; it never gets an image or a name of an unseen one.
 """
 
 import copy
@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from datasets.render import defects, objects, random_make, textures
-from datasets.render.surface import Look, Plane, Surface, make_plane, photograph
+from datasets.render import defects, objects, random_objects, textures
+from datasets.render.surface import Look, Plane, Surface, capture, make_plane
 
-SIZE = 288  # pixels of a picture's side
-LEAST = 0.003  # share of the picture that a defect covers at least
-SURFACE = {
+SIZE = 288  # side of an image, in pixels
+MIN_DEFECT_AREA = 0.003  # of the image's area; smaller defects are rendered again
+SURFACE_DEFECTS = {
     "scratch": defects.scratch,
     "crack": defects.crack,
     "stain": defects.stain,
@@ -30,14 +30,14 @@ SURFACE = {
 
 
 @dataclass(frozen=True)
-class Product:
-    """A product: how it is drawn, how it lies, and what can go wrong with it."""
+class Category:
+    """How a category is drawn and rotated, and which defects it can have."""
 
     draw: Callable[..., Surface]
     role: Literal["seen", "unseen", "training"]
-    turn: float  # at most so many radians from upright
+    max_rotation: float  # in radians, either way
     defects: tuple[str, ...]
-    varied: bool = False  # whether every picture shows another product
+    varied: bool = False  # True: every image shows a different kind of object
 
 
 FULL_TURN = float(np.pi)
@@ -47,113 +47,122 @@ SHEET = ("scratch", "stain", "particle", "dent")
 STONE = ("crack", "stain", "glue", "hole")
 ALL = ("scratch", "crack", "stain", "hole", "particle", "dent", "glue")
 
-PRODUCTS = {
-    "woven_fabric": Product(textures.woven_fabric, "seen", SLIGHT, CLOTH),
-    "wood": Product(textures.wood, "seen", SLIGHT, ("scratch", "stain", "hole", "crack")),
-    "stone_tile": Product(textures.stone_tile, "seen", FULL_TURN, STONE),
-    "hex_nut": Product(
+CATEGORIES = {
+    "woven_fabric": Category(textures.woven_fabric, "seen", SLIGHT, CLOTH),
+    "wood": Category(textures.wood, "seen", SLIGHT, ("scratch", "stain", "hole", "crack")),
+    "stone_tile": Category(textures.stone_tile, "seen", FULL_TURN, STONE),
+    "hex_nut": Category(
         objects.hex_nut, "seen", FULL_TURN, ("scratch", "stain", "missing_piece", "particle")
     ),
-    "bottle_mouth": Product(
+    "bottle_mouth": Category(
         objects.bottle_mouth, "seen", FULL_TURN, ("missing_piece", "particle", "crack", "stain")
     ),
-    "circuit_board": Product(
+    "circuit_board": Category(
         objects.circuit_board, "seen", SLIGHT, ("missing_part", "scratch", "particle", "glue")
     ),
-    "leather": Product(textures.leather, "unseen", FULL_TURN, ("scratch", "stain", "hole", "glue")),
-    "wire_mesh": Product(
+    "leather": Category(
+        textures.leather, "unseen", FULL_TURN, ("scratch", "stain", "hole", "glue")
+    ),
+    "wire_mesh": Category(
         textures.wire_mesh, "unseen", SLIGHT, ("hole", "particle", "bend", "glue")
     ),
-    "brushed_metal": Product(textures.brushed_metal, "unseen", SLIGHT, SHEET),
-    "washer": Product(
+    "brushed_metal": Category(textures.brushed_metal, "unseen", SLIGHT, SHEET),
+    "washer": Category(
         objects.washer, "unseen", FULL_TURN, ("scratch", "stain", "missing_piece", "dent")
     ),
-    "capsule": Product(objects.capsule, "unseen", SLIGHT, ("crack", "stain", "dent", "scratch")),
-    "cable": Product(
+    "capsule": Category(objects.capsule, "unseen", SLIGHT, ("crack", "stain", "dent", "scratch")),
+    "cable": Category(
         objects.cable, "unseen", FULL_TURN, ("missing_part", "crack", "particle", "bend")
     ),
-    "concrete": Product(textures.concrete, "training", FULL_TURN, STONE),
-    "corduroy": Product(textures.corduroy, "training", SLIGHT, CLOTH),
-    "mosaic": Product(textures.mosaic, "training", SLIGHT, STONE),
-    "perforated_sheet": Product(
+    "concrete": Category(textures.concrete, "training", FULL_TURN, STONE),
+    "corduroy": Category(textures.corduroy, "training", SLIGHT, CLOTH),
+    "mosaic": Category(textures.mosaic, "training", SLIGHT, STONE),
+    "perforated_sheet": Category(
         textures.perforated_sheet, "training", SLIGHT, (*SHEET, "bend", "glue")
     ),
-    "paperboard": Product(
+    "paperboard": Category(
         textures.paperboard,
         "training",
         FULL_TURN,
         ("hole", "stain", "particle", "scratch", "crack"),
     ),
-    "marble": Product(textures.marble, "training", FULL_TURN, (*STONE, "scratch", "particle")),
-    "gear": Product(
+    "marble": Category(textures.marble, "training", FULL_TURN, (*STONE, "scratch", "particle")),
+    "gear": Category(
         objects.gear, "training", FULL_TURN, ("missing_piece", "scratch", "stain", "dent")
     ),
-    "coin": Product(objects.coin, "training", FULL_TURN, (*SHEET, "missing_piece", "crack")),
-    "pill": Product(
+    "coin": Category(objects.coin, "training", FULL_TURN, (*SHEET, "missing_piece", "crack")),
+    "pill": Category(
         objects.pill, "training", SLIGHT, ("crack", "stain", "missing_piece", "scratch", "dent")
     ),
-    "button": Product(
+    "button": Category(
         objects.button, "training", FULL_TURN, ("missing_piece", "crack", "particle", "hole")
     ),
-    "biscuit": Product(
+    "biscuit": Category(
         objects.biscuit, "training", SLIGHT, ("missing_piece", "crack", "stain", "particle", "hole")
     ),
-    "stamped_part": Product(
-        random_make.stamped_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
+    "stamped_part": Category(
+        random_objects.stamped_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
     ),
-    "moulded_part": Product(
-        random_make.moulded_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
+    "moulded_part": Category(
+        random_objects.moulded_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
     ),
-    "assembly": Product(
-        random_make.assembly,
+    "assembly": Category(
+        random_objects.assembly,
         "training",
         FULL_TURN,
         (*ALL, "missing_part", "missing_piece"),
         varied=True,
     ),
-    "sheet_material": Product(random_make.sheet_material, "training", FULL_TURN, ALL, varied=True),
+    "sheet_material": Category(
+        random_objects.sheet_material, "training", FULL_TURN, ALL, varied=True
+    ),
 }
 
 
-def generator_of(*what: object) -> np.random.Generator:
-    """A generator that depends on nothing but `what`."""
-    return np.random.default_rng([zlib.crc32(str(one).encode()) for one in what])
+def seeded_generator(*keys: object) -> np.random.Generator:
+    """Return a generator that depends on nothing but the keys, by their text."""
+    return np.random.default_rng([zlib.crc32(str(key).encode()) for key in keys])
 
 
 def render(
-    product: str, defect: str | None, rng: np.random.Generator, spread: float = 1.0
+    category: str, defect: str | None, rng: np.random.Generator, spread: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One picture (SIZE, SIZE, 3) uint8 RGB and its mask (SIZE, SIZE) bool.
+    """Render an image (SIZE, SIZE, 3) uint8 RGB and its mask (SIZE, SIZE) bool.
 
-    `defect` is one of the product's, or None for a good piece; `spread` as in `Look`. A defect
-    that came out too small to see is thrown away and drawn again.
+    `defect` is one of the category's, or None for a good image; `spread` as in `Look`. Repeat until
+    the defect covers `MIN_DEFECT_AREA`.
     """
     look = Look(rng, spread)
     while True:
-        surface, mask = draw(PRODUCTS[product], defect, look)
-        if defect is None or mask.mean() >= LEAST:
-            return photograph(surface, look), mask
+        surface, mask = draw(CATEGORIES[category], defect, look)
+        if defect is None or mask.mean() >= MIN_DEFECT_AREA:
+            return capture(surface, look), mask
 
 
-def draw(kind: Product, defect: str | None, look: Look) -> tuple[Surface, np.ndarray]:
-    """A piece and the mask of its defect."""
-    turn, shift = kind.turn * look.rng.uniform(-1, 1), 0.03 * look.rng.uniform(-1, 1, 2)
-    plane = make_plane(SIZE, turn, look.vary(1.0, 0.015), tuple(shift))
+def draw(category: Category, defect: str | None, look: Look) -> tuple[Surface, np.ndarray]:
+    """Draw an object or texture; return its surface and the mask (SIZE, SIZE) of the defect."""
+    rotation, shift = (
+        category.max_rotation * look.rng.uniform(-1, 1),
+        0.03 * look.rng.uniform(-1, 1, 2),
+    )
+    plane = make_plane(SIZE, rotation, look.vary(1.0, 0.015), tuple(shift))
     if defect == "bend":
-        return bent(kind, look, plane)
+        return draw_bent(category, look, plane)
     if defect == "missing_part":
-        lose = look.rng.spawn(1)[0].random()  # its own stream: the piece stays
-        surface = kind.draw(look, plane, lose)
-        return surface, surface.lost > defects.COVERED
-    surface = kind.draw(look, plane)
-    covered = SURFACE[defect](look, plane, surface) if defect else np.zeros_like(plane.u)
-    return surface, covered > defects.COVERED
+        omit = look.rng.spawn(1)[0].random()  # a stream of its own leaves the rest unchanged
+        surface = category.draw(look, plane, omit)
+        return surface, surface.omitted > defects.MASK_THRESHOLD
+    surface = category.draw(look, plane)
+    coverage = SURFACE_DEFECTS[defect](look, plane, surface) if defect else np.zeros_like(plane.u)
+    return surface, coverage > defects.MASK_THRESHOLD
 
 
-def bent(kind: Product, look: Look, plane: Plane) -> tuple[Surface, np.ndarray]:
-    """A piece that is bent at one place, and the mask: where the straight piece or it has moved."""
-    again = copy.deepcopy(look)  # to draw the same piece
-    straight = kind.draw(look, plane)
-    plane, moved = defects.bend(look, plane, defects.place(look, straight.part, 0.1))
-    surface = kind.draw(again, plane)
-    return surface, moved & (np.maximum(straight.part, surface.part) > defects.COVERED)
+def draw_bent(category: Category, look: Look, plane: Plane) -> tuple[Surface, np.ndarray]:
+    """Draw a locally bent object; the mask is where the straight or the bent one has moved."""
+    same_look = copy.deepcopy(look)  # so that both draw the same object
+    straight = category.draw(look, plane)
+    plane, moved = defects.bend(look, plane, defects.random_pixel(look, straight.foreground, 0.1))
+    surface = category.draw(same_look, plane)
+    return surface, moved & (
+        np.maximum(straight.foreground, surface.foreground) > defects.MASK_THRESHOLD
+    )

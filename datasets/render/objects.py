@@ -1,4 +1,4 @@
-"""Products with an outline, on a ground. Each function draws one; some can lose a component."""
+"""Draw objects with an outline on a background; some can omit one of their components."""
 
 import copy
 import math
@@ -9,10 +9,10 @@ from datasets.render.surface import (
     Look,
     Plane,
     Surface,
+    background,
     box,
     cells,
     circle,
-    ground,
     hexagon,
     inside,
     length,
@@ -20,17 +20,15 @@ from datasets.render.surface import (
     noise,
 )
 
-Noise = np.ndarray
 
-
-def metal(look: Look, plane: Plane, base: tuple) -> tuple[np.ndarray, Noise]:
-    """Turned or stamped metal: its colours (3, H, W), and its fine relief."""
+def metal(look: Look, plane: Plane, base: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colours (3, H, W) and the relief (H, W) of turned or stamped metal."""
     fine = noise(look, plane, 60, 1)
     shade = 1 + 0.025 * fine + 0.05 * noise(look, plane, 1.2, 3)
     return np.clip(look.hue(base, 0.03) * shade, 0, 1), 0.04 * fine
 
 
-def put(
+def add_body(
     surface: Surface,
     plane: Plane,
     distance: np.ndarray,
@@ -40,73 +38,78 @@ def put(
     gloss: float = 0.1,
     relief: np.ndarray | float = 0,
 ) -> None:
-    """Lay a body on a surface: its outline by signed distance, `rise` pixels above the ground."""
+    """Add a body, given by its signed distance, that rises `rise` pixels above the background."""
     alpha = inside(distance, plane)
     surface.paint(colour, alpha)
     surface.shine(gloss, alpha)
     ramp = np.clip(-distance / bevel, 0, 1)
     body = surface.height + rise * np.sqrt(np.clip(1 - (1 - ramp) ** 2, 0, 1)) + relief
     surface.height = surface.height * (1 - alpha) + body * alpha
-    surface.part = np.maximum(surface.part, alpha)
+    surface.foreground = np.maximum(surface.foreground, alpha)
 
 
-def cut(surface: Surface, plane: Plane, distance: np.ndarray, floor: Surface) -> None:
-    """Cut a hole through the product: its ground shows."""
+def cut_hole(surface: Surface, plane: Plane, distance: np.ndarray, floor: Surface) -> None:
+    """Cut a hole through the object, so that its background `floor` shows."""
     alpha = inside(distance, plane)
     surface.paint(floor.colour, alpha)
     surface.shine(0.02, alpha)
     surface.height = surface.height * (1 - alpha)
-    surface.part = surface.part * (1 - alpha)
+    surface.foreground = surface.foreground * (1 - alpha)
 
 
 def hex_nut(look: Look, plane: Plane) -> Surface:
-    """A steel hexagon nut, seen from above."""
-    surface, floor = ground(look, plane, (0.22, 0.23, 0.25)), ground(look, plane, (0.2, 0.2, 0.22))
+    """Draw a steel hexagon nut, seen from above."""
+    surface, floor = (
+        background(look, plane, (0.22, 0.23, 0.25)),
+        background(look, plane, (0.2, 0.2, 0.22)),
+    )
     colour, fine = metal(look, plane, (0.62, 0.62, 0.64))
     outer, hole = look.vary(0.64, 0.015), look.vary(0.33, 0.015)
-    put(surface, plane, hexagon(plane, outer), colour, 7, 0.07, 0.35, fine)
+    add_body(surface, plane, hexagon(plane, outer), colour, 7, 0.07, 0.35, fine)
     ring = np.abs(circle(plane, (outer + hole) / 2 + 0.06)) - 0.008
     surface.height = surface.height - 1.5 * inside(ring, plane, 3)
     far = circle(plane, hole)
     surface.height = surface.height - 6 * np.clip(1 - far / 0.07, 0, 1) * (far > 0)
-    cut(surface, plane, far, floor)
+    cut_hole(surface, plane, far, floor)
     thread = np.abs(far + 0.03) - 0.012
     surface.paint((0.32, 0.32, 0.33), 0.8 * inside(thread, plane, 2))
     return surface
 
 
 def washer(look: Look, plane: Plane) -> Surface:
-    """A flat ring of zinc-plated steel."""
+    """Draw a flat ring of zinc-plated steel."""
     base = (0.30, 0.31, 0.33)
-    surface, floor = ground(look, plane, base), ground(look, plane, base)
+    surface, floor = background(look, plane, base), background(look, plane, base)
     colour, fine = metal(look, plane, (0.66, 0.66, 0.64))
-    put(surface, plane, circle(plane, look.vary(0.70, 0.015)), colour, 4, 0.05, 0.3, fine)
+    add_body(surface, plane, circle(plane, look.vary(0.70, 0.015)), colour, 4, 0.05, 0.3, fine)
     hole = circle(plane, look.vary(0.36, 0.02))
     surface.height = surface.height - 2 * np.clip(1 - hole / 0.05, 0, 1) * (hole > 0)
-    cut(surface, plane, hole, floor)
+    cut_hole(surface, plane, hole, floor)
     return surface
 
 
 def gear(look: Look, plane: Plane) -> Surface:
-    """A spur gear with a bore."""
+    """Draw a spur gear with a bore."""
     base = (0.42, 0.42, 0.44)
-    surface, floor = ground(look, plane, base), ground(look, plane, base)
+    surface, floor = background(look, plane, base), background(look, plane, base)
     colour, fine = metal(look, plane, (0.56, 0.50, 0.36))
     angle = np.arctan2(plane.v, plane.u)
     teeth = np.clip(2.5 * np.cos(16 * angle), -1, 1)
     body = circle(plane, look.vary(0.66, 0.01)) - 0.055 * teeth
-    put(surface, plane, body, colour, 6, 0.04, 0.25, fine)
+    add_body(surface, plane, body, colour, 6, 0.04, 0.25, fine)
     surface.height = surface.height - 2.5 * inside(np.abs(circle(plane, 0.40)) - 0.11, plane, 6)
-    cut(surface, plane, circle(plane, look.vary(0.18, 0.02)), floor)
+    cut_hole(surface, plane, circle(plane, look.vary(0.18, 0.02)), floor)
     return surface
 
 
 def coin(look: Look, plane: Plane) -> Surface:
-    """A struck blank: a rim, a ring of dots, a star."""
-    surface = ground(look, plane, (0.16, 0.22, 0.30))
+    """Draw a coin with a rim, a ring of dots and a star."""
+    surface = background(look, plane, (0.16, 0.22, 0.30))
     colour, fine = metal(look, plane, (0.66, 0.50, 0.34))
-    put(surface, plane, circle(plane, look.vary(0.72, 0.01)), colour, 4, 0.03, 0.3, fine)
-    surface.height = surface.height + 2.5 * inside(-circle(plane, 0.65), plane, 4) * surface.part
+    add_body(surface, plane, circle(plane, look.vary(0.72, 0.01)), colour, 4, 0.03, 0.3, fine)
+    surface.height = (
+        surface.height + 2.5 * inside(-circle(plane, 0.65), plane, 4) * surface.foreground
+    )
     angle, radius = np.arctan2(plane.v, plane.u), length(plane.u, plane.v)
     star = radius - 0.32 - 0.09 * np.cos(5 * angle)
     surface.height = surface.height + 2.5 * inside(star, plane, 5)
@@ -116,11 +119,11 @@ def coin(look: Look, plane: Plane) -> Surface:
 
 
 def bottle_mouth(look: Look, plane: Plane) -> Surface:
-    """A glass bottle from above, lit from below: bright ring, dark walls."""
-    surface = ground(look, plane, (0.88, 0.88, 0.86), 0.008)
+    """Draw a glass bottle from above, lit from below: bright ring, dark walls."""
+    surface = background(look, plane, (0.88, 0.88, 0.86), 0.008)
     radius = length(plane.u, plane.v)
     wall = look.hue((0.20, 0.10, 0.05), 0.06)
-    put(surface, plane, circle(plane, look.vary(0.80, 0.01)), wall, 2, 0.1, 0.3)
+    add_body(surface, plane, circle(plane, look.vary(0.80, 0.01)), wall, 2, 0.1, 0.3)
     glow = 1 + 0.25 * noise(look, plane, 2.5, 1)
     for middle, width, share in ((0.66, 0.05, 0.55), (0.52, 0.02, 0.35), (0.735, 0.015, 0.3)):
         ring = np.exp(-(((radius - look.vary(middle, 0.01)) / width) ** 2))
@@ -134,57 +137,59 @@ def bottle_mouth(look: Look, plane: Plane) -> Surface:
 
 
 def capsule(look: Look, plane: Plane) -> Surface:
-    """A two-coloured hard capsule, lying."""
-    surface = ground(look, plane, (0.86, 0.86, 0.85), 0.008)
+    """Draw a two-coloured hard capsule, lying flat."""
+    surface = background(look, plane, (0.86, 0.86, 0.85), 0.008)
     half, long = look.vary(0.27, 0.015), look.vary(0.76, 0.015)
     body = box(plane, (long, half), half)
     left, right = look.hue((0.12, 0.13, 0.14)), look.hue((0.80, 0.36, 0.12))
     seam = inside(plane.u - look.vary(0.10, 0.15) + 0.06, plane, 2)
-    put(surface, plane, body, mix(right, left, seam), 16, half, 0.45)
-    step = inside(np.abs(plane.u - 0.05) - 0.012, plane, 3) * surface.part
+    add_body(surface, plane, body, mix(right, left, seam), 16, half, 0.45)
+    step = inside(np.abs(plane.u - 0.05) - 0.012, plane, 3) * surface.foreground
     surface.height = surface.height - 0.9 * step
     return surface
 
 
 def pill(look: Look, plane: Plane) -> Surface:
-    """A pressed tablet with a score line and coloured grains."""
-    surface = ground(look, plane, (0.12, 0.13, 0.14))
+    """Draw a pressed tablet with a score line and coloured grains."""
+    surface = background(look, plane, (0.12, 0.13, 0.14))
     grains = cells(look, plane, look.vary(16, 0.05))
     chalk = noise(look, plane, 30, 2)
     colour = look.hue((0.86, 0.84, 0.79)) * (1 + 0.02 * chalk)
     spots = inside(grains[0] - 0.28 * grains[2], plane, 8) * (grains[2] > 0.6)
     colour = mix(colour, look.hue((0.72, 0.42, 0.34)), 0.55 * spots)
     body = box(plane, (look.vary(0.66, 0.015), look.vary(0.5, 0.015)), 0.48)
-    put(surface, plane, body, colour, 8, 0.16, 0.08, 0.2 * chalk)
-    surface.height = surface.height - 3 * inside(np.abs(plane.u) - 0.012, plane, 5) * surface.part
+    add_body(surface, plane, body, colour, 8, 0.16, 0.08, 0.2 * chalk)
+    surface.height = (
+        surface.height - 3 * inside(np.abs(plane.u) - 0.012, plane, 5) * surface.foreground
+    )
     return surface
 
 
 def button(look: Look, plane: Plane) -> Surface:
-    """A shirt button with four holes."""
+    """Draw a shirt button with four holes."""
     base = (0.40, 0.20, 0.20)
-    surface, floor = ground(look, plane, base), ground(look, plane, base)
+    surface, floor = background(look, plane, base), background(look, plane, base)
     swirl = noise(look, plane, 2.0, 3, (1, 0.5))
     colour = look.hue((0.76, 0.74, 0.68)) * (1 + 0.05 * swirl)
     disc = circle(plane, look.vary(0.68, 0.015))
-    put(surface, plane, disc, np.clip(colour, 0, 1), 6, 0.08, 0.4)
+    add_body(surface, plane, disc, np.clip(colour, 0, 1), 6, 0.08, 0.4)
     surface.height = surface.height - 3 * inside(circle(plane, 0.46), plane, 8)
     for x in (-0.14, 0.14):
         for y in (-0.14, 0.14):
-            cut(surface, plane, circle(plane, 0.075, (x, y)), floor)
+            cut_hole(surface, plane, circle(plane, 0.075, (x, y)), floor)
     return surface
 
 
 def biscuit(look: Look, plane: Plane) -> Surface:
-    """A baked biscuit with pricked dots."""
-    surface = ground(look, plane, (0.70, 0.72, 0.74))
+    """Draw a baked biscuit with pricked dots."""
+    surface = background(look, plane, (0.70, 0.72, 0.74))
     crumb = noise(look, plane, 14, 4)
     base = look.hue((0.74, 0.52, 0.28))
     brown = np.clip(length(plane.u, plane.v) ** 3 * 0.7 + 0.06 * crumb, 0, 1)
     colour = base * ((1 - 0.45 * brown) * (1 + 0.04 * crumb))
     half = look.vary(0.66, 0.015)
     edge = box(plane, (half, half * 0.8), 0.1) + 0.012 * np.cos(38 * np.maximum(plane.u, plane.v))
-    put(surface, plane, edge, np.clip(colour, 0, 1), 6, 0.08, 0.03, 0.5 * crumb)
+    add_body(surface, plane, edge, np.clip(colour, 0, 1), 6, 0.08, 0.03, 0.5 * crumb)
     for x in np.linspace(-0.42, 0.42, 4):
         for y in np.linspace(-0.3, 0.3, 3):
             dot = inside(circle(plane, 0.028, (x, y)), plane, 3)
@@ -193,42 +198,42 @@ def biscuit(look: Look, plane: Plane) -> Surface:
     return surface
 
 
-def which(lose: float | None, count: int) -> int:
-    """The one of `count` parts that `lose`, in [0, 1), stands for; -1 for None: all are there.
+def omitted_index(omit: float | None, count: int) -> int:
+    """Map `omit` in [0, 1) to the index of one of `count` components; None to -1, for no omission.
 
-    Of a product that loses a part everything else stays as it is: what draws the part draws it
-    from the same random numbers, there or not.
+    The random numbers of an omitted component are drawn all the same, so that the rest of the
+    object does not change.
     """
-    return -1 if lose is None else int(lose * count)
+    return -1 if omit is None else int(omit * count)
 
 
-def cable(look: Look, plane: Plane, lose: float | None = None) -> Surface:
-    """A cable's cut end: sheath, three insulated cores, copper strands."""
-    surface = ground(look, plane, (0.52, 0.54, 0.55))
+def cable(look: Look, plane: Plane, omit: float | None = None) -> Surface:
+    """Draw the cut end of a cable: sheath, three insulated cores, copper strands."""
+    surface = background(look, plane, (0.52, 0.54, 0.55))
     sheath = circle(plane, look.vary(0.82, 0.01))
-    put(surface, plane, sheath, look.hue((0.20, 0.20, 0.21)), 5, 0.06, 0.1)
+    add_body(surface, plane, sheath, look.hue((0.20, 0.20, 0.21)), 5, 0.06, 0.1)
     filler = inside(circle(plane, 0.70), plane, 3)
     surface.paint(look.hue((0.62, 0.61, 0.58)), filler)
     surface.height = surface.height - 1.5 * filler
     hues = ((0.22, 0.48, 0.28), (0.20, 0.36, 0.62), (0.45, 0.26, 0.16))
-    gone = which(lose, len(hues))
+    omitted = omitted_index(omit, len(hues))
     for index, hue in enumerate(hues):
         angle = 2 * math.pi * index / 3 - math.pi / 2 + 0.03 * look.rng.normal()
         centre = 0.37 * math.cos(angle), 0.37 * math.sin(angle)
         core, empty = circle(plane, 0.30, centre), copy.copy(surface)
-        put(surface, plane, core, look.hue(hue), 3, 0.05, 0.15)
-        put(surface, plane, circle(plane, 0.205, centre), (0.30, 0.17, 0.09), 0, 0.05, 0.05)
+        add_body(surface, plane, core, look.hue(hue), 3, 0.05, 0.15)
+        add_body(surface, plane, circle(plane, 0.205, centre), (0.30, 0.17, 0.09), 0, 0.05, 0.05)
         strands(look, plane, surface, centre)
-        if index == gone:
+        if index == omitted:
             surface = empty
-            surface.lost = inside(core, plane, 4)
-            surface.paint((0.10, 0.10, 0.10), surface.lost)
+            surface.omitted = inside(core, plane, 4)
+            surface.paint((0.10, 0.10, 0.10), surface.omitted)
             surface.height = surface.height - 3 * inside(core, plane, 6)
     return surface
 
 
 def strands(look: Look, plane: Plane, surface: Surface, centre: tuple) -> None:
-    """Nineteen copper wires in one core of a cable."""
+    """Draw nineteen copper wires in one core of a cable."""
     turn = look.angle()
     nearest, number = np.full_like(plane.u, 9.0), np.zeros(plane.u.shape, np.intp)
     coppers = np.hstack([look.hue((0.80, 0.48, 0.28), 0.03) for _ in range(19)])[..., 0]
@@ -239,14 +244,14 @@ def strands(look: Look, plane: Plane, surface: Surface, centre: tuple) -> None:
             distance = circle(plane, 0.040, (x, y))
             number[distance < nearest] = first + index
             nearest = np.minimum(nearest, distance)
-    put(surface, plane, nearest, coppers[:, number], 2, 0.03, 0.35)
+    add_body(surface, plane, nearest, coppers[:, number], 2, 0.03, 0.35)
 
 
-def circuit_board(look: Look, plane: Plane, lose: float | None = None) -> Surface:
-    """A small board: traces, chips, resistors, pads."""
-    surface = ground(look, plane, (0.80, 0.80, 0.79), 0.008)
+def circuit_board(look: Look, plane: Plane, omit: float | None = None) -> Surface:
+    """Draw a small circuit board with traces, chips, resistors and pads."""
+    surface = background(look, plane, (0.80, 0.80, 0.79), 0.008)
     green = look.hue((0.07, 0.30, 0.17))
-    put(surface, plane, box(plane, (0.84, 0.66), 0.05), green, 3, 0.02, 0.15)
+    add_body(surface, plane, box(plane, (0.84, 0.66), 0.05), green, 3, 0.02, 0.15)
     traces = np.full_like(plane.u, 9.0)
     for y in np.linspace(-0.5, 0.5, 9, dtype=np.float32):
         bend = np.where(plane.u > 0.1, y * 0.7, y) + np.clip(np.abs(plane.u) - 0.3, 0, 0.2) * 0.2
@@ -254,20 +259,20 @@ def circuit_board(look: Look, plane: Plane, lose: float | None = None) -> Surfac
     surface.paint(green * 1.6 + 0.03, 0.8 * inside(traces, plane) * (np.abs(plane.u) < 0.76))
     corners = Plane(np.abs(plane.u), np.abs(plane.v))
     for radius, colour in ((0.06, (0.72, 0.62, 0.36)), (0.03, (0.75, 0.75, 0.74))):
-        put(surface, plane, circle(corners, radius, (0.74, 0.56)), colour, 0.5, 0.02, 0.4)
+        add_body(surface, plane, circle(corners, radius, (0.74, 0.56)), colour, 0.5, 0.02, 0.4)
     pads = [pins_of(plane, *component) for component in COMPONENTS]
     bodies = [box(plane, core(half), 0.005, centre) for centre, half in COMPONENTS]
-    gone = which(lose, len(COMPONENTS))
-    if gone >= 0:
-        bare = pads.pop(gone)
-        surface.lost = inside(np.minimum(bare, bodies.pop(gone)), plane)
-        put(surface, plane, bare, (0.70, 0.64, 0.45), 0.5, 0.02, 0.4)
-    put(surface, plane, np.minimum.reduce(pads), (0.74, 0.74, 0.75), 0.5, 0.02, 0.4)
-    put(surface, plane, np.minimum.reduce(bodies), look.hue((0.10, 0.10, 0.11)), 3, 0.03, 0.15)
+    omitted = omitted_index(omit, len(COMPONENTS))
+    if omitted >= 0:
+        bare = pads.pop(omitted)
+        surface.omitted = inside(np.minimum(bare, bodies.pop(omitted)), plane)
+        add_body(surface, plane, bare, (0.70, 0.64, 0.45), 0.5, 0.02, 0.4)
+    add_body(surface, plane, np.minimum.reduce(pads), (0.74, 0.74, 0.75), 0.5, 0.02, 0.4)
+    add_body(surface, plane, np.minimum.reduce(bodies), look.hue((0.10, 0.10, 0.11)), 3, 0.03, 0.15)
     return surface
 
 
-# The components of the board: centre and half sides.
+# Centre and half sides of the components of the board.
 COMPONENTS = [((-0.42, -0.24), (0.2, 0.2)), ((0.38, 0.22), (0.24, 0.15))]
 COMPONENTS += [((x, 0.38), (0.045, 0.09)) for x in (-0.62, -0.42, -0.22)]
 COMPONENTS += [((x, -0.42), (0.045, 0.09)) for x in (0.1, 0.28, 0.46, 0.64)]
@@ -275,19 +280,19 @@ COMPONENTS += [((-0.05, 0.02), (0.09, 0.045)), ((0.62, -0.12), (0.09, 0.045))]
 
 
 def is_chip(half: tuple) -> bool:
-    """Whether a component is a chip with pins, or else a resistor with two caps."""
+    """Return whether a component is a chip with pins; else it is a resistor with two caps."""
     return min(half) > 0.1
 
 
 def core(half: tuple) -> tuple:
-    """The dark part of a component: all of a chip, the middle of a resistor."""
+    """Return the half sides of the dark body: all of a chip, the middle of a resistor."""
     if is_chip(half):
         return half
     return (half[0], half[1] * 0.68) if half[1] > half[0] else (half[0] * 0.68, half[1])
 
 
 def pins_of(plane: Plane, centre: tuple, half: tuple) -> np.ndarray:
-    """Signed distance to what a component is soldered with."""
+    """Return the signed distance to the soldered pins or caps of a component."""
     if not is_chip(half):
         return box(plane, half, 0.01, centre) - 0.005
     step = 0.32 * half[0]  # six pins on each side

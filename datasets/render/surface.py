@@ -1,11 +1,12 @@
-"""What every rendered product is made of: a plane to draw on, noise, shapes, and a camera.
+"""The building blocks of the renderer: a plane to draw on, noise, shapes, and a camera.
 
-A `Surface` is colour, relief and gloss per pixel; a product draws one as a function of the plane's
-coordinates, a defect changes it, and `photograph` lights it and takes the picture. Moving the
-coordinates before drawing moves, turns or bends the product, exactly.
+A `Surface` has colour, relief and gloss per pixel. A category draws it as a function of the plane's
+coordinates, a defect changes it, and `capture` lights it and returns the image. Moving the
+coordinates before drawing moves, rotates or bends the object exactly. The image spans [-1, 1] in
+both directions; this is the unit of lengths unless pixels are named.
 
-A colour is (3, 1, 1) and a picture of colours (3, H, W), so that either goes with a shade (H, W);
-everything is float32.
+One colour is (3, 1, 1) and colours per pixel are (3, H, W), so that both broadcast with a shade
+(H, W); everything is float32.
 """
 
 import math
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-EXTENT = 1.7  # noise is defined on [-EXTENT, EXTENT] squared; the picture spans [-1, 1]
-AMBIENT = 0.42  # share of light that comes from everywhere
-LEVELS = 4096  # of brightness, before the camera's curve makes 256 of them
+EXTENT = 1.7  # noise is defined on [-EXTENT, EXTENT] squared, for rotated and shifted planes
+AMBIENT = 0.42  # share of the light that comes from all directions
+LEVELS = 4096  # of brightness, which the camera's curve maps to 256
 CURVE = np.rint(255 * np.linspace(0, 1, LEVELS) ** 0.85).astype(np.uint8)
 
 Colour = np.ndarray | tuple[float, float, float]
@@ -24,72 +25,72 @@ Colour = np.ndarray | tuple[float, float, float]
 
 @dataclass
 class Plane:
-    """Coordinates of every pixel, (H, W) each, in half pictures: (-1, -1) is the upper left."""
+    """Coordinates of every pixel, (H, W) each; (-1, -1) is the upper left corner."""
 
     u: np.ndarray
     v: np.ndarray
 
     @property
     def pixel(self) -> float:
-        """One pixel, in these coordinates."""
+        """Return the size of a pixel in these coordinates."""
         return 2.0 / self.u.shape[0]
 
 
 @dataclass
 class Surface:
-    """What the camera sees: all (H, W), colours (3, H, W); colours, gloss and part in [0, 1]."""
+    """What the camera sees, (H, W) each but for the colours; all but the height in [0, 1]."""
 
-    colour: np.ndarray
+    colour: np.ndarray  # (3, H, W)
     height: np.ndarray  # relief, in pixels
     gloss: np.ndarray  # strength of highlights
-    part: np.ndarray  # 1 where the product is, 0 where its ground is
-    lost: np.ndarray | None = None  # coverage of the component that was left out, if one was
+    foreground: np.ndarray  # 1 on the object or texture, 0 on its background
+    omitted: np.ndarray | None = None  # coverage of the omitted component, if any
 
     def paint(self, colour: Colour, alpha: np.ndarray) -> None:
-        """Mix a colour, or colours (3, H, W), in by alpha (H, W)."""
+        """Blend in a colour, or colours (3, H, W), by alpha (H, W)."""
         self.colour = mix(self.colour, colour, alpha)
 
     def shine(self, gloss: float, alpha: np.ndarray) -> None:
-        """Mix a gloss in, by alpha (H, W)."""
+        """Blend in a gloss by alpha (H, W)."""
         self.gloss = self.gloss * (1 - alpha) + gloss * alpha
 
 
 def as_colour(colour: Colour) -> np.ndarray:
-    """Three numbers as a colour (3, 1, 1); colours (3, H, W) as they are."""
+    """Convert three numbers to a colour (3, 1, 1); leave colours (3, H, W) as they are."""
     colour = np.asarray(colour, np.float32)
     return colour.reshape(3, 1, 1) if colour.ndim == 1 else colour
 
 
 def mix(first: Colour, second: Colour, share: np.ndarray) -> np.ndarray:
-    """Colours (3, H, W): `share` (H, W) of the second, the rest of the first."""
+    """Blend two colours to (3, H, W): `share` (H, W) of the second, the rest of the first."""
     first = as_colour(first)
     return first + share * (as_colour(second) - first)
 
 
 @dataclass
 class Look:
-    """The variation of one picture: a generator, and how far its products differ."""
+    """The random look of one image: a generator, and how much its draws vary."""
 
     rng: np.random.Generator
-    spread: float = 1.0  # 1: pieces of one production; more: as of other factories
+    spread: float = 1.0  # 1: objects of one production line; larger: of several factories
 
     def vary(self, value: float, share: float = 0.05) -> float:
-        """`value` give or take a share of it."""
+        """Vary a value by about a share of it."""
         return value * float(np.exp(share * self.spread * np.clip(self.rng.normal(), -2, 2)))
 
     def hue(self, colour: Colour, share: float = 0.04) -> np.ndarray:
-        """A colour (3, 1, 1) near the given one."""
+        """Draw a colour (3, 1, 1) near the given one."""
         noise = share * self.spread * np.clip(self.rng.normal(size=4), -2, 2)
-        shade = 0.4 * noise[:3] + noise[3]  # dye differs less than brightness
+        shade = 0.4 * noise[:3] + noise[3]  # hue varies less than brightness
         return np.clip(as_colour(colour) * as_colour(np.exp(shade)), 0, 1)
 
     def angle(self) -> float:
-        """Any direction, in radians."""
+        """Draw a direction in radians."""
         return self.rng.uniform(0, 2 * np.pi)
 
 
 def make_plane(size: int, turn: float = 0, zoom: float = 1, shift: tuple = (0, 0)) -> Plane:
-    """A plane of `size` x `size` pixels, turned by radians, zoomed and shifted."""
+    """Make a plane of `size` x `size` pixels, rotated by `turn` radians, zoomed and shifted."""
     line = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1
     x, y = np.meshgrid(line - float(shift[0]), line - float(shift[1]))
     cosine, sine = math.cos(turn) / zoom, math.sin(turn) / zoom
@@ -99,7 +100,7 @@ def make_plane(size: int, turn: float = 0, zoom: float = 1, shift: tuple = (0, 0
 def noise(
     look: Look, plane: Plane, frequency: float, octaves: int = 1, stretch: tuple = (1, 1)
 ) -> np.ndarray:
-    """Smooth noise (H, W), about mean 0 and deviation 1; `frequency` bumps per unit of length."""
+    """Draw smooth noise (H, W) of about mean 0 and deviation 1; `frequency` in bumps per unit."""
     total, weight = np.zeros_like(plane.u), 0.0
     for octave in range(octaves):
         dense = frequency * 2**octave
@@ -114,9 +115,9 @@ def noise(
 
 
 def cells(look: Look, plane: Plane, frequency: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A cellular pattern: distance to the nearest seed, margin to the second, a number per cell.
+    """Draw Worley noise: distance to the nearest seed, margin to the second, a value per cell.
 
-    Each (H, W); distances in cells, the number in [0, 1).
+    Each (H, W); distances in cells, the value in [0, 1).
     """
     count = int(2 * EXTENT * frequency) + 4
     jitter = look.rng.uniform(0.12, 0.88, (count, count, 2)).astype(np.float32)
@@ -141,22 +142,22 @@ def cells(look: Look, plane: Plane, frequency: float) -> tuple[np.ndarray, np.nd
 
 
 def inside(distance: np.ndarray, plane: Plane, soft: float = 1.0) -> np.ndarray:
-    """1 where a signed distance is negative, 0 outside, with an edge `soft` pixels wide."""
+    """Return 1 where a signed distance is negative, else 0, with an edge `soft` pixels wide."""
     return np.clip(0.5 - distance / (soft * plane.pixel), 0, 1)
 
 
 def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of vectors (x, y): np.hypot, but for overflow, in a fraction of its time."""
+    """Return the length of vectors (x, y): np.hypot without its slow overflow protection."""
     return np.sqrt(x * x + y * y)
 
 
 def circle(plane: Plane, radius: float, centre: tuple = (0, 0)) -> np.ndarray:
-    """Signed distance to a circle."""
+    """Return the signed distance to a circle."""
     return length(plane.u - float(centre[0]), plane.v - float(centre[1])) - float(radius)
 
 
 def box(plane: Plane, half: tuple, rounding: float = 0, centre: tuple = (0, 0)) -> np.ndarray:
-    """Signed distance to a box of the given half sides, with round corners."""
+    """Return the signed distance to a box of the given half sides, with round corners."""
     x = np.abs(plane.u - float(centre[0])) - float(half[0] - rounding)
     y = np.abs(plane.v - float(centre[1])) - float(half[1] - rounding)
     outside = length(np.maximum(x, 0), np.maximum(y, 0))
@@ -164,20 +165,20 @@ def box(plane: Plane, half: tuple, rounding: float = 0, centre: tuple = (0, 0)) 
 
 
 def hexagon(plane: Plane, radius: float) -> np.ndarray:
-    """Signed distance to a regular hexagon of that inner radius."""
+    """Return the signed distance to a regular hexagon of that inner radius."""
     x, y = np.abs(plane.u), np.abs(plane.v)
     return np.maximum(x * np.float32(0.8660254) + y * np.float32(0.5), y) - radius
 
 
-def ground(look: Look, plane: Plane, colour: tuple, rough: float = 0.02) -> Surface:
-    """An empty ground for objects: a sheet or belt of one colour."""
+def background(look: Look, plane: Plane, colour: tuple, rough: float = 0.02) -> Surface:
+    """Draw an empty background for objects: a sheet or belt of one colour."""
     grain = noise(look, plane, 30, 2) * rough + noise(look, plane, 1.5) * rough
     flat = np.zeros_like(plane.u)
     return Surface(look.hue(colour) * (1 + grain), flat, flat + 0.02, flat.copy())
 
 
-def photograph(surface: Surface, look: Look) -> np.ndarray:
-    """Light a surface and take its picture: (H, W, 3) uint8 RGB."""
+def capture(surface: Surface, look: Look) -> np.ndarray:
+    """Light a surface and capture it: (H, W, 3) uint8 RGB."""
     rng, spread = look.rng, min(look.spread, 2.5)
     slope_x = cv2.Sobel(surface.height, cv2.CV_32F, 1, 0, scale=1 / 8)
     slope_y = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, scale=1 / 8)
@@ -190,19 +191,19 @@ def photograph(surface: Surface, look: Look) -> np.ndarray:
     half = np.array([*light, up + 1.0]) / math.hypot(*light, up + 1.0)
     half_x, half_y, half_up = half.tolist()
     glint = np.clip((half_up - slope_x * half_x - slope_y * half_y) / steep, 0, 1)
-    glint = np.square(np.square(np.square(glint)))  # times itself, thrice: to the power of 24
+    glint = np.square(np.square(np.square(glint)))  # to the power of 8, and of 24 below
     lit = AMBIENT + (1 - AMBIENT) / up * np.clip(facing, 0, None)
-    lit *= cast_shadow(surface.part, light)
-    picture = surface.colour * lit + 0.55 * surface.gloss * (glint * glint * glint)
-    picture *= fall_off(look, len(steep), spread)
-    picture *= as_colour(np.exp(0.008 * spread * rng.normal(size=3)))
-    picture = cv2.GaussianBlur(cv2.merge(list(picture)), (0, 0), rng.uniform(0.45, 0.75))
-    picture += rng.uniform(0.006, 0.014) * rng.standard_normal(picture.shape, np.float32)
-    return CURVE[(np.clip(picture, 0, 1) * (LEVELS - 1) + 0.5).astype(np.uint16)]
+    lit *= cast_shadow(surface.foreground, light)
+    image = surface.colour * lit + 0.55 * surface.gloss * (glint * glint * glint)
+    image *= illumination(look, len(steep), spread)
+    image *= as_colour(np.exp(0.008 * spread * rng.normal(size=3)))
+    image = cv2.GaussianBlur(cv2.merge(list(image)), (0, 0), rng.uniform(0.45, 0.75))
+    image += rng.uniform(0.006, 0.014) * rng.standard_normal(image.shape, np.float32)
+    return CURVE[(np.clip(image, 0, 1) * (LEVELS - 1) + 0.5).astype(np.uint16)]
 
 
-def fall_off(look: Look, size: int, spread: float) -> np.ndarray:
-    """How bright an evenly lit plane comes out: brighter to one side, darker at the corners."""
+def illumination(look: Look, size: int, spread: float) -> np.ndarray:
+    """Draw the brightness (H, W) of an even plane: brighter to one side, darker at the corners."""
     plane = make_plane(size)
     tilt, slope = look.angle(), 0.06 * spread * look.rng.normal()
     exposure = math.exp(0.05 * spread * look.rng.normal())
@@ -210,10 +211,11 @@ def fall_off(look: Look, size: int, spread: float) -> np.ndarray:
     return exposure * (fall - 0.07 * (plane.u * plane.u + plane.v * plane.v))
 
 
-def cast_shadow(part: np.ndarray, light: tuple[float, float]) -> np.ndarray:
-    """What an object's soft shadow leaves of the light on its ground: (H, W) in (0, 1]."""
-    reach = part.shape[0] * 0.03
+def cast_shadow(foreground: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+    """Return the share of light that an object's soft shadow leaves: (H, W) in (0, 1]."""
+    reach = foreground.shape[0] * 0.03
     move = np.array([[1, 0, -light[0] * 2 * reach], [0, 1, -light[1] * 2 * reach]], np.float32)
-    shadow = cv2.warpAffine(part, move, part.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    size = foreground.shape[::-1]
+    shadow = cv2.warpAffine(foreground, move, size, borderMode=cv2.BORDER_REPLICATE)
     shadow = cv2.GaussianBlur(shadow, (0, 0), reach / 2)
-    return 1 - 0.45 * shadow * (1 - part)
+    return 1 - 0.45 * shadow * (1 - foreground)

@@ -1,4 +1,4 @@
-"""Surfaces without an outline: they fill the picture. Each function draws one product."""
+"""Draw textures: surfaces without an outline that fill the image."""
 
 import math
 
@@ -8,35 +8,35 @@ from datasets.render.surface import Look, Plane, Surface, cells, length, mix, no
 
 
 def textured(colour: np.ndarray, height: np.ndarray, gloss: float | np.ndarray) -> Surface:
-    """A surface that fills the picture, from its colours (3, H, W) and relief (H, W)."""
+    """Make a surface that fills the image from its colours (3, H, W) and relief (H, W)."""
     flat = np.zeros_like(height)
     return Surface(colour, height, flat + gloss, flat + 1)
 
 
 def tinted(base: np.ndarray, shade: np.ndarray) -> np.ndarray:
-    """A colour under a shade (H, W): colours (3, H, W) in [0, 1]."""
+    """Multiply a colour by a shade (H, W): colours (3, H, W) in [0, 1]."""
     return np.clip(base * shade, 0, 1)
 
 
 def woven_fabric(look: Look, plane: Plane) -> Surface:
-    """A plain weave: threads over and under one another."""
+    """Draw a plain weave of threads."""
     dense = look.vary(11.0, 0.04)
     sway = 0.035 * noise(look, plane, 2.5), 0.035 * noise(look, plane, 2.5)
     x, y = plane.u * dense + sway[0] * dense / 6, plane.v * dense + sway[1] * dense / 6
-    over = (np.floor(x) + np.floor(y)) % 2  # 1: the upright thread is on top
+    over = (np.floor(x) + np.floor(y)) % 2  # 1: the vertical thread is on top
     across, along = np.abs(np.sin(np.pi * x)), np.abs(np.sin(np.pi * y))
     warp = across**0.6 * (0.45 + 0.55 * along)
     weft = along**0.6 * (0.45 + 0.55 * across)
     thread = np.where(over > 0.5, warp, weft)
     fuzz = noise(look, plane, 26, 2)
-    upright, level = look.hue((0.42, 0.46, 0.55)), look.hue((0.30, 0.33, 0.42))
-    base = np.where(over > 0.5, upright, level)
+    vertical, horizontal = look.hue((0.42, 0.46, 0.55)), look.hue((0.30, 0.33, 0.42))
+    base = np.where(over > 0.5, vertical, horizontal)
     colour = tinted(base, 0.55 + 0.5 * thread + 0.05 * fuzz)
     return textured(colour, 2.2 * thread + 0.25 * fuzz, 0.03)
 
 
 def wood(look: Look, plane: Plane) -> Surface:
-    """A planed board: growth rings cut lengthwise, fine pores."""
+    """Draw a planed board with growth rings cut lengthwise and fine pores."""
     bow = plane.u + 0.10 * noise(look, plane, 0.8, 2, (1, 0.35))
     rings = np.sin(bow * look.vary(34.0, 0.08) + 2.2 * noise(look, plane, 1.2, 1, (1, 0.15)))
     pores = np.clip(noise(look, plane, 36, 1, (1, 0.07)) - 0.9, 0, None)
@@ -47,7 +47,7 @@ def wood(look: Look, plane: Plane) -> Surface:
 
 
 def leather(look: Look, plane: Plane) -> Surface:
-    """Grained leather: small pads between creases."""
+    """Draw grained leather: small pads between creases."""
     drift = Plane(plane.u + 0.02 * noise(look, plane, 6), plane.v + 0.02 * noise(look, plane, 6))
     _, margin, number = cells(look, drift, look.vary(13.0, 0.05))
     pad = np.clip(margin * 2.6, 0, 1) ** 0.7
@@ -60,7 +60,7 @@ def leather(look: Look, plane: Plane) -> Surface:
 
 
 def stone_tile(look: Look, plane: Plane) -> Surface:
-    """Polished granite: grains of three minerals."""
+    """Draw polished granite with grains of three minerals."""
     _, margin, number = cells(look, plane, look.vary(15.0, 0.05))
     _, _, small = cells(look, plane, look.vary(30.0, 0.05))
     minerals = [look.hue((0.62, 0.58, 0.54)), look.hue((0.42, 0.40, 0.40)), look.hue((0.78,) * 3)]
@@ -71,7 +71,7 @@ def stone_tile(look: Look, plane: Plane) -> Surface:
 
 
 def wire_mesh(look: Look, plane: Plane) -> Surface:
-    """A woven wire mesh over a dark ground."""
+    """Draw a woven wire mesh over a dark background."""
     dense, thick = look.vary(7.0, 0.03), look.vary(0.2, 0.05)
     sway = 0.010 * noise(look, plane, 2), 0.010 * noise(look, plane, 2)
     x, y = (plane.u + sway[0]) * dense, (plane.v + sway[1]) * dense
@@ -90,7 +90,7 @@ def wire_mesh(look: Look, plane: Plane) -> Surface:
 
 
 def brushed_metal(look: Look, plane: Plane) -> Surface:
-    """A brushed sheet: fine parallel lines."""
+    """Draw a brushed sheet with fine parallel lines."""
     lines = noise(look, plane, 52, 1, (0.015, 1)) + 0.6 * noise(look, plane, 24, 1, (0.03, 1))
     broad = noise(look, plane, 1.3, 1, (0.3, 1))
     shade = 1 + 0.055 * lines + 0.03 * broad
@@ -98,7 +98,7 @@ def brushed_metal(look: Look, plane: Plane) -> Surface:
 
 
 def concrete(look: Look, plane: Plane) -> Surface:
-    """A cast wall: cloudy grey with small pores."""
+    """Draw a cast wall: cloudy grey with small pores."""
     clouds = noise(look, plane, 1.4, 5)
     near, _, number = cells(look, plane, look.vary(10.0, 0.05))
     pores = np.clip(1 - near / (0.04 + 0.12 * number), 0, 1) * (number > 0.6)
@@ -110,7 +110,7 @@ def concrete(look: Look, plane: Plane) -> Surface:
 
 
 def corduroy(look: Look, plane: Plane) -> Surface:
-    """Ribbed cloth: soft parallel wales."""
+    """Draw ribbed cloth with soft parallel wales."""
     x = (plane.u + 0.012 * noise(look, plane, 2.5)) * look.vary(9.0, 0.05)
     rib = np.abs(np.sin(np.pi * x)) ** 0.7
     pile = noise(look, plane, 34, 2, (1, 0.4))
@@ -119,7 +119,7 @@ def corduroy(look: Look, plane: Plane) -> Surface:
 
 
 def mosaic(look: Look, plane: Plane) -> Surface:
-    """Square glazed tiles in grout."""
+    """Draw square glazed tiles in grout."""
     dense = look.vary(4.0, 0.05)
     x, y = plane.u * dense + 0.3, plane.v * dense + 0.1
     off = np.maximum(np.abs(x - np.floor(x) - 0.5), np.abs(y - np.floor(y) - 0.5))
@@ -132,7 +132,7 @@ def mosaic(look: Look, plane: Plane) -> Surface:
 
 
 def perforated_sheet(look: Look, plane: Plane) -> Surface:
-    """Sheet metal with staggered round holes."""
+    """Draw sheet metal with staggered round holes."""
     dense, radius = look.vary(5.0, 0.04), look.vary(0.27, 0.05)
     x, y = plane.u * dense, plane.v * dense * 1.1547
     x = x + 0.5 * (np.floor(y) % 2)
@@ -146,9 +146,9 @@ def perforated_sheet(look: Look, plane: Plane) -> Surface:
 
 
 def paperboard(look: Look, plane: Plane) -> Surface:
-    """Grey board: short fibres in all directions."""
+    """Draw grey board with short fibres in all directions."""
     fibres = sum(
-        np.clip(noise(look, turned(plane, angle), 24, 1, (1, 0.12)) - 1.1, 0, None)
+        np.clip(noise(look, rotate(plane, angle), 24, 1, (1, 0.12)) - 1.1, 0, None)
         for angle in (0.2, 1.0, 1.8, 2.6)
     )
     clouds = noise(look, plane, 4, 4)
@@ -157,7 +157,7 @@ def paperboard(look: Look, plane: Plane) -> Surface:
 
 
 def marble(look: Look, plane: Plane) -> Surface:
-    """Polished marble: soft veins."""
+    """Draw polished marble with soft veins."""
     bend = 0.30 * noise(look, plane, 1.2, 4)
     veins = np.abs(np.sin(4.2 * (plane.u + 0.6 * plane.v) + 4.5 * bend))
     cloud = noise(look, plane, 1.5, 3)
@@ -165,7 +165,7 @@ def marble(look: Look, plane: Plane) -> Surface:
     return textured(tinted(look.hue((0.88, 0.87, 0.85)), shade), 0.1 * cloud, 0.2)
 
 
-def turned(plane: Plane, angle: float) -> Plane:
-    """The plane, turned by radians."""
+def rotate(plane: Plane, angle: float) -> Plane:
+    """Rotate a plane by `angle` radians."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return Plane(cosine * plane.u + sine * plane.v, cosine * plane.v - sine * plane.u)

@@ -1,33 +1,33 @@
-"""Products of random make, for training alone: every picture has another shape and surface.
+"""Draw random objects and materials, for training only: each has another shape and surface.
 
-What they share is what products share: clean outlines, repeated features, even surfaces. A model
-that sees many of them learns to look for what breaks that, whatever the product.
+They share what manufactured objects share: clean outlines, repeated features, even surfaces. A
+model trained on many of them learns to detect what breaks this regularity in any object.
 """
 
 import math
 
 import numpy as np
 
-from datasets.render.objects import cut, put, which
+from datasets.render.objects import add_body, cut_hole, omitted_index
 from datasets.render.surface import (
     Look,
     Plane,
     Surface,
     as_colour,
+    background,
     box,
     cells,
     circle,
-    ground,
     inside,
     length,
     mix,
     noise,
 )
-from datasets.render.textures import textured, tinted, turned
+from datasets.render.textures import rotate, textured, tinted
 
 
 def any_colour(look: Look, away_from: float | None = None) -> np.ndarray:
-    """A colour, mostly muted; its brightness at least 0.2 from `away_from`."""
+    """Draw a mostly muted colour whose brightness differs by 0.2 or more from `away_from`."""
     while True:
         level = look.rng.uniform(0.08, 0.88)
         if away_from is None or abs(level - away_from) > 0.2:
@@ -36,13 +36,13 @@ def any_colour(look: Look, away_from: float | None = None) -> np.ndarray:
 
 
 def pattern(look: Look, plane: Plane) -> np.ndarray:
-    """Something that repeats, in [0, 1]: ribs, checks, dots, grains, clouds."""
+    """Draw a pattern (H, W) in [0, 1]: ribs, checks, dots, grains or clouds."""
     rng = look.rng
     sway = rng.uniform(0, 0.03)
-    way = turned(plane, rng.uniform(0, np.pi))
+    rotated = rotate(plane, rng.uniform(0, np.pi))
     dense = rng.uniform(4, 16)
-    x = (way.u + sway * noise(look, plane, 2.5)) * dense
-    y = (way.v + sway * noise(look, plane, 2.5)) * dense * rng.uniform(0.6, 1.4)
+    x = (rotated.u + sway * noise(look, plane, 2.5)) * dense
+    y = (rotated.v + sway * noise(look, plane, 2.5)) * dense * rng.uniform(0.6, 1.4)
     kind = rng.integers(6)
     if kind == 0:
         return np.abs(np.sin(np.pi * x)) ** rng.uniform(0.4, 2)
@@ -55,18 +55,18 @@ def pattern(look: Look, plane: Plane) -> np.ndarray:
     if kind == 4:
         return cells(look, plane, dense)[2]
     stretch = (rng.uniform(0.03, 1), 1)
-    return np.clip(0.5 + 0.25 * noise(look, way, 2 * dense, rng.integers(1, 4), stretch), 0, 1)
+    return np.clip(0.5 + 0.25 * noise(look, rotated, 2 * dense, rng.integers(1, 4), stretch), 0, 1)
 
 
 def finish(look: Look, plane: Plane, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A surface of one material: its colours (3, H, W), and its relief (H, W)."""
+    """Draw one material: its colours (3, H, W) and its relief (H, W)."""
     rng = look.rng
-    way = turned(plane, rng.uniform(0, np.pi))
+    rotated = rotate(plane, rng.uniform(0, np.pi))
     kind = rng.integers(6)
     if kind == 0:  # smooth: paint, glass, plastic
         grain = 0.2 * noise(look, plane, 1.5, 2)
     elif kind == 1:  # brushed or fibrous
-        grain = noise(look, way, rng.uniform(20, 45), 1, (rng.uniform(0.02, 0.3), 1))
+        grain = noise(look, rotated, rng.uniform(20, 45), 1, (rng.uniform(0.02, 0.3), 1))
     elif kind == 2:  # cast, sanded
         grain = noise(look, plane, rng.uniform(20, 60), 2)
     elif kind == 3:  # cloudy
@@ -81,14 +81,14 @@ def finish(look: Look, plane: Plane, base: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def polygon(plane: Plane, radius: float, sides: int) -> np.ndarray:
-    """Signed distance to a regular polygon of that inner radius."""
+    """Return the signed distance to a regular polygon of that inner radius."""
     sector = 2 * math.pi / sides
     off = np.mod(np.arctan2(plane.v, plane.u), sector) - sector / 2
     return length(plane.u, plane.v) * np.cos(off) - radius
 
 
 def outline(look: Look, plane: Plane, size: float) -> np.ndarray:
-    """Signed distance to some closed shape about `size` half pictures large, no disc."""
+    """Draw a closed shape of about `size`, never a disc; return the signed distance to it."""
     rng = look.rng
     kind = rng.integers(4)
     if kind == 0:
@@ -107,11 +107,11 @@ def outline(look: Look, plane: Plane, size: float) -> np.ndarray:
 
 
 def openings(look: Look, plane: Plane) -> np.ndarray:
-    """Signed distance to some holes: one in the middle, a ring of them, or a grid."""
+    """Draw one hole, a ring of holes or a grid of holes; return the signed distance to them."""
     rng = look.rng
     kind = rng.integers(3)
     if kind == 0:
-        return outline(look, turned(plane, rng.uniform(0, 2)), rng.uniform(0.12, 0.3))
+        return outline(look, rotate(plane, rng.uniform(0, 2)), rng.uniform(0.12, 0.3))
     if kind == 1:
         count, reach = int(rng.integers(3, 9)), rng.uniform(0.25, 0.45)
         sector = 2 * math.pi / count
@@ -126,57 +126,59 @@ def openings(look: Look, plane: Plane) -> np.ndarray:
 
 
 def stamped_part(look: Look, plane: Plane) -> Surface:
-    """A flat part of random outline, with holes, grooves and inlays."""
+    """Draw a flat object of random outline, with holes, grooves and inlays."""
     rng = look.rng
     level = rng.uniform(0.1, 0.9)
     base = any_colour(look, away_from=level)
     rough = rng.uniform(0.005, 0.04)
-    surface, floor = (ground(look, plane, (level,) * 3, rough) for _ in range(2))
+    surface, floor = (background(look, plane, (level,) * 3, rough) for _ in range(2))
     body = outline(look, plane, rng.uniform(0.5, 0.78))
     colour, relief = finish(look, plane, base)
     bevel, gloss = rng.uniform(0.02, 0.12), rng.uniform(0.02, 0.45)
-    put(surface, plane, body, colour, rng.uniform(2, 8), bevel, gloss, relief)
+    add_body(surface, plane, body, colour, rng.uniform(2, 8), bevel, gloss, relief)
     for _ in range(rng.integers(0, 3)):
         line = np.abs(body + rng.uniform(0.06, 0.25)) - rng.uniform(0.006, 0.03)
-        groove = inside(line, plane, 3) * surface.part
+        groove = inside(line, plane, 3) * surface.foreground
         surface.height = surface.height + rng.uniform(-2.5, 2.5) * groove
     if rng.random() < 0.4:
         inlay = outline(look, plane, rng.uniform(0.15, 0.4))
         surface.paint(
-            finish(look, plane, any_colour(look))[0], inside(inlay, plane, 2) * surface.part
+            finish(look, plane, any_colour(look))[0], inside(inlay, plane, 2) * surface.foreground
         )
     if rng.random() < 0.6:
-        cut(surface, plane, openings(look, plane), floor)
+        cut_hole(surface, plane, openings(look, plane), floor)
     return surface
 
 
 def moulded_part(look: Look, plane: Plane) -> Surface:
-    """A body with a rounded surface, of one or two colours."""
+    """Draw a body with a rounded surface, of one or two colours."""
     rng = look.rng
     level = rng.uniform(0.1, 0.9)
-    surface = ground(look, plane, (level,) * 3, rng.uniform(0.005, 0.03))
+    surface = background(look, plane, (level,) * 3, rng.uniform(0.005, 0.03))
     colour, relief = finish(look, plane, any_colour(look, away_from=level))
     if rng.random() < 0.5:
         other = any_colour(look, away_from=level)
-        where = inside(turned(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3), plane, 2)
+        where = inside(rotate(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3), plane, 2)
         colour = mix(colour, other, where)
     body = outline(look, plane, rng.uniform(0.45, 0.75))
     depth = rng.uniform(0.1, 0.4)
-    put(surface, plane, body, colour, rng.uniform(6, 16), depth, rng.uniform(0.05, 0.5), relief)
+    add_body(
+        surface, plane, body, colour, rng.uniform(6, 16), depth, rng.uniform(0.05, 0.5), relief
+    )
     for _ in range(rng.integers(0, 3)):
-        seam = np.abs(turned(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3)) - 0.01
-        surface.height = surface.height - inside(seam, plane, 3) * surface.part
+        seam = np.abs(rotate(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3)) - 0.01
+        surface.height = surface.height - inside(seam, plane, 3) * surface.foreground
     return surface
 
 
-def assembly(look: Look, plane: Plane, lose: float | None = None) -> Surface:
-    """Components in a ring or in rows on a carrier."""
+def assembly(look: Look, plane: Plane, omit: float | None = None) -> Surface:
+    """Draw components in a ring or in rows on a carrier."""
     rng = look.rng
     level = rng.uniform(0.1, 0.9)
-    surface = ground(look, plane, (level,) * 3, 0.01)
+    surface = background(look, plane, (level,) * 3, 0.01)
     carrier = any_colour(look, away_from=level)
     body = circle(plane, 0.8) if rng.random() < 0.5 else box(plane, (0.8, 0.72), 0.08)
-    put(surface, plane, body, finish(look, plane, carrier)[0], 3, 0.05, rng.uniform(0.02, 0.3))
+    add_body(surface, plane, body, finish(look, plane, carrier)[0], 3, 0.05, rng.uniform(0.02, 0.3))
     if rng.random() < 0.5:
         count = rng.integers(3, 8)
         angles = 2 * np.pi * np.arange(count) / count + rng.uniform(0, 2)
@@ -186,7 +188,7 @@ def assembly(look: Look, plane: Plane, lose: float | None = None) -> Surface:
         line = np.linspace(-0.45, 0.45, rng.integers(2, 5))
         centres = np.array([(x, y) for x in line for y in line])
         size = float(line[1] - line[0]) / 2 * rng.uniform(0.5, 0.8)
-    gone = which(lose, len(centres))
+    omitted = omitted_index(omit, len(centres))
     kinds = [(any_colour(look, float(carrier.mean())), rng.random() < 0.5) for _ in range(2)]
     repeat, core = rng.integers(1, 3), rng.uniform(0.3, 0.7) if rng.random() < 0.6 else 0
     rise, gloss = rng.uniform(1, 8), rng.uniform(0.05, 0.4)
@@ -195,24 +197,24 @@ def assembly(look: Look, plane: Plane, lose: float | None = None) -> Surface:
         colour, is_round = kinds[index % repeat]
         colour, shape = look.hue(colour), circle if is_round else square
         piece = shape(plane, size, tuple(centre))
-        if index == gone:
-            surface.lost = inside(piece, plane, 3)
-            surface.paint(carrier * 0.5, surface.lost * surface.part)
+        if index == omitted:
+            surface.omitted = inside(piece, plane, 3)
+            surface.paint(carrier * 0.5, surface.omitted * surface.foreground)
             continue
-        put(surface, plane, piece, colour, rise, 0.4 * size, gloss)
+        add_body(surface, plane, piece, colour, rise, 0.4 * size, gloss)
         if core:
             piece = shape(plane, core * size, tuple(centre))
-            put(surface, plane, piece, inner, 0.5, 0.02, gloss, relief)
+            add_body(surface, plane, piece, inner, 0.5, 0.02, gloss, relief)
     return surface
 
 
 def square(plane: Plane, half: float, centre: tuple) -> np.ndarray:
-    """Signed distance to a square."""
+    """Return the signed distance to a square."""
     return box(plane, (half, half), 0.15 * half, centre)
 
 
 def sheet_material(look: Look, plane: Plane) -> Surface:
-    """A surface of two patterns, one over the other."""
+    """Draw a surface of two blended patterns."""
     rng = look.rng
     first, second = pattern(look, plane), pattern(look, plane)
     share = rng.uniform(0, 0.5) if rng.random() < 0.6 else 0.0
