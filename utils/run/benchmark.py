@@ -23,7 +23,7 @@ from models.winclip import TextBank
 from utils.cli import run_cli
 from utils.files import sha256_of, user_path, write_text
 from utils.log import log, log_to_console, log_to_file, progress_bar, suppress_output
-from utils.report.page import write_report
+from utils.report.markdown import write_summary_page
 from utils.results.folder import ResultFolder, check_writable, describe_device, lock_folder
 from utils.results.summary import write_tables
 from utils.run.category import write_category
@@ -37,6 +37,7 @@ from utils.stopwatch import Stopwatch
 # Of a run's time; what writing tables and report after each category may take, since both cover all
 # categories so far. The last one is always written.
 REPORT_SHARE = 0.05
+TITLES = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo benchmark"}
 
 
 def main(constants: dict, dataset: str, before: Callable[[str], None] | None = None) -> None:
@@ -122,6 +123,9 @@ def open_folder(
         weights={"sha256": clip.weights.sha256, "description": clip.weights.description},
         device=describe_device(device),
         processes=ranks.world,
+        title=TITLES.get(settings.dataset) or settings.class_name,
+        dataset=settings.dataset,
+        categories=job.categories,
     )
     announce(settings, clip, device, notes)
     return folder
@@ -228,8 +232,10 @@ def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> Te
 
 def publish(folder: ResultFolder, dataset: str, categories: Sequence[str]) -> str:
     """Tables and report of the finished categories; returns the summary in Markdown."""
+    from utils.report.page import write_report  # Jinja is imported only where the page is written
+
     summary = write_summary(folder, dataset, categories)
-    write_report(folder.path, categories)
+    write_report(folder.path)
     return summary
 
 
@@ -246,11 +252,6 @@ def write_summary(folder: ResultFolder, dataset: str, categories: Sequence[str])
     write_text(folder.path / "shots.csv", references.to_csv(index=False, lineterminator="\n"))
     if metrics.empty:
         return "no labels, so no metrics"
-    return write_tables(
-        folder.path,
-        metrics,
-        dataset,
-        list(categories),
-        folder.record["notes"],
-        GROUPS.get(dataset, {}),
-    )
+    groups = GROUPS.get(dataset, {})
+    write_tables(folder.path, metrics, dataset, list(categories), groups)
+    return write_summary_page(folder.path)

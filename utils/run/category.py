@@ -5,10 +5,12 @@ The mark "done" comes last.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from datasets.decode import make_thumbnail
 from datasets.images import ImageDataset
 from datasets.references import reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
@@ -16,6 +18,7 @@ from utils.evaluation.curves import Curve, curves_of
 from utils.evaluation.metrics import (
     IMAGE_METRICS,
     METRICS,
+    THREADS,
     PixelEvaluator,
     count_image_scores,
     ranking_metrics,
@@ -47,7 +50,7 @@ def write_category(
         metrics, curves = evaluate(plan.category, scores, masks)
     with clock.stage("write"):
         save_scores(folder.path / "scores" / f"{plan.category}.npz", scores)
-        defects = [sample.defect for sample in plan.tests]
+        defects = {sample.image: sample.defect for sample in plan.tests}
         write_score_table(folder.path / "scores" / f"{plan.category}.csv", scores, defects)
     with clock.stage("heatmaps"):
         rows = heatmap_rows(plan.tests, settings.heatmaps)
@@ -55,7 +58,12 @@ def write_category(
         chosen = {row: panels[row] for row in rows}
         draw_heatmaps(folder, plan, result, dataset, chosen, settings.heatmap_size)
     with clock.stage("report"):
-        data = category_data(plan.tests, scores, masks, curves, dataset, chosen)
+        with ThreadPoolExecutor(THREADS) as pool:
+            thumbnails = list(
+                pool.map(lambda sample: make_thumbnail(dataset.read(sample.image)), plan.tests)
+            )
+        drawn = {plan.tests[row].image: path for row, path in chosen.items()}
+        data = category_data(plan.tests, scores, masks, thumbnails, curves, drawn)
         write_category_data(folder.path, plan.category, data)
     references = reference_rows(plan.category, plan.runs)
     record = {"metrics": metrics, "references": references}
