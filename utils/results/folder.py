@@ -2,8 +2,12 @@
 
 settings.json             all settings, versions, checksums, seconds per stage of all runs: of one
                           that was stopped, up to the last category that it finished
-done/<category>.json      metrics and references of a finished category: written last, so that
-                          a category without it is done again
+done/<category>.json      results of a finished category: written last, so that a category without
+                          it is run again
+  metrics                 list of [category, shots, seed, metric, value]: value in [0, 1], null if
+                          undefined; seed null for 0 shots; empty if an image has no label
+  references              list of [category, shots, seed, image]: the reference images of each run
+  leave_one_out           optional list: image score of each reference against the others
 """
 
 import json
