@@ -90,7 +90,7 @@ def make(options: Options) -> None:
     root = real_path(user_path(options.data_root))
     write_text(
         root / RECIPE, "unfinished\n"
-    )  # so that `make_once` repeats an interrupted rendering
+    )  # so that `render_if_needed` repeats an interrupted rendering
     render_all(root)
     write_text(root / RECIPE, recipe() + "\n")
     prepare.prepare(DEMO, prepare.Options(root, splits_folder=options.splits_folder))

@@ -1,4 +1,4 @@
-"""Result folders with fabricated scores, whose numbers are worked out by hand, and their pages."""
+"""Make result folders from fabricated scores with metrics computed by hand, and their pages."""
 
 import json
 import re
@@ -19,11 +19,11 @@ from utils.run.inference import Plan, Result
 from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
-HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a file may be called so
+HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a valid file name
 RUNS = [ShotSetting(0, NO_SEED, ()), ShotSetting(1, 3, ("a",)), ShotSetting(1, 4, ("b",))]
 LABELS = [0, 0, 0, 1, 1, 1, 1]
-# Zero-shot: F1-max from 0.3 (8/9), so the good 0.6 is a false alarm; AUROC 11/12.
-# 1-shot seed 3: F1-max from 0.7 (6/7), so the anomalous 0.05 is missed; AUROC 9/12.
+# 0-shot: F1-max at 0.3 (8/9), so the good 0.6 is a false alarm; AUROC 11/12.
+# 1-shot seed 3: F1-max at 0.7 (6/7), so the anomalous 0.05 is missed; AUROC 9/12.
 IMAGE_SCORES = [
     [0.1, 0.2, 0.6, 0.3, 0.7, 0.8, 0.9],
     [0.1, 0.5, 0.6, 0.05, 0.7, 0.8, 0.9],
@@ -32,17 +32,18 @@ IMAGE_SCORES = [
 
 
 def samples_of(category: str, labels: list[int], stem: str) -> list[Sample]:
-    """Test rows: good ones, then two defects in turn."""
-    rows = []
-    for number, label in enumerate(labels):
-        defect = ("good", "crack", "<i>rot</i> & wet")[label * (1 + number % 2)].replace("/", "")
-        image = f"{category}/test/{number} {stem}.png"
-        rows.append(Sample(category, "test", label, defect, image, image if label else ""))
-    return rows
+    """Return test samples: an anomalous one has one of two defects in turn."""
+    samples = []
+    for index, label in enumerate(labels):
+        kind = 0 if label < 1 else 1 + index % 2
+        defect = ("good", "crack", "<i>rot</i> & wet")[kind].replace("/", "")
+        image = f"{category}/test/{index} {stem}.png"
+        samples.append(Sample(category, "test", label, defect, image, image if label > 0 else ""))
+    return samples
 
 
 def scores_of(tests: list[Sample], size: tuple[int, int], tiles: int) -> Scores:
-    """Fabricated scores: hot where the masks are, on noise."""
+    """Fabricate scores: maps of noise, high where the masks are."""
     rng = np.random.default_rng(0)
     count = len(tests)
     maps = rng.random((len(RUNS), count * tiles, 15, 15)).astype(np.float32)
@@ -62,7 +63,7 @@ def scores_of(tests: list[Sample], size: tuple[int, int], tiles: int) -> Scores:
 def add_category(
     folder: ResultFolder, root: Path, category: str, labels=LABELS, stem="a", size=(60, 60), tiles=1
 ) -> None:
-    """Finish one category with fabricated scores and pictures."""
+    """Finish one category with fabricated scores and images."""
     tests = samples_of(category, labels, stem)
     masks = [np.zeros(size, bool) for _ in tests]
     rng = np.random.default_rng(1)
@@ -70,7 +71,7 @@ def add_category(
         path = root / sample.image
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
-        if sample.label:
+        if sample.label == 1:
             mask[20:40, 20:40] = True
     plan = Plan(category, RUNS, [], tests)
     scores = scores_of(tests, size, tiles)
@@ -80,14 +81,21 @@ def add_category(
 
 
 def new_folder(path: Path) -> ResultFolder:
+    """Open an empty result folder with settings and a note."""
     settings = Settings("mvtec", shots=(0, 1), seeds=(3, 4), result_dir=str(path))
     folder = ResultFolder(path, settings, {"split_sha256": "5af1"}, ["LIMIT = 3: <only> three"])
-    folder.write_settings(weights={"sha256": "f65b", "description": "a file"}, device="CPU")
+    folder.write_settings(
+        weights={"sha256": "f65b", "description": "a file"},
+        device="CPU",
+        title="MVTec AD",
+        dataset="mvtec",
+        categories=list(OFFICIAL["mvtec"]),
+    )
     return folder
 
 
 def make_result(path: Path) -> Path:
-    """A result folder of two finished categories, one with names that try to break the page."""
+    """Make a result folder of two finished categories; the names of one try to break the page."""
     folder = new_folder(path / "result")
     add_category(folder, path / "raw", "bottle")
     add_category(folder, path / "raw", "grid", stem=HOSTILE, size=(60, 90), tiles=2)
@@ -96,7 +104,7 @@ def make_result(path: Path) -> Path:
     return folder.path
 
 
-def embedded(page: str, what: str) -> list:
-    """The JSON of the page's data elements."""
-    pattern = rf'<script type="application/json" {what}>(.*?)</script>'
-    return [json.loads(found) for found in re.findall(pattern, page, flags=re.S)]
+def embedded(page: str, attribute: str) -> list:
+    """Parse the JSON of the data elements of a page with the given attribute."""
+    pattern = rf'<script type="application/json" {attribute}>(.*?)</script>'
+    return [json.loads(text) for text in re.findall(pattern, page, flags=re.S)]

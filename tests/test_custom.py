@@ -214,7 +214,7 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
     assert set(rows[0]) == {"image", "0-shot"}
     assert not (tmp_path / "result" / "summary.md").exists()
     page = (tmp_path / "result" / "report.html").read_text(encoding="utf-8")
-    assert "11 not labelled" in " ".join(page.split()) and 'id="numbers"' not in page
+    assert "11 unlabelled" in " ".join(page.split()) and 'id="numbers"' not in page
     assert "Image scores, 0-shot" in page
     assert "Image ROC" not in page and "false alarms" not in page
 

@@ -1,5 +1,6 @@
-"""The grid figure of a finished run."""
+"""Test the grid figure of a finished run."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from utils.run.settings import Settings
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Path:
-    """The result folder of a run on two categories of pictures that are not square."""
+    """Return the result folder of a run on two categories with images that are not square."""
     folder = tmp_path_factory.mktemp("figure")
     root = make_mvtec(folder / "raw", size=(96, 144))
     split, _ = prepare(
@@ -45,18 +46,19 @@ def done(tmp_path_factory) -> Path:
 def test_rows_are_categories_and_columns_are_shots(done):
     path = figure.draw_figure(figure.Options(done, cell=100))
     sheet = Image.open(path)
-    pictures = 4 * 150 + 3 * figure.GAP  # image, ground truth, 0-shot, 2-shot; aspect kept
-    assert sheet.width == figure.MARGIN + figure.LETTERS + figure.GAP + 4 + pictures + figure.MARGIN
-    one_row = figure.draw_figure(figure.Options(done, ("bottle",), (0,), 100, done / "one row.png"))
-    assert sheet.height - Image.open(one_row).height == 100 + figure.GAP
+    images = 4 * 150 + 3 * figure.GAP  # image, ground truth, 0-shot, 2-shot, in their own aspect
+    assert sheet.width == figure.MARGIN + figure.FONT_SIZE + figure.GAP + 4 + images + figure.MARGIN
+    options = figure.Options(done, ("bottle",), (0,), 100, done / "single row.png")
+    single_row = Image.open(figure.draw_figure(options))
+    assert sheet.height - single_row.height == 100 + figure.GAP
 
 
 def test_the_image_of_median_score_is_shown(done):
     scores = load_scores(done / "scores" / "bottle.npz")
-    place = figure.median_anomalous(scores, 0)
-    of_anomalous = np.sort(scores.image_scores[0, scores.label == 1])
-    assert scores.label[place] == 1
-    assert scores.image_scores[0, place] == of_anomalous[len(of_anomalous) // 2]
+    index = figure.median_anomalous(scores, 0)
+    anomalous = np.sort(scores.image_scores[0, scores.label == 1])
+    assert scores.label[index] == 1
+    assert scores.image_scores[0, index] == anomalous[len(anomalous) // 2]
 
 
 def test_no_model_is_needed(done, monkeypatch):
@@ -65,18 +67,27 @@ def test_no_model_is_needed(done, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"categories": ("wood",)}, "no finished category"),
-        ({"shots": (4,)}, "no 4-shot run"),
+        ({"shots": (4,)}, "no 4-shot run; the result has 0, 2"),
     ],
 )
-def test_what_the_run_does_not_have_ends_in_a_sentence(done, options, told):
-    with pytest.raises(InputError, match=told):
+def test_a_category_or_shots_that_the_run_lacks_raise_one_sentence(done, options, message):
+    with pytest.raises(InputError, match=message):
         figure.draw_figure(figure.Options(done, **options))
 
 
-def test_a_folder_without_a_run_ends_in_a_sentence(tmp_path, done):
+@pytest.mark.parametrize("split", ["", "moved.csv"])
+def test_a_run_without_a_split_raises_one_sentence(tmp_path, done, split):
+    record = json.loads((done / "settings.json").read_text())
+    record["settings"]["split"] = split
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="has no split file"):
+        figure.draw_figure(figure.Options(tmp_path))
+
+
+def test_a_folder_without_a_run_raises_one_sentence(tmp_path, done):
     with pytest.raises(InputError, match=r"settings\.json"):
         figure.draw_figure(figure.Options(tmp_path))
     shutil.copy(done / "settings.json", tmp_path)

@@ -1,4 +1,4 @@
-"""Panels: colours mean the same everywhere, hot spots and contours are where they belong."""
+"""Test panels: equal scores have equal colours, hot spots and contours the right position."""
 
 import cv2
 import numpy as np
@@ -8,13 +8,14 @@ from utils.errors import InputError
 from utils.files import write_png
 from utils.results.heatmaps import (
     CONTOUR,
-    PICTURE_HEIGHT,
+    IMAGE_HEIGHT,
     colour_range,
     colours,
     draw_contour,
     draw_panel,
     fit,
     overlay,
+    shorten_middle,
 )
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
@@ -27,23 +28,23 @@ def spot(row, column, size=15):
     return values
 
 
-def brightness(picture):
-    return picture.astype(int).sum(axis=2)
+def brightness(image):
+    return image.astype(int).sum(axis=2)
 
 
-def test_a_hot_spot_is_hot_at_its_place():
+def test_a_hot_spot_is_brightest_at_its_position():
     drawn = overlay(fit(GREY), spot(2, 11), (0, 1))
     row, column = np.unravel_index(brightness(drawn).argmax(), drawn.shape[:2])
-    cell = PICTURE_HEIGHT / 15
+    cell = IMAGE_HEIGHT / 15
     assert abs(row - 2.5 * cell) < 2 and abs(column - 11.5 * cell) < 2
 
 
-def test_the_overlay_lies_in_the_panel_at_the_third_picture():
+def test_the_overlay_is_the_third_image_of_the_panel():
     with_spot = draw_panel(GREY, GOOD, [("0-shot", spot(2, 11), 0.5, (0, 1))], "a")
     without = draw_panel(GREY, GOOD, [("0-shot", spot(2, 11) * 0, 0.5, (0, 1))], "a")
     rows, columns = np.nonzero(brightness(with_spot) != brightness(without))
-    assert columns.min() > 2 * PICTURE_HEIGHT
-    assert np.ptp(rows) < 3 * PICTURE_HEIGHT / 15
+    assert columns.min() > 2 * IMAGE_HEIGHT
+    assert np.ptp(rows) < 3 * IMAGE_HEIGHT / 15
 
 
 def test_one_score_has_one_colour_in_every_image_with_the_same_scale():
@@ -60,10 +61,10 @@ def test_a_higher_score_is_brighter():
     assert (np.diff(cv2.cvtColor(ramp, cv2.COLOR_RGB2GRAY)[0].astype(int)) >= 0).all()
 
 
-def test_the_picture_stays_readable_under_the_map():
-    picture = fit(GREY).copy()
-    picture[:, :100] = 20
-    drawn = overlay(picture, np.full((15, 15), 0.5), (0, 1))
+def test_the_image_stays_visible_under_the_map():
+    image = fit(GREY).copy()
+    image[:, :100] = 20
+    drawn = overlay(image, np.full((15, 15), 0.5), (0, 1))
     assert brightness(drawn)[:, :90].max() < brightness(drawn)[:, 110:].min()
 
 
@@ -74,27 +75,27 @@ def test_constant_maps_are_drawn_evenly():
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
-def test_the_contour_shows_on_any_ground_and_only_on_the_border(shade):
-    picture = np.full((256, 256, 3), shade, np.uint8)
+def test_the_contour_is_visible_on_any_background_and_only_on_the_border(shade):
+    image = np.full((256, 256, 3), shade, np.uint8)
     mask = np.zeros((512, 512), bool)
     mask[100:300, 200:400] = True
-    drawn = draw_contour(picture, mask)
-    changed = np.abs(drawn.astype(int) - picture).max(axis=2)
+    drawn = draw_contour(image, mask)
+    changed = np.abs(drawn.astype(int) - image).max(axis=2)
     assert changed[100, 98:103].max() > 100 and changed[48:53, 150].max() > 100
     assert changed[60:140, 110:190].max() == 0 and changed[:40].max() == 0
     assert (np.abs(drawn.astype(int) - CONTOUR).max(axis=2) < 40).any()
-    assert (picture == shade).all()
+    assert (image == shade).all()
 
 
-def test_a_defect_of_one_pixel_is_seen():
+def test_a_defect_of_one_pixel_is_visible():
     mask = np.zeros((2000, 2000), bool)
     mask[1000, 1000] = True
-    picture = np.full((256, 256, 3), 200, np.uint8)
-    assert (draw_contour(picture, mask) != picture).any()
+    image = np.full((256, 256, 3), 200, np.uint8)
+    assert (draw_contour(image, mask) != image).any()
 
 
 @pytest.mark.parametrize("shape", [(1000, 1500), (10, 20000), (2000, 100), (1, 1)])
-def test_any_aspect_is_kept_and_drawn(shape):
+def test_any_aspect_is_preserved_and_drawn(shape):
     image = np.zeros((*shape, 3), np.uint8)
     height, width = fit(image).shape[:2]
     assert width / height == pytest.approx(shape[1] / shape[0], rel=0.05) or min(height, width) == 1
@@ -111,6 +112,12 @@ def test_panels_of_equal_images_have_equal_sizes_however_long_the_name():
     assert (long[:60, -12:] == 255).all()  # the margin stays free
 
 
+def test_a_long_text_loses_its_middle():
+    assert shorten_middle("short", lambda shown: len(shown) <= 5) == "short"
+    assert shorten_middle("bottle/good/000.png", lambda shown: len(shown) <= 8) == "bot….png"
+    assert shorten_middle("abcdef", lambda shown: False) == "a…f"
+
+
 def test_a_note_is_written_into_the_panel():
     maps = [("0-shot", spot(3, 3), 0.5, (0, 1))]
     drawn = draw_panel(GREY, GOOD, maps, "a", note="random weights").astype(int)
@@ -121,11 +128,11 @@ def test_rerun_writes_the_same_png(tmp_path):
     for name in ("a.png", "b.png"):
         write_png(tmp_path / name, draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    again = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
-    assert (again == draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
+    read = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    assert (read == draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
 
 
-def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_raises_one_sentence(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_png(tmp_path / "taken" / "a.png", GREY)
@@ -142,12 +149,12 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
         lambda: colour_range([]),
     ],
 )
-def test_what_cannot_be_drawn_ends_in_a_sentence(draw):
+def test_invalid_input_raises_one_sentence(draw):
     with pytest.raises(InputError):
         draw()
 
 
-def test_a_larger_panel_has_larger_pictures():
+def test_a_larger_panel_has_larger_images():
     maps = [("0-shot", spot(2, 2), 0.5, (0, 1))]
     small, large = (draw_panel(GREY, GOOD, maps, "a", height=size) for size in (128, 512))
     assert large.shape[0] - small.shape[0] == 512 - 128

@@ -1,4 +1,4 @@
-"""report.html: its numbers, its safety, its size and its colours."""
+"""Test report.html: its numbers, safety, size and colours."""
 
 import base64
 import html
@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.decode import make_thumbnail
 from datasets.official import OFFICIAL
+from datasets.splits import UNKNOWN
 from tests.conftest import PROJECT
 from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder
 from utils.errors import InputError
-from utils.report.data import outline, small_map, thumbnail
+from utils.report.data import outline, small_map
 from utils.report.gallery import script_json
 from utils.report.page import difference, write_report
 from utils.run.benchmark import publish
@@ -33,7 +35,7 @@ def page(result) -> str:
 
 
 def text_of(page: str) -> str:
-    """What a reader sees: no styles, no scripts, no tags, single spaces."""
+    """Return the visible text: no styles, scripts or tags, and single spaces."""
     page = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.S)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
@@ -41,8 +43,9 @@ def text_of(page: str) -> str:
 def test_the_page_says_what_was_run_and_warns_first(page):
     text = text_of(page)
     assert text.index("LIMIT = 3: <only> three") < text.index("What was run")
-    for told in ("2 of 15", "6 good, 8 anomalous", "0, 1; 3, 4", "f65b", "5af1", "4.0 s", "75.0 %"):
-        assert told in text
+    facts = ("2 of 15", "6 good, 8 anomalous", "Shots 0, 1 Seeds 3, 4", "4.0 s", "75.0 %")
+    for fact in (*facts, "f65b", "5af1"):
+        assert fact in text
 
 
 def test_our_numbers_stand_beside_the_published_ones_with_the_difference(page):
@@ -66,11 +69,11 @@ def test_threshold_mistakes_and_areas_are_those_of_the_first_seed(page):
     assert "1-shot seed 4 0" not in text
 
 
-def test_the_gallery_knows_every_image_and_its_outcome(page, result):
+def test_the_gallery_lists_every_image_with_its_outcomes(page):
     (index,) = embedded(page, 'id="index"')
-    bottle = [one for one in index["images"] if one["category"] == 0]
+    bottle = [image for image in index["images"] if image["category"] == 0]
     assert len(index["images"]) == 14
-    assert [one["outcomes"] for one in bottle] == [
+    assert [image["outcomes"] for image in bottle] == [
         ["correct", "correct"],
         ["correct", "correct"],
         ["false alarm", "correct"],
@@ -80,14 +83,16 @@ def test_the_gallery_knows_every_image_and_its_outcome(page, result):
     assert bottle[3]["scores"] == [0.3, 0.05]
 
 
-def test_pictures_are_thumbnails_outlines_and_small_maps(page):
-    first, second = embedded(page, 'class="store"')
-    picture = Image.open(BytesIO(base64.b64decode(second[0]["thumbnail"])))
-    assert (picture.format, picture.size) == ("JPEG", (144, 96))
-    assert first[0]["outline"] == "" and first[3]["outline"].startswith("M")
-    one = second[0]["maps"][0]
-    assert (one["rows"], one["columns"]) == (15, 22)
-    assert len(base64.b64decode(one["levels"])) == 15 * 22
+def test_the_gallery_has_a_thumbnail_an_outline_and_small_maps_of_every_image(page):
+    bottle, grid = embedded(page, 'class="store"')
+    wide = grid[f"grid/test/0 {HOSTILE}.png"]
+    thumbnail = Image.open(BytesIO(base64.b64decode(wide["thumbnail"])))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (144, 96))
+    assert bottle["bottle/test/0 a.png"]["outline"] == ""
+    assert bottle["bottle/test/3 a.png"]["outline"].startswith("M")
+    first = wide["maps"][0]
+    assert (first["rows"], first["columns"]) == (15, 22)
+    assert len(base64.b64decode(first["levels"])) == 15 * 22
 
 
 def test_names_cannot_break_the_page(page):
@@ -112,8 +117,8 @@ def test_the_page_needs_nothing_else(page):
 def test_every_chart_and_table_has_a_text(page):
     charts = re.findall(r"<svg[^>]*>", page)
     assert len(charts) > 20
-    assert all('aria-label="' in one or 'aria-hidden="true"' in one for one in charts)
-    assert all("aria-label" in one for one in re.findall(r'<div class="scroll"[^>]*>', page))
+    assert all('aria-label="' in tag or 'aria-hidden="true"' in tag for tag in charts)
+    assert all("aria-label" in tag for tag in re.findall(r'<div class="scroll"[^>]*>', page))
 
 
 def test_without_good_images_thresholds_and_curves_are_undefined(tmp_path):
@@ -125,16 +130,33 @@ def test_without_good_images_thresholds_and_curves_are_undefined(tmp_path):
     assert "image AUROC: 0-shot n/a" in text_of(page)
     assert "NaN" not in page and "nan" not in text_of(page).split()
     (index,) = embedded(page, 'id="index"')
-    assert {outcome for one in index["images"] for outcome in one["outcomes"]} == {"n/a"}
+    assert {outcome for image in index["images"] for outcome in image["outcomes"]} == {"n/a"}
+
+
+def test_without_labels_the_page_offers_no_outcomes_and_shows_the_threshold_of_the_references(
+    tmp_path,
+):
+    folder = new_folder(tmp_path / "result")
+    add_category(folder, tmp_path / "raw", "bottle", labels=[UNKNOWN] * 7)
+    folder.finish("bottle", folder.finished()["bottle"] | {"leave_one_out": [0.4, 0.65]})
+    publish(folder, "mvtec", list(OFFICIAL["mvtec"]))
+    page = (folder.path / "report.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "7 unlabelled" in text and "Image scores, 1-shot seed 3" in text
+    assert text.count("threshold from the references 0.6500 , exceeded by 3 of 7 images") == 1
+    assert page.count('class="threshold"') == 2  # in the histogram and its legend
+    assert "<label hidden>Outcome" in page and 'value="worst"' not in page
+    for word in ("F1", "false alarms", "ground truth", "Image ROC"):
+        assert word not in text
 
 
 def test_a_category_of_an_older_version_is_named(result, tmp_path):
     folder = tmp_path / "old"
     shutil.copytree(result, folder)
     (folder / "report/grid.json").unlink()
-    write_report(folder, list(OFFICIAL["mvtec"]))
+    write_report(folder)
     text = text_of((folder / "report.html").read_text(encoding="utf-8"))
-    assert "grid has numbers but no pictures here" in text
+    assert "grid has numbers but no images on this page" in text
 
 
 def test_damaged_report_data_is_one_sentence(result, tmp_path):
@@ -142,21 +164,20 @@ def test_damaged_report_data_is_one_sentence(result, tmp_path):
     shutil.copytree(result, folder)
     (folder / "report/grid.json").write_text("{")
     with pytest.raises(InputError, match=r"grid\.json cannot be read .* delete it"):
-        write_report(folder, list(OFFICIAL["mvtec"]))
+        write_report(folder)
 
 
-def test_a_report_of_1725_noisy_images_stays_under_25_mb(page, tmp_path):
+def test_a_report_of_1725_noisy_images_stays_under_25_mb(page):
     rng = np.random.default_rng(0)
     weave = 110 + 60 * np.sin(np.arange(1024) / 4)[:, None] * np.sin(np.arange(1024) / 5)
     grain = np.kron(rng.normal(0, 18, (256, 256, 3)), np.ones((4, 4, 1)))  # survives shrinking
     pixels = np.clip(weave[..., None] + grain, 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "carpet.png")
-    one = len(thumbnail(Image.open(tmp_path / "carpet.png")))
-    assert one > 5000  # as large as those of MVTec AD's carpet and grid
+    thumbnail = len(base64.b64encode(make_thumbnail(Image.fromarray(pixels))))
+    assert thumbnail > 5000  # as large as those of MVTec AD's carpet and grid
     (index,) = embedded(page, 'id="index"')
-    rest = len(json.dumps(index["images"])) / 14 + 4 * (300 + 60) + 1500  # maps; a long outline
-    frame = len(page.encode())  # two categories of fourteen small images, and everything else
-    assert 1725 * (one + rest) + 8 * frame < 25e6
+    other = len(json.dumps(index["images"])) / 14 + 4 * (300 + 60) + 1500  # maps; a long outline
+    frame = len(page.encode())  # two categories of seven small images, and everything else
+    assert 1725 * (thumbnail + other) + 8 * frame < 25e6
 
 
 def test_an_outline_has_holes_and_dots():
@@ -178,15 +199,15 @@ def test_a_small_map_spans_the_scale_and_a_flat_one_is_dark():
 
 
 def luminance(colour: str) -> float:
-    """The relative luminance of #rgb or #rrggbb, as WCAG 2 defines it."""
+    """Return the relative luminance of #rgb or #rrggbb, as WCAG 2 defines it."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    parts = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    rgb = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 

@@ -1,4 +1,4 @@
-"""report.html in headless Chromium: it renders, sorts, filters and answers to keys."""
+"""Test report.html in headless Chromium: it renders, sorts, filters and responds to keys."""
 
 import html
 import json
@@ -26,7 +26,7 @@ def page(result) -> str:
 
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
-    """Load an address in headless Chromium; gives the document after its scripts have run."""
+    """Return a function that loads an address and returns the document after its scripts ran."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
@@ -34,112 +34,114 @@ def browse(tmp_path_factory):
 
     def load(address: str) -> str:
         profile = tmp_path_factory.mktemp("profile")
-        words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        words += [f"--user-data-dir={profile}", "--window-size=1280,900"]
-        words += ["--virtual-time-budget=5000", "--dump-dom", address]
-        done = subprocess.run(
-            [program, *words], capture_output=True, text=True, encoding="utf-8", timeout=120
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        options += [f"--user-data-dir={profile}", "--window-size=1280,900"]
+        options += ["--virtual-time-budget=5000", "--dump-dom", address]
+        process = subprocess.run(
+            [program, *options], capture_output=True, text=True, encoding="utf-8", timeout=120
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return load
 
 
 class Cards(HTMLParser):
-    """The cards of a document: their image, outcome and what is read aloud."""
+    """Collect the cards of a document: image, outcome and alt text."""
 
     def __init__(self, document: str):
         super().__init__()
-        self.found: list[dict] = []
+        self.cards: list[dict] = []
         self.feed(document)
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        if tag == "li" and "data-image" in given:
-            self.found.append({"image": given["data-image"], "outcome": given["data-outcome"]})
-        elif tag == "img" and given.get("alt") and self.found:
-            self.found[-1].setdefault("alt", given["alt"])
+        attributes = dict(attrs)
+        if tag == "li" and "data-image" in attributes:
+            card = {"image": attributes["data-image"], "outcome": attributes["data-outcome"]}
+            self.cards.append(card)
+        elif tag == "img" and attributes.get("alt") and self.cards:
+            self.cards[-1].setdefault("alt", attributes["alt"])
 
 
 def cards(document: str) -> list[dict]:
-    return Cards(document).found
+    return Cards(document).cards
 
 
 def scripted(page: str, path: Path, script: str) -> str:
-    """A copy of the page that runs `script` and keeps what it returns; its address."""
-    kept = f"document.body.dataset.told = JSON.stringify((() => {{ {script} }})());"
-    ended = page.replace("</body>", f"<script>{kept}</script></body>")
-    path.write_text(ended, encoding="utf-8")
+    """Write a copy of the page that stores the return value of `script`; return its address."""
+    call = f"document.body.dataset.returned = JSON.stringify((() => {{ {script} }})());"
+    extended = page.replace("</body>", f"<script>{call}</script></body>")
+    path.write_text(extended, encoding="utf-8")
     return path.as_uri()
 
 
-def told(document: str):
-    return json.loads(html.unescape(re.search(r'data-told="([^"]*)"', document)[1]))
+def returned(document: str):
+    return json.loads(html.unescape(re.search(r'data-returned="([^"]*)"', document)[1]))
 
 
 def test_the_browser_shows_all_images_the_worst_mistakes_first(browse, result):
-    found = cards(browse((result / "report.html").as_uri()))
-    assert len(found) == 14
-    assert [one["outcome"] for one in found] == ["false alarm"] * 2 + ["correct"] * 12
-    assert {one["image"] for one in found[:2]} == {
+    shown = cards(browse((result / "report.html").as_uri()))
+    assert len(shown) == 14
+    assert [card["outcome"] for card in shown] == ["false alarm"] * 2 + ["correct"] * 12
+    assert {card["image"] for card in shown[:2]} == {
         "bottle/test/2 a.png",
         f"grid/test/2 {HOSTILE}.png",
     }
-    assert found[0]["alt"] == "bottle/test/2 a.png: good, score 0.6000, false alarm"
+    assert shown[0]["alt"] == "bottle/test/2 a.png: good, score 0.6000, false alarm"
 
 
 def test_the_address_filters_and_sorts(browse, result):
     address = (result / "report.html").as_uri()
-    found = cards(browse(f"{address}#category=bottle&outcome=mistakes&shots=1"))
-    assert [one["image"] for one in found] == ["bottle/test/3 a.png"]
-    assert found[0]["outcome"] == "missed"
-    found = cards(browse(f"{address}#category=bottle&defect=crack&sort=score&shots=1"))
-    assert [one["image"][12:13] for one in found] == ["6", "4"]
+    shown = cards(browse(f"{address}#category=bottle&outcome=mistakes&shots=1"))
+    assert [card["image"] for card in shown] == ["bottle/test/3 a.png"]
+    assert shown[0]["outcome"] == "missed"
+    shown = cards(browse(f"{address}#category=bottle&defect=crack&sort=score&shots=1"))
+    assert [card["image"][12:13] for card in shown] == ["6", "4"]
 
 
 def test_hostile_names_stay_text_in_the_browser(browse, result):
     document = browse((result / "report.html").as_uri() + "#category=grid&sort=name")
     assert "<title>WinCLIP on MVTec AD</title>" in document
-    assert [one["image"] for one in cards(document)] == [
+    assert [card["image"] for card in cards(document)] == [
         f"grid/test/{number} {HOSTILE}.png" for number in range(7)
     ]
 
 
 def test_controls_and_keys_work(browse, page, tmp_path):
     script = """
-        const texts = () => [...document.querySelectorAll("#cards li")].map((c) => c.dataset.score);
+        const cards = () => [...document.querySelectorAll("#cards li")];
+        const scores = () => cards().map((card) => card.dataset.score);
         const set = (id, value) => {
           byId(id).value = value;
           byId(id).dispatchEvent(new Event("change"));
         };
         set("category", "=bottle");
         set("sort", "score-up");
-        const sorted = texts();
+        const sorted = scores();
         set("shots", "1");
         const table = [...document.querySelectorAll("#numbers [data-shots]")]
-          .map((one) => one.checkVisibility());
+          .map((table) => table.checkVisibility());
         document.querySelector("#cards button").click();
         const opened = [byId("large").open, byId("large-title").textContent];
         byId("large").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
         const second = byId("large-title").textContent;
-        const pictures = byId("large-pictures").children.length;
+        const images = byId("large-images").children.length;
         byId("close").click();
         const closed = byId("large").open;
         set("outcome", "false alarm");
         const none = byId("count").textContent;
         byId("filters").dispatchEvent(new Event("reset", { cancelable: true }));
-        return { sorted, table, opened, second, pictures, closed, none, all: texts().length };
+        return { sorted, table, opened, second, images, closed, none, all: scores().length };
     """
-    said = told(browse(scripted(page, tmp_path / "page.html", script)))
-    assert said["sorted"] == [f"{score:.4f}" for score in (0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9)]
-    assert said["table"] == [False, True]
-    assert said["opened"] == [True, "bottle/test/3 a.png"]
-    assert said["second"] == "bottle/test/0 a.png"
-    assert said["pictures"] == 2 + 2  # image, ground truth, and a heatmap for each number of shots
-    assert said["closed"] is False
-    assert said["none"] == "None of 14 images match; reset the filters"
-    assert said["all"] == 14
+    values = returned(browse(scripted(page, tmp_path / "page.html", script)))
+    assert values["sorted"] == [f"{score:.4f}" for score in (0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9)]
+    assert values["table"] == [False, True]
+    assert values["opened"] == [True, "bottle/test/3 a.png"]
+    assert values["second"] == "bottle/test/0 a.png"
+    assert values["images"] == 2 + 2  # image, ground truth, and a heatmap for each number of shots
+    assert values["closed"] is False
+    assert values["none"] == "None of the 14 images match; reset the filters"
+    assert values["all"] == 14
 
 
 def test_a_heatmap_is_bright_where_the_map_is_high(browse, page, tmp_path):
@@ -152,23 +154,23 @@ def test_a_heatmap_is_bright_where_the_map_is_high(browse, page, tmp_path):
         const at = (x, y) => [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
         return [at(70, 30), at(60, 30), at(30, 70)];
     """
-    high, between, low = told(browse(scripted(page, tmp_path / "page.html", script)))
+    high, between, low = returned(browse(scripted(page, tmp_path / "page.html", script)))
     assert sum(high) > sum(between) > sum(low)
     assert high[3] == 255 and max(low[:3]) < 10
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_but_tables_scrolls_sideways(browse, page, tmp_path, width):
-    # In a frame, since a headless window has a least width that no phone has.
+    # In a frame, since a headless window cannot be as narrow as a phone.
     frame = f'<iframe width="{width}" height="800" srcdoc="{html.escape(page)}"></iframe>'
     script = """document.querySelector("iframe").onload = (event) => {
         const { innerWidth, document: inner } = event.target.contentWindow;
         const { scrollWidth, clientWidth } = inner.documentElement;
-        document.body.dataset.told = JSON.stringify([innerWidth, scrollWidth - clientWidth]);
+        document.body.dataset.returned = JSON.stringify([innerWidth, scrollWidth - clientWidth]);
     };"""
     path = tmp_path / "frame.html"
     path.write_text(f"<body>{frame}<script>{script}</script></body>", encoding="utf-8")
-    assert told(browse(path.as_uri())) == [width, 0]
+    assert returned(browse(path.as_uri())) == [width, 0]
 
 
 def test_hundreds_of_cards_come_a_few_at_a_time(browse, page, tmp_path):
@@ -176,7 +178,7 @@ def test_hundreds_of_cards_come_a_few_at_a_time(browse, page, tmp_path):
     index["images"] = index["images"] * 10
     many = re.sub(
         r'(id="index">).*?(</script>)',
-        lambda found: found[1] + str(script_json(index)) + found[2],
+        lambda match: match[1] + str(script_json(index)) + match[2],
         page,
         flags=re.S,
     )
@@ -188,4 +190,7 @@ def test_hundreds_of_cards_come_a_few_at_a_time(browse, page, tmp_path):
         }
         return [shown, document.activeElement === byId("cards").children[120].firstChild];
     """
-    assert told(browse(scripted(many, tmp_path / "page.html", script))) == [[60, 120, 140], True]
+    assert returned(browse(scripted(many, tmp_path / "page.html", script))) == [
+        [60, 120, 140],
+        True,
+    ]

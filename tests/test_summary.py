@@ -1,5 +1,6 @@
-"""Tables and score files: worked examples by hand, published numbers, damaged and rerun files."""
+"""Test tables and score files: hand-worked examples, published numbers, damaged and rerun files."""
 
+import json
 import math
 
 import numpy as np
@@ -9,9 +10,17 @@ import pytest
 from datasets.official import OFFICIAL
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
-from utils.results.published import PAPER, load_published
+from utils.report.markdown import write_summary_page
 from utils.results.scores import NO_SEED, Scores, load_scores, save_scores, write_score_table
-from utils.results.summary import COLUMNS, summarise, write_metrics, write_tables
+from utils.results.summary import (
+    COLUMNS,
+    PAPER,
+    load_published,
+    read_summary,
+    summarise,
+    write_metrics,
+    write_tables,
+)
 
 VISA = [
     *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
@@ -23,8 +32,16 @@ def frame(*rows):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def write_page(folder, rows, dataset, categories, notes=()):
+    """Write all tables and summary.md; return its text."""
+    write_tables(folder, rows, dataset, categories)
+    record = {"title": "MVTec AD", "categories": categories, "notes": notes}
+    (folder / "settings.json").write_text(json.dumps(record))
+    return write_summary_page(folder)
+
+
 def two_categories():
-    """By hand: bottle 80 and 90, grid 60 and 90; seed means 70 and 90."""
+    """Return seeds of 80 and 90 % for bottle, 60 and 90 % for grid: seed means 70 and 90 %."""
     return frame(
         ("bottle", 1, 0, "image_auroc", 0.8),
         ("bottle", 1, 1, "image_auroc", 0.9),
@@ -34,14 +51,14 @@ def two_categories():
 
 
 def row(summary, category, shots=1, metric="image_auroc"):
-    found = summary.query("category == @category and shots == @shots and metric == @metric")
-    assert len(found) == 1
-    return found.iloc[0]
+    rows = summary.query("category == @category and shots == @shots and metric == @metric")
+    assert len(rows) == 1
+    return rows.iloc[0]
 
 
-def published(**wanted):
+def published(**criteria):
     rows = load_published()
-    for name, value in wanted.items():
+    for name, value in criteria.items():
         rows = rows[rows[name] == value]
     assert len(rows) == 1
     return rows.iloc[0]
@@ -72,7 +89,7 @@ def test_rows_follow_the_official_order_of_categories_and_metrics():
     assert list(summary["metric"]) == ["image_auroc", "pixel_aupro"] * 3
 
 
-def test_a_group_has_a_mean_of_its_own_once_all_of_it_is_there():
+def test_a_group_has_a_mean_once_all_of_its_categories_are_finished():
     groups = {"both": ["bottle", "grid"], "more": ["grid", "wood"]}
     summary = summarise(two_categories(), "mvtec", ["bottle", "grid", "wood"], groups)
     assert row(summary, "mean of both")["mean"] == pytest.approx(80)  # seeds 70 and 90
@@ -85,7 +102,7 @@ def test_one_seed_has_no_deviation():
     assert math.isnan(row(summary, "bottle")["std"])
 
 
-def test_published_numbers_are_those_of_the_sources():
+def test_published_numbers_match_their_sources():
     paper = dict(source=PAPER, dataset="mvtec")
     assert published(**paper, shots=0, category="mean", metric="image_auroc")["value"] == 91.8
     assert published(**paper, shots=0, category="bottle", metric="pixel_f1_max")["value"] == 58.1
@@ -95,19 +112,19 @@ def test_published_numbers_are_those_of_the_sources():
     assert set(load_published()["metric"]) == set(METRICS)
 
 
-def test_published_means_stand_only_beside_all_categories():
+def test_published_means_are_shown_only_beside_all_categories():
     def run(names):
         return frame(*[(name, 0, None, "image_auroc", 0.5) for name in names])
 
     whole = row(summarise(run(VISA), "visa", VISA), "mean", shots=0)
     assert (whole["paper"], whole["public"]) == (78.1, 75.5)
     assert whole["public_source"] == "accurate_winclip"
-    part = summarise(run(VISA[:-1]), "visa", VISA)
-    assert math.isnan(row(part, "mean", shots=0)["paper"])
-    assert not math.isnan(row(part, "candle", shots=0)["paper"])
+    incomplete = summarise(run(VISA[:-1]), "visa", VISA)
+    assert math.isnan(row(incomplete, "mean", shots=0)["paper"])
+    assert not math.isnan(row(incomplete, "candle", shots=0)["paper"])
 
 
-def test_published_means_do_not_stand_beside_categories_of_ones_own():
+def test_published_means_are_not_shown_beside_custom_categories():
     rows = frame(*[(name, 0, None, "image_auroc", 0.5) for name in ("bottle", "valve")])
     summary = summarise(rows, "mvtec", ["bottle", "valve"])
     assert math.isnan(row(summary, "mean", shots=0)["paper"])
@@ -122,9 +139,9 @@ def test_undefined_is_na_and_has_no_mean(tmp_path):
         ("grid", 0, None, "image_aupr", 0.9),
         ("grid", 0, None, "image_auroc", 0.9),
     )
-    page = write_tables(tmp_path, rows, "mvtec", ["bottle", "grid"])
-    own = page.split("##")[1].splitlines()
-    cells = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in own if "|" in line}
+    page = write_page(tmp_path, rows, "mvtec", ["bottle", "grid"])
+    lines = [line.split("|") for line in page.split("##")[1].splitlines() if "|" in line]
+    cells = {line[1].strip(): line[3].strip() for line in lines}
     assert (cells["bottle"], cells["grid"], cells["mean"]) == ("n/a", "90.0", "n/a")
     assert "image_aupr: undefined in 1 of 2 categories, so it has no mean." in page
     assert "bottle,0,,image_aupr,\n" in (tmp_path / "metrics.csv").read_text()
@@ -136,9 +153,9 @@ def test_page_shows_notes_deviations_and_published_numbers(tmp_path):
     values = [(name, 1, seed, "image_auroc", (0.6, 0.9)[seed]) for name in names for seed in (0, 1)]
     values = [row for row in values if row[0] != "bottle"]
     rows = frame(*values, *[row for row in two_categories().values if row[0] == "bottle"])
-    page = write_tables(tmp_path, rows, "mvtec", names, [note])
+    page = write_page(tmp_path, rows, "mvtec", names, [note])
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
-    assert f"**{note}**" in page
+    assert page.startswith(f"# WinCLIP on MVTec AD\n\n**{note}**")
     assert ["mean", "75.7 ± 20.3"] in lines  # (14 x 60 + 80) / 15 and 90: 61.3 and 90
     assert ["1", "paper", "93.1 ± 2.0"] in lines
     assert ["bottle", "paper", "98.2 ± 0.9"] in lines
@@ -146,15 +163,15 @@ def test_page_shows_notes_deviations_and_published_numbers(tmp_path):
 
 
 def test_page_says_when_the_mean_is_over_fewer_categories(tmp_path):
-    page = write_tables(tmp_path, two_categories(), "mvtec", ["bottle", "grid", "wood"])
+    page = write_page(tmp_path, two_categories(), "mvtec", ["bottle", "grid", "wood"])
     assert "| mean of 2/3 |" in page
-    assert "it is over 3 categories, ours is over 2" in page
+    assert "the published means are over all 3 categories, ours is over 2" in page
     assert "93.1 ± 2.0" not in page
 
 
 def test_only_published_metrics_and_shots_are_compared(tmp_path):
     rows = frame(*[("tubes", k, s, m, 0.5) for k, s in [(0, None), (1, 0)] for m in METRICS])
-    page = write_tables(tmp_path, rows, "mpdd", ["tubes"])
+    page = write_page(tmp_path, rows, "mpdd", ["tubes"])
     header, _, *body = [
         line for line in page.split("beside published")[1].splitlines() if "|" in line
     ]
@@ -163,7 +180,7 @@ def test_only_published_metrics_and_shots_are_compared(tmp_path):
 
 
 def test_columns_of_the_page_are_aligned(tmp_path):
-    page = write_tables(tmp_path, two_categories(), "mvtec", ["grid", "bottle"])
+    page = write_page(tmp_path, two_categories(), "mvtec", ["grid", "bottle"])
     for block in page.split("\n\n"):
         if block.startswith("|"):
             assert len({len(line) for line in block.splitlines()}) == 1
@@ -171,10 +188,24 @@ def test_columns_of_the_page_are_aligned(tmp_path):
 
 def test_rerun_and_row_order_change_no_byte(tmp_path):
     rows = two_categories()
-    write_tables(tmp_path / "a", rows, "mvtec", ["grid", "bottle"])
-    write_tables(tmp_path / "b", rows.iloc[::-1], "mvtec", ["grid", "bottle"])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    write_page(tmp_path / "a", rows, "mvtec", ["grid", "bottle"])
+    write_page(tmp_path / "b", rows.iloc[::-1], "mvtec", ["grid", "bottle"])
     for name in ("metrics.csv", "summary.csv", "summary.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_summary_is_read_as_it_was_written(tmp_path):
+    rows = frame(
+        *[(name, 1, s, "image_auroc", (s + 1) / 3) for name in ("007", "NA") for s in (0, 1)]
+    )
+    write_tables(tmp_path, rows, "none", ["NA", "007"])
+    summary = read_summary(tmp_path)
+    assert list(summary["category"]) == ["NA", "007", "mean"]
+    assert list(summary["mean"]) == list(summarise(rows, "none", ["NA", "007"])["mean"])
+    assert summary["public_source"].isna().all()
+    assert read_summary(tmp_path / "no labels").empty
 
 
 def test_metrics_file_keeps_every_bit(tmp_path):
@@ -182,8 +213,8 @@ def test_metrics_file_keeps_every_bit(tmp_path):
     rows = frame(*[("bottle", 1, seed, "image_auroc", v) for seed, v in enumerate(values)])
     write_metrics(tmp_path / "metrics.csv", rows)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
-    again = [float(line.rsplit(",", 1)[1] or "nan") for line in lines]
-    assert np.array(again).tobytes() == np.array(values).tobytes()
+    read = [float(line.rsplit(",", 1)[1] or "nan") for line in lines]
+    assert np.array(read).tobytes() == np.array(values).tobytes()
 
 
 def test_zero_shot_has_an_empty_seed(tmp_path):
@@ -192,32 +223,32 @@ def test_zero_shot_has_an_empty_seed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"metric": "image_ap"}, "unknown metric 'image_ap'"),
         ({"value": 93.1}, "give fractions"),
         ({"category": "bottel"}, "unknown category 'bottel'"),
         ({"shots": 0}, "0-shot rows"),
-        ({"seed": 1}, "given twice"),
+        ({"seed": 1}, "duplicate metric"),
         ({"seed": 7}, "different shots, seeds or metrics"),
     ],
 )
-def test_wrong_rows_end_in_a_sentence(change, words):
+def test_invalid_rows_raise_one_sentence(change, message):
     rows = two_categories()
     for name, value in change.items():
         rows.loc[0, name] = value
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         summarise(rows, "mvtec", ["bottle", "grid"])
 
 
-def test_no_rows_end_in_a_sentence(tmp_path):
+def test_no_rows_raise_one_sentence(tmp_path):
     with pytest.raises(InputError, match="no metric rows"):
         write_tables(tmp_path, frame(), "mvtec", ["bottle"])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
-    (tmp_path / "taken").write_text("a file where a folder is wanted")
+def test_a_folder_that_cannot_be_written_raises_one_sentence(tmp_path):
+    (tmp_path / "taken").write_text("a file where a folder is expected")
     with pytest.raises(InputError, match="cannot write"):
         write_tables(tmp_path / "taken", two_categories(), "mvtec", ["grid", "bottle"])
     with pytest.raises(InputError, match="cannot write"):
@@ -225,7 +256,7 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
 
 
 def example_scores(**changes):
-    """Two runs over a square and a wide image, the latter of two tiles."""
+    """Return two runs over a square image and a wide one of two tiles."""
     arrays = dict(
         image=np.array(["bottle/test/good/000.png", "bottle/test/größe/001.png"]),
         label=np.array([0, 1]),
@@ -239,16 +270,14 @@ def example_scores(**changes):
     return Scores(**{**arrays, **changes})
 
 
-def test_scores_come_back_as_they_were_and_rerun_to_the_same_bytes(tmp_path):
+def test_scores_are_read_as_they_were_written_and_rewritten_to_the_same_bytes(tmp_path):
     scores = example_scores()
     save_scores(tmp_path / "a.npz", scores)
     save_scores(tmp_path / "b.npz", scores)
-    again = load_scores(tmp_path / "a.npz")
+    read = load_scores(tmp_path / "a.npz")
     for name, array in vars(scores).items():
-        assert (
-            np.array_equal(getattr(again, name), array)
-            and getattr(again, name).dtype == array.dtype
-        )
+        assert np.array_equal(getattr(read, name), array)
+        assert getattr(read, name).dtype == array.dtype
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
 
@@ -267,28 +296,30 @@ def test_scores_come_back_as_they_were_and_rerun_to_the_same_bytes(tmp_path):
         {"size": np.zeros((2, 3), int)},
     ],
 )
-def test_inconsistent_scores_end_in_a_sentence(tmp_path, changes):
-    with pytest.raises(InputError, match="no usable score file"):
+def test_inconsistent_scores_raise_one_sentence(tmp_path, changes):
+    with pytest.raises(InputError, match="not a usable score file"):
         save_scores(tmp_path / "a.npz", example_scores(**changes))
     np.savez(tmp_path / "b.npz", **vars(example_scores(**changes)))
-    with pytest.raises(InputError, match="no usable score file"):
+    with pytest.raises(InputError, match="not a usable score file"):
         load_scores(tmp_path / "b.npz")
 
 
-def test_a_damaged_score_file_ends_in_a_sentence(tmp_path):
+def test_a_missing_or_damaged_score_file_raises_one_sentence(tmp_path):
     path = tmp_path / "a.npz"
-    with pytest.raises(InputError, match="no score file"):
+    with pytest.raises(InputError, match="there is no score file"):
         load_scores(path)
     save_scores(path, example_scores())
     whole = path.read_bytes()
     for content in (b"", b"text", whole[: len(whole) // 2], whole[:300] + b"x" + whole[301:]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="no usable score file"):
+        with pytest.raises(InputError, match="not a usable score file"):
             load_scores(path)
 
 
 def test_score_table_has_a_column_per_run_in_full_float32(tmp_path):
-    write_score_table(tmp_path / "scores.csv", example_scores(), ["good", "größe"])
+    scores = example_scores()
+    defects = dict(zip(scores.image.tolist(), ["good", "größe"], strict=True))
+    write_score_table(tmp_path / "scores.csv", scores, defects)
     lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
     assert lines == [
         "image,label,defect,0-shot,1-shot seed 0",

@@ -1,19 +1,20 @@
-"""The grid figure of a paper from a finished run: no model is run again.
+"""Draw the grid figure of a paper from a finished run, without a model.
 
     python tools/figure.py    # of result/demo/, into result/demo/figure.png
     python tools/figure.py --result result/mvtec --categories bottle grid --shots 0 1 4
 
-Rows are categories; columns are a test image, its ground truth, and the maps of the first seed of
-each number of shots, on one colour scale per category and column as in the run's heatmaps. Of each
-category the anomalous image whose score at the first of the shots is the median is shown: neither
-the best nor the worst.
+Rows are categories; columns are a test image, its ground truth, and its map in the first run of
+each number of shots, on one colour scale per category and column as in the run's heatmaps. Each
+category is represented by the anomalous image with the median score at the first of the shots:
+neither the best nor the worst.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+if __package__ in (None, ""):  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import cv2
@@ -26,48 +27,50 @@ from utils.cli import parse_options, run_cli
 from utils.errors import InputError
 from utils.evaluation.stitching import StitchedMaps
 from utils.files import PROJECT, atomic_path
-from utils.results.folder import read_json
+from utils.results.folder import read_finished, read_json
 from utils.results.heatmaps import BACKGROUND, INK, colour_range, draw_contour, font, overlay
 from utils.results.scores import Scores, load_scores
 
-GAP, MARGIN = 8, 12  # between and around pictures, in pixels
-LETTERS = 20  # height of the letters
-HEAD = 34  # room for the titles of the columns
+GAP, MARGIN = 8, 12  # between and around the images, in pixels
+FONT_SIZE = 20  # in pixels
+HEADER_HEIGHT = 34  # of the line with the titles of the columns, in pixels
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     result: Path = PROJECT / "result" / "demo"
     """Folder of a finished run."""
     categories: tuple[str, ...] = ()
-    """Rows; none given: every finished category."""
+    """Rows; default: every finished category."""
     shots: tuple[int, ...] = ()
-    """Columns; none given: every number of shots of the run."""
+    """Columns; default: every number of shots of the run."""
     cell: int = 240
-    """Height of a picture in pixels."""
+    """Height of an image in pixels."""
     output: Path | None = None
-    """The PNG to write; none given: figure.png in the result folder."""
+    """PNG file to write; default: figure.png in the result folder."""
 
 
 def draw_figure(options: Options) -> Path:
-    """Read a run, draw its figure, and return the file written."""
+    """Draw the figure of a run and return the file written.
+
+    Raise `InputError` for a category or number of shots that the run does not have.
+    """
     folder = options.result.expanduser()
-    settings = read_json(folder / "settings.json", "settings")["settings"]
-    finished = sorted(path.stem for path in (folder / "done").glob("*.json"))
+    root, samples = read_source(folder)
+    finished = list(read_finished(folder))
     names = list(options.categories) or finished
     if not names:
         raise InputError(f"{folder} has no finished category; run the benchmark first")
     for name in names:
         if name not in finished:
-            has = ", ".join(finished) or "none"
-            raise InputError(f'{folder} has no finished category "{name}"; it has {has}')
-    root, samples = source_of(settings)
-    rows = [draw_row(folder, root, samples, name, options) for name in names]
-    shots = list(options.shots) or sorted(set(load_scores(score_file(folder, names[0])).shots))
-    titles = ["image", "ground truth", *(f"{count}-shot" for count in shots)]
-    sheet = lay_out(rows, names, titles)
+            known = ", ".join(finished) or "none"
+            raise InputError(f'{folder} has no finished category "{name}"; it has {known}')
+    scores = {name: load_scores(folder / "scores" / f"{name}.npz") for name in names}
+    shots = list(options.shots) or sorted(set(scores[names[0]].shots.tolist()))
+    rows = [draw_row(scores[name], root, samples, shots, options.cell) for name in names]
+    sheet = lay_out(rows, names, ["image", "ground truth", *(f"{count}-shot" for count in shots)])
     output = options.output.expanduser() if options.output else folder / "figure.png"
     with atomic_path(output) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
@@ -75,90 +78,93 @@ def draw_figure(options: Options) -> Path:
     return output
 
 
-def score_file(folder: Path, category: str) -> Path:
-    """Where a run keeps the scores of a category."""
-    return folder / "scores" / f"{category}.npz"
+def read_source(folder: Path) -> tuple[Path, dict[str, Sample]]:
+    """Return the data root of a run, and the samples of its split by image path.
 
-
-def source_of(settings: dict) -> tuple[Path, dict[str, Sample]]:
-    """The data root of a run, and its samples by image."""
-    dataset = settings["dataset"]
-    if dataset == "custom":
-        raise InputError("the figure is of a benchmark's run; a run of own pictures has no split")
-    split = settings["split"]
+    Raise `InputError` if there is no split, as for custom images.
+    """
+    record = read_json(folder / "settings.json", "settings", "dataset")
+    settings, dataset = record["settings"], record["dataset"]
+    split, root = settings["split"], settings["data_root"]
     split = SPLITS_FOLDER / f"{dataset}.csv" if split == "auto" else Path(split).expanduser()
-    given = settings["data_root"]
-    root = read_root(dataset) if given == "auto" else Path(given).expanduser()
+    if not split.is_file():
+        raise InputError(
+            f'{folder} has no split file (its split is "{settings["split"]}"), which the figure '
+            "needs; give the result folder of a benchmark, or prepare its split again"
+        )
+    root = read_root(dataset) if root == "auto" else Path(root).expanduser()
     return root, {sample.image: sample for sample in read_split(split)}
 
 
 def draw_row(
-    folder: Path, root: Path, samples: dict[str, Sample], category: str, options: Options
+    scores: Scores, root: Path, samples: dict[str, Sample], shots: Sequence[int], cell: int
 ) -> list[np.ndarray]:
-    """The pictures of one category, (cell, width, 3) uint8 each."""
-    scores = load_scores(score_file(folder, category))
-    runs = [
-        first_run(scores, count, folder) for count in options.shots or sorted(set(scores.shots))
-    ]
-    place = median_anomalous(scores, runs[0])
-    sample = samples.get(str(scores.image[place]))
+    """Draw the images of one category: (cell, width, 3) uint8 each, of equal width."""
+    runs = [first_run(scores, count) for count in shots]
+    index = median_anomalous(scores, runs[0])
+    sample = samples.get(str(scores.image[index]))
     if sample is None:
-        raise InputError(f"{scores.image[place]} is not in the split any more; run again")
+        raise InputError(f"{scores.image[index]} is no longer in the split; run again")
     image = read_image(root / sample.image)
     mask = read_mask(root / sample.mask, image.size)
-    width = round(options.cell * image.width / image.height)
-    picture = cv2.resize(np.asarray(image), (width, options.cell), interpolation=cv2.INTER_AREA)
+    width = round(cell * image.width / image.height)
+    resized = cv2.resize(np.asarray(image), (width, cell), interpolation=cv2.INTER_AREA)
     shapes = [tuple(size) for size in scores.size.tolist()]
-    pictures = [picture, draw_contour(picture, mask)]
+    row = [resized, draw_contour(resized, mask)]
     for run in runs:
-        values = StitchedMaps(scores.maps[run], scores.tiles, shapes)[place]
-        pictures.append(overlay(picture, values, colour_range(scores.maps[run])))
-    return pictures
+        values = StitchedMaps(scores.maps[run], scores.tiles, shapes)[index]
+        row.append(overlay(resized, values, colour_range(scores.maps[run])))
+    return row
 
 
-def first_run(scores: Scores, shots: int, folder: Path) -> int:
-    """The first seed's run of a number of shots."""
-    found = np.flatnonzero(scores.shots == shots)
-    if not len(found):
-        has = ", ".join(map(str, sorted(set(scores.shots.tolist()))))
-        raise InputError(f"--shots: {folder} has no {shots}-shot run; it has {has}")
-    return int(found[0])
+def first_run(scores: Scores, shots: int) -> int:
+    """Return the index of the first run with this number of shots; `InputError` if none has."""
+    runs = np.flatnonzero(scores.shots == shots)
+    if not len(runs):
+        known = ", ".join(map(str, sorted(set(scores.shots.tolist()))))
+        raise InputError(f"--shots {shots}: there is no {shots}-shot run; the result has {known}")
+    return int(runs[0])
 
 
 def median_anomalous(scores: Scores, run: int) -> int:
-    """The place of the anomalous image whose score is the (upper) median of theirs."""
-    places = np.flatnonzero(scores.label == 1)
-    if not len(places):
+    """Return the index of the anomalous image with the (upper) median score of the anomalous ones.
+
+    Raise `InputError` if the category has none.
+    """
+    anomalous = np.flatnonzero(scores.label == 1)
+    if not len(anomalous):
         raise InputError("a category without anomalous images has nothing to show; leave it out")
-    order = places[np.argsort(scores.image_scores[run, places], kind="stable")]
+    order = anomalous[np.argsort(scores.image_scores[run, anomalous], kind="stable")]
     return int(order[len(order) // 2])
 
 
 def lay_out(rows: list[list[np.ndarray]], names: list[str], titles: list[str]) -> Image.Image:
-    """All pictures in a grid: titles above the columns, categories upright before the rows."""
-    letters = font(LETTERS)
-    left = MARGIN + LETTERS + GAP + 4
+    """Arrange images in a grid: titles above the columns, names rotated to the left of the rows."""
+    letters = font(FONT_SIZE)
+    left = MARGIN + FONT_SIZE + GAP + 4
     widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
-    height = MARGIN + HEAD + sum(row[0].shape[0] + GAP for row in rows) - GAP + MARGIN
+    height = MARGIN + HEADER_HEIGHT + sum(row[0].shape[0] + GAP for row in rows) - GAP + MARGIN
     size = left + sum(widths) + GAP * (len(widths) - 1) + MARGIN, height
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     x = left
     for title, width in zip(titles, widths, strict=True):
-        draw.text((x + width / 2, MARGIN + HEAD / 2 - 4), title, INK, letters, anchor="mm")
+        position = (x + width / 2, MARGIN + HEADER_HEIGHT / 2 - 4)
+        draw.text(position, title, INK, letters, anchor="mm")
         x += width + GAP
-    y = MARGIN + HEAD
+    y = MARGIN + HEADER_HEIGHT
     for name, row in zip(names, rows, strict=True):
-        high = row[0].shape[0]
-        label = Image.new("RGB", (high, LETTERS + 8), BACKGROUND)
-        words = name.replace("_", " ")
-        ImageDraw.Draw(label).text((high / 2, LETTERS / 2 + 2), words, INK, letters, anchor="mm")
+        row_height = row[0].shape[0]
+        label = Image.new("RGB", (row_height, FONT_SIZE + 8), BACKGROUND)
+        position = (row_height / 2, FONT_SIZE / 2 + 2)
+        text = name.replace("_", " ")
+        ImageDraw.Draw(label).text(position, text, INK, letters, anchor="mm")
         sheet.paste(label.rotate(90, expand=True), (MARGIN - 4, y))
         x = left
-        for picture, width in zip(row, widths, strict=True):
-            sheet.paste(Image.fromarray(picture), (x + (width - picture.shape[1]) // 2, y))
+        for image, width in zip(row, widths, strict=True):
+            sheet.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y))
             x += width + GAP
-        y += high + GAP
+        y += row_height + GAP
     return sheet
 
 

@@ -1,7 +1,7 @@
-"""Charts as inline SVG: curves, histograms, and numbers as dots. Pure: numbers in, text out.
+"""Draw charts as inline SVG: curves, histograms, and numbers as dots. Pure: numbers in, text out.
 
-Colours and line styles are classes (`series-0` and so on), set in report.css for a light and a
-dark page; what a chart says is in its `aria-label` too.
+Colours and line styles are CSS classes (`series-0` and so on), defined in report.css for light and
+dark mode. The `aria-label` of a chart describes it.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
-STYLES = 6  # of series; further ones begin again
+from utils.results.heatmaps import shorten_middle
+from utils.results.summary import MEAN_OF
+
+STYLES = 6  # number of series styles in report.css; further series start again
 BINS = 24  # of a histogram
-LETTER = 7.4  # width of a letter in a label, in units of the drawing; of a wide font
-WIDE = 1080  # width of a chart of dots
+LETTER_WIDTH = 7.4  # of a label in a wide font, in units of the drawing
+DOT_CHART_WIDTH = 1080  # in units of the drawing
 
 
 class Axes(NamedTuple):
-    """A drawing and the ranges of its two axes; margins leave room for ticks and labels."""
+    """The size of a drawing and the ranges of its axes; margins leave room for ticks and labels."""
 
     width: float
     height: float
@@ -29,17 +32,17 @@ class Axes(NamedTuple):
     bottom: float = 40
 
     def at(self, x, y):
-        """Where a point lies in the drawing: numbers in and out, or arrays of them."""
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        """Convert data coordinates (numbers or arrays) to coordinates of the drawing."""
+        x_share = (x - self.x[0]) / (self.x[1] - self.x[0])
+        y_share = (y - self.y[0]) / (self.y[1] - self.y[0])
         return (
-            self.left + across * (self.width - self.left - self.right),
-            self.height - self.bottom - up * (self.height - self.top - self.bottom),
+            self.left + x_share * (self.width - self.left - self.right),
+            self.height - self.bottom - y_share * (self.height - self.top - self.bottom),
         )
 
 
 class Dot(NamedTuple):
-    """One number with its deviation and the published ones beside it; NaN where there is none."""
+    """One of our numbers, its deviation, and the published numbers; NaN where there is none."""
 
     value: float
     std: float
@@ -50,164 +53,157 @@ class Dot(NamedTuple):
 def curve_chart(
     curves: Sequence[Sequence[Sequence[float]]], x_end: float, names: tuple[str, str], label: str
 ) -> Markup:
-    """Curves over x from 0 to `x_end` and y from 0 to 1; `names` of the axes."""
+    """Draw curves of (x, y) points over x from 0 to `x_end` and y from 0 to 1.
+
+    `names` are those of the two axes, `label` is the text for screen readers.
+    """
     axes = Axes(340, 270, (0, x_end), (0, 1))
     steps = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    parts = [grid(axes, [x_end * step for step in steps] if x_end == 1 else [0, 0.1, 0.2, 0.3])]
-    parts.append(rows(axes, steps, "{:.1f}"))
-    parts.append(axis_names(axes, *names))
-    for number, curve in reversed(list(enumerate(curves))):
-        places = axes.at(*np.reshape(curve, (-1, 2)).T)
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(*places, strict=True))
-        parts.append(f'<polyline class="line {style(number)}" points="{points}"/>')
-    return svg(axes, parts, label)
+    elements = [vertical_grid(axes, steps if x_end == 1 else [0, 0.1, 0.2, 0.3])]
+    elements.append(horizontal_grid(axes, steps, "{:.1f}"))
+    elements.append(axis_names(axes, *names))
+    for index, curve in reversed(list(enumerate(curves))):
+        xs, ys = axes.at(*np.reshape(curve, (-1, 2)).T)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+        elements.append(f'<polyline class="line {style(index)}" points="{points}"/>')
+    return svg(axes, elements, label)
 
 
 def histogram(
     good: np.ndarray, anomalous: np.ndarray, threshold: float | None, label: str
 ) -> Markup:
-    """How many good and anomalous images have which score, side by side, and the threshold."""
-    both = np.concatenate([good, anomalous])
-    low, high = float(both.min()), float(both.max())
+    """Draw histograms of the scores of good and of anomalous images, and the threshold."""
+    scores = np.concatenate([good, anomalous])
+    low, high = float(scores.min()), float(scores.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BINS + 1)
-    counts = [np.histogram(part, edges)[0] for part in (good, anomalous)]
-    most = max(int(count.max()) for count in counts)
-    axes = Axes(340, 270, (low, high), (0, 1.05 * most), right=22)
-    parts = [rows(axes, [n for n in round_ticks(0, most) if n == int(n)], "{:.0f}")]
-    parts.append(columns(axes, round_ticks(low, high), "{:.12g}"))
-    parts.append(axis_names(axes, "image score", "images"))
+    counts = [np.histogram(group, edges)[0] for group in (good, anomalous)]
+    max_count = max(int(count.max()) for count in counts)
+    axes = Axes(340, 270, (low, high), (0, 1.05 * max_count), right=22)
+    count_ticks = [tick for tick in round_ticks(0, max_count) if tick == int(tick)]
+    elements = [horizontal_grid(axes, count_ticks, "{:.0f}")]
+    elements.append(x_labels(axes, round_ticks(low, high), "{:.12g}"))
+    elements.append(axis_names(axes, "image score", "images"))
     width = (axes.width - axes.left - axes.right) / BINS / 2 - 0.5
-    for part, (kind, count) in enumerate(zip(("good", "anomalous"), counts, strict=True)):
-        for edge, height in zip(edges, count.tolist(), strict=False):
-            if height:
-                x, y = axes.at(edge, height)
-                tall = axes.at(edge, 0)[1] - y
-                left = x + 0.25 + part * (width + 0.25)
-                parts.append(
-                    f'<rect class="bar {kind}" x="{left:.1f}" y="{y:.1f}" '
-                    f'width="{width:.1f}" height="{tall:.1f}"/>'
+    for index, (label_class, count) in enumerate(zip(("good", "anomalous"), counts, strict=True)):
+        for edge, images in zip(edges[:-1], count.tolist(), strict=True):
+            if images:
+                x, y = axes.at(edge, images)
+                height = axes.at(edge, 0)[1] - y
+                left = x + 0.25 + index * (width + 0.25)
+                elements.append(
+                    f'<rect class="bar {label_class}" x="{left:.1f}" y="{y:.1f}" '
+                    f'width="{width:.1f}" height="{height:.1f}"/>'
                 )
     if threshold is not None:
         x, y = axes.at(threshold, 0)
-        parts.append(f'<path class="threshold" d="M{x:.1f} {axes.top}V{y:.1f}"/>')
-    return svg(axes, parts, label)
+        elements.append(f'<path class="threshold" d="M{x:.1f} {axes.top}V{y:.1f}"/>')
+    return svg(axes, elements, label)
 
 
 def dot_chart(groups: Sequence[str], series: Sequence[Sequence[Dot]], label: str) -> Markup:
-    """A group of dots for each name: percent, `series` after series, with bars of one deviation.
+    """Draw a group of dots (percent) for each name, one per series, with bars of one deviation.
 
-    The paper's number is a hollow diamond, the public one a short line, at the dot's own place.
+    The paper's number is a hollow diamond and the public one a short line, at the x of the dot.
     """
-    dots = [dot for one in series for dot in one]
+    dots = [dot for row in series for dot in row]
     values = [v for dot in dots for v in (dot.value - dot.std, dot.value, dot.paper, dot.public)]
-    least = min([v for v in values if v == v], default=0.0)
-    step = 10 if least >= 60 else 20
-    low = max(0.0, step * np.floor(min(least, 90) / step))
-    axes = Axes(WIDE, 250, (0, len(groups)), (low, 100), bottom=28)
-    parts = [rows(axes, np.arange(low, 101, step), "{:.0f}")]
-    room = (WIDE - axes.left - axes.right) / len(groups)
-    for place, name in enumerate(groups):
-        middle, bottom = axes.at(place + 0.5, low)
-        if place:
-            x, top = axes.at(place, 100)
-            parts.append(f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
-        shown = shorten(name.removeprefix("mean of "), int(room / LETTER))
-        parts.append(text(middle, bottom + 18, shown, "middle"))
-        for number, one in enumerate(series):
-            x = place + 0.5 + 0.76 * ((number + 0.5) / len(series) - 0.5)
-            parts += draw_dot(axes, x, one[place], style(number))
-    return svg(axes, parts, label)
+    lowest = min([v for v in values if v == v], default=0.0)
+    step = 10 if lowest >= 60 else 20
+    low = max(0.0, step * np.floor(min(lowest, 90) / step))
+    axes = Axes(DOT_CHART_WIDTH, 250, (0, len(groups)), (low, 100), bottom=28)
+    elements = [horizontal_grid(axes, np.arange(low, 101, step), "{:.0f}")]
+    letters = int((axes.width - axes.left - axes.right) / len(groups) / LETTER_WIDTH)
+    for index, name in enumerate(groups):
+        middle, bottom = axes.at(index + 0.5, low)
+        if index:
+            x, top = axes.at(index, 100)
+            elements.append(f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
+        name = shorten_middle(name.removeprefix(MEAN_OF), lambda shown: len(shown) <= letters)
+        elements.append(text(middle, bottom + 18, name, "middle"))
+        for number, row in enumerate(series):
+            x = index + 0.5 + 0.76 * ((number + 0.5) / len(series) - 0.5)
+            elements += draw_dot(axes, x, row[index], style(number))
+    return svg(axes, elements, label)
 
 
-def draw_dot(axes: Axes, x: float, dot: Dot, look: str) -> list[str]:
-    """One number of a chart of dots, and what stands beside it."""
-    parts = []
+def draw_dot(axes: Axes, x: float, dot: Dot, css_class: str) -> list[str]:
+    """Draw one number of a dot chart, its deviation, and the published numbers."""
+    elements = []
     if dot.public == dot.public:
         left, y = axes.at(x, dot.public)
-        parts.append(f'<path class="public" d="M{left - 4:.1f} {y:.1f}h8"/>')
+        elements.append(f'<path class="public" d="M{left - 4:.1f} {y:.1f}h8"/>')
     if dot.paper == dot.paper:
         left, y = axes.at(x, dot.paper)
-        parts.append(f'<path class="paper" d="M{left:.1f} {y - 5:.1f}l5 5-5 5-5-5z"/>')
+        elements.append(f'<path class="paper" d="M{left:.1f} {y - 5:.1f}l5 5-5 5-5-5z"/>')
     if dot.value == dot.value:
         if dot.std == dot.std:
             left, top = axes.at(x, min(100, dot.value + dot.std))
             bottom = axes.at(x, max(axes.y[0], dot.value - dot.std))[1]
-            parts.append(f'<path class="line {look}" d="M{left:.1f} {top:.1f}V{bottom:.1f}"/>')
+            bar = f"M{left:.1f} {top:.1f}V{bottom:.1f}"
+            elements.append(f'<path class="line {css_class}" d="{bar}"/>')
         left, y = axes.at(x, dot.value)
-        parts.append(f'<circle class="dot {look}" cx="{left:.1f}" cy="{y:.1f}" r="3.2"/>')
-    return parts
+        elements.append(f'<circle class="dot {css_class}" cx="{left:.1f}" cy="{y:.1f}" r="3.2"/>')
+    return elements
 
 
-def svg(axes: Axes, parts: Sequence[str], label: str) -> Markup:
-    """The whole drawing; `label` is what it says to who cannot see it."""
+def svg(axes: Axes, elements: Sequence[str], label: str) -> Markup:
+    """Wrap the elements in an SVG element; `label` is the text for screen readers."""
     return Markup(
         f'<svg viewBox="0 0 {axes.width:g} {axes.height:g}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(label)}">{"".join(elements)}</svg>'
     )
 
 
-def rows(axes: Axes, ticks: Sequence[float], form: str) -> str:
-    """Grid lines across the drawing, with their values on the left."""
-    parts = []
+def horizontal_grid(axes: Axes, ticks: Sequence[float], form: str) -> str:
+    """Draw horizontal grid lines, with their values on the left."""
+    elements = []
     for tick in ticks:
         x, y = axes.at(axes.x[0], tick)
-        parts.append(f'<path class="grid" d="M{x:.1f} {y:.1f}H{axes.width - axes.right:g}"/>')
-        parts.append(text(x - 6, y + 4, form.format(tick), "end"))
-    return "".join(parts)
+        elements.append(f'<path class="grid" d="M{x:.1f} {y:.1f}H{axes.width - axes.right:g}"/>')
+        elements.append(text(x - 6, y + 4, form.format(tick), "end"))
+    return "".join(elements)
 
 
-def columns(axes: Axes, ticks: Sequence[float], form: str) -> str:
-    """Values below the drawing."""
-    parts = []
+def vertical_grid(axes: Axes, ticks: Sequence[float]) -> str:
+    """Draw vertical grid lines, with their values below."""
+    elements = []
     for tick in ticks:
         x, y = axes.at(tick, axes.y[0])
-        parts.append(text(x, y + 15, form.format(tick), "middle"))
-    return "".join(parts)
+        elements.append(f'<path class="grid" d="M{x:.1f} {axes.top:g}V{y:.1f}"/>')
+    return "".join(elements) + x_labels(axes, ticks, "{:.1f}")
 
 
-def grid(axes: Axes, ticks: Sequence[float]) -> str:
-    """Grid lines up the drawing, with their values below."""
-    lines = []
-    for tick in ticks:
-        x, y = axes.at(tick, axes.y[0])
-        lines.append(f'<path class="grid" d="M{x:.1f} {axes.top:g}V{y:.1f}"/>')
-    return "".join(lines) + columns(axes, ticks, "{:.1f}")
+def x_labels(axes: Axes, ticks: Sequence[float], form: str) -> str:
+    """Write the values of `ticks` below the x axis."""
+    points = [(tick, *axes.at(tick, axes.y[0])) for tick in ticks]
+    return "".join(text(x, y + 15, form.format(tick), "middle") for tick, x, y in points)
 
 
 def axis_names(axes: Axes, x_name: str, y_name: str) -> str:
-    """What the two axes are."""
-    middle = axes.top + (axes.height - axes.top - axes.bottom) / 2
-    across = axes.left + (axes.width - axes.left - axes.right) / 2
-    return text(across, axes.height - 6, x_name, "middle") + (
+    """Write the names of the two axes."""
+    x_middle = axes.left + (axes.width - axes.left - axes.right) / 2
+    y_middle = axes.top + (axes.height - axes.top - axes.bottom) / 2
+    return text(x_middle, axes.height - 6, x_name, "middle") + (
         f'<text class="label" text-anchor="middle" '
-        f'transform="translate(12 {middle:.1f}) rotate(-90)">{escape(y_name)}</text>'
+        f'transform="translate(12 {y_middle:.1f}) rotate(-90)">{escape(y_name)}</text>'
     )
 
 
-def text(x: float, y: float, shown: str, anchor: str) -> str:
-    """A label; `anchor` is start, middle or end."""
-    return (
-        f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(shown)}</text>'
-    )
+def text(x: float, y: float, content: str, anchor: str) -> str:
+    """Write a label; `anchor` is start, middle or end."""
+    position = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="label" {position}>{escape(content)}</text>'
 
 
-def style(number: int) -> str:
-    """The class of a series."""
-    return f"series-{number % STYLES}"
-
-
-def shorten(name: str, most: int) -> str:
-    """`name`, without its middle where it is too long."""
-    if len(name) <= most:
-        return name
-    kept = max(2, most - 1)
-    return f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
+def style(series: int) -> str:
+    """Return the CSS class of the series with this index."""
+    return f"series-{series % STYLES}"
 
 
 def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round values from `low` to `high`: a step of 1, 2 or 5 times a power of ten apart.
+    """Return about `about` round values in [low, high], spaced by 1, 2 or 5 times a power of ten.
 
     >>> round_ticks(0.13, 0.61), [f"{tick:.0f}" for tick in round_ticks(0, 2, about=2)]
     ([0.2, 0.4, 0.6], ['0', '1', '2'])

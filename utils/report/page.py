@@ -1,8 +1,8 @@
-"""report.html: a whole result folder on one page that needs nothing else.
+"""Write report.html: a whole result folder on one page that needs no other file and no network.
 
 `write_report` reads what a run has written (settings.json, summary.csv, done/ and report/) and
-writes the page with the numbers, charts, curves and a gallery of all test images. It is one file:
-no network, no library; report.css and the scripts beside it are copied into it.
+writes tables, charts, curves and a gallery of all test images. report.css and the scripts beside
+it are copied into the page.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,19 +19,19 @@ from utils.evaluation.metrics import FPR_LIMIT, METRICS
 from utils.files import atomic_path
 from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
 from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome
-from utils.report.gallery import (
-    gallery_index,
-    gallery_pictures,
-    script_json,
-    without_pictures,
+from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
+from utils.report.markdown import (
+    UNDEFINED,
+    cell,
+    mean_label,
+    own_cell,
+    published_sources,
+    seeds_text,
 )
-from utils.results.folder import read_json
-from utils.results.markdown import UNDEFINED, cell, ours, seeds_text
-from utils.results.published import MEAN, PAPER, SOURCES
-from utils.results.summary import SUMMARY_COLUMNS
+from utils.results.folder import read_finished, read_json
+from utils.results.summary import MEAN, read_summary
 
-TEMPLATES = Path(__file__).resolve().parent
-DATASETS = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo benchmark"}
+FOLDER = Path(__file__).resolve().parent  # of the template, styles and scripts
 METRIC_NAMES = {
     "image_auroc": "image AUROC",
     "image_aupr": "image AUPR",
@@ -42,109 +42,103 @@ METRIC_NAMES = {
     "pixel_aupro": "AUPRO",
 }
 ROC_AXES = ("false positive rate", "true positive rate")
-CURVES = {  # by the metric that is their area: title, axes, end of the first axis
+CURVES = {  # by the metric that is the area under it: title, names of the axes, end of the x axis
     "image_auroc": ("Image ROC", ROC_AXES, 1),
     "image_aupr": ("Image precision-recall", ("recall", "precision"), 1),
     "pixel_auroc": ("Pixel ROC", ROC_AXES, 1),
     "pixel_aupr": ("Pixel precision-recall", ("recall", "precision"), 1),
-    "pixel_aupro": ("PRO", ("false positive rate", "mean overlap of regions"), FPR_LIMIT),
+    "pixel_aupro": ("Per-region overlap", ("false positive rate", "mean overlap"), FPR_LIMIT),
 }
 
 
-def write_report(folder: Path, official: Sequence[str]) -> None:
-    """Write report.html into a result folder from the finished categories there.
+def write_report(folder: Path) -> None:
+    """Write report.html into a result folder from its finished categories.
 
-    `official` is the full list of the benchmark's categories.
+    Raise `InputError` if a file that the run wrote there is damaged.
     """
-    done = {path.stem: read_json(path) for path in sorted((folder / "done").glob("*.json"))}
-    pages = report_page(
-        read_json(folder / "settings.json"),
-        read_summary(folder / "summary.csv"),
-        {name: record["metrics"] for name, record in done.items()},
-        {name: part and without_pictures(part) for name, part in data_of(folder, done)},
-        official,
-        (gallery_pictures(part) for _, part in data_of(folder, done) if part),
+    finished = read_finished(folder)
+    data = {name: part and without_pixels(part) for name, part in read_data(folder, finished)}
+    html = report_page(
+        read_json(folder / "settings.json", "title", "categories"),
+        read_summary(folder),
+        finished,
+        data,
+        (gallery_images(part) for _, part in read_data(folder, finished) if part),
     )
     with atomic_path(folder / "report.html") as temporary, temporary.open("wb") as stream:
-        stream.writelines(text.encode("utf-8") for text in pages)
+        stream.writelines(text.encode("utf-8") for text in html)
 
 
-def read_summary(path: Path) -> pd.DataFrame:
-    """The table of summary.csv; an empty one where pictures without labels gave none."""
-    if path.exists():
-        return pd.read_csv(path)
-    return pd.DataFrame(columns=SUMMARY_COLUMNS)
+def read_data(folder: Path, categories: Iterable[str]) -> Iterator[tuple[str, dict | None]]:
+    """Read report/<category>.json of one category after the other, since they are large.
 
-
-def read_report_data(folder: Path, category: str) -> dict | None:
-    """A category's part of the page; None where an older version finished the category."""
-    path = folder / "report" / f"{category}.json"
-    return read_json(path) if path.exists() else None
-
-
-def data_of(folder: Path, categories: Iterable[str]) -> Iterator[tuple[str, dict | None]]:
-    """Categories and their parts of the page, one at a time: with pictures they are large."""
-    return ((name, read_report_data(folder, name)) for name in categories)
+    None stands for a file that is missing, because an older version finished the category.
+    """
+    for name in categories:
+        path = folder / "report" / f"{name}.json"
+        yield name, read_json(path) if path.exists() else None
 
 
 def report_page(
     record: Mapping,
     summary: pd.DataFrame,
-    metrics: Mapping[str, Sequence[tuple]],
+    finished: Mapping[str, Mapping],
     data: Mapping[str, dict | None],
-    official: Sequence[str],
-    pictures: Iterable[list[dict]],
+    images: Iterable[dict[str, dict]],
 ) -> Iterator[str]:
-    """The page's HTML, piece by piece.
+    """Generate the HTML of the page in pieces.
 
-    `record` is settings.json, `summary` the table of summary.csv, `metrics` and `data` the rows
-    of metrics.csv and the report data of each finished category, `official` all categories,
-    `pictures` the gallery's pictures of each category that has data.
+    `record` is settings.json, `summary` the table of summary.csv; `finished` and `data` map each
+    finished category to its record in done/ and to its report data without pixels, `images` gives
+    the gallery images of each category with report data.
     """
-    settings = record["settings"]
     drawn = {name: part for name, part in data.items() if part is not None}
-    here = len(data)
-    values = {tuple(row[:4]): row[4] for rows in metrics.values() for row in rows}
     shots = shots_of(summary, drawn)
+    total = len(record["categories"])
+    sections = [category_section(name, drawn[name], finished[name], summary) for name in drawn]
     return template().generate(
-        title=f"WinCLIP on {DATASETS.get(settings['dataset']) or settings['class_name']}",
+        title=f"WinCLIP on {record['title']}",
         record=record,
         versions={"git revision": record["git_revision"]} | record["versions"],
-        finished=f"{here} of {len(official)}",
-        mean_name=MEAN if here == len(official) else f"mean of {here}/{len(official)}",
+        finished=f"{len(finished)} of {total}",
+        mean_name=mean_label(len(finished), total),
         shots=shots,
         means=table_rows(summary[summary["category"] == MEAN], "shots"),
-        tables={one["shots"]: rows_of(summary, one["shots"]) for one in shots},
+        tables={
+            run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
+            for run in shots
+        },
         metric_names=METRIC_NAMES,
         charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in METRICS if len(summary)],
-        sources=sources_of(summary),
-        categories=[category_section(name, drawn[name], values, summary) for name in drawn],
+        sources=published_sources(summary),
+        categories=sections,
+        labelled=any(section["labelled"] for section in sections),
         undrawn=[name for name in data if name not in drawn],
         counts=image_counts(drawn),
         style=style,
         index=script_json(gallery_index(drawn)),
-        pictures=map(script_json, pictures),
+        images=map(script_json, images),
         css=asset("report.css"),
-        pictures_js=asset("report_images.js"),
+        images_js=asset("report_images.js"),
         js=asset("report.js"),
     )
 
 
 def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping]) -> list[dict]:
-    """The numbers of shots that were run, and how many seeds they have."""
-    seeds = {count: seeds_text(part) for count, part in summary.groupby("shots")}
-    drawn = {run["shots"] for part in data.values() for run in part["runs"]}
+    """Return each number of shots, its name, and the number of seeds in words."""
+    seeds = {count: seeds_text(rows) for count, rows in summary.groupby("shots")}
+    shown = {run["shots"] for category in data.values() for run in category["runs"]}
     return [
         {"shots": int(count), "name": f"{count}-shot", "seeds": seeds.get(count, "")}
-        for count in sorted(drawn | set(seeds))
+        for count in sorted(shown | set(seeds))
     ]
 
 
 @lru_cache
 def template():
-    """The compiled template."""
+    """Return the compiled template."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -154,141 +148,154 @@ def template():
 
 
 def asset(name: str) -> Markup:
-    """A file beside the template, as it stands."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+    """Return the text of a file beside the template, unescaped."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 
-def rows_of(summary: pd.DataFrame, shots: int) -> list[dict]:
-    """The table of one number of shots: a row per category, the mean last."""
-    return table_rows(summary[summary["shots"] == shots], "category")
+def table_rows(summary: pd.DataFrame, by: str) -> list[dict]:
+    """Return a row for each value of the column `by`, with a cell for each metric.
 
-
-def table_rows(part: pd.DataFrame, by: str) -> list[dict]:
-    """A row for each value of the column `by`, with a cell for each metric.
-
-    A cell is our text and, for each source that has the number, its name, text and our difference.
+    A cell holds our number as text and, for each source with a number, the source's name, its
+    number and our difference from it as text.
     """
     rows = []
-    for key, numbers in part.groupby(by, sort=False):
+    for key, numbers in summary.groupby(by, sort=False):
         cells = {}
         for row in numbers.itertuples():
-            beside = []
+            published = []
             if not pd.isna(row.paper):
-                beside.append(("paper", cell(row.paper, row.paper_std), row.mean - row.paper))
+                text = cell(row.paper, row.paper_std)
+                published.append(("paper", text, difference(row.mean - row.paper)))
             if not pd.isna(row.public):
-                beside.append(("public", cell(row.public), row.mean - row.public))
-            texts = [(name, text, difference(value)) for name, text, value in beside]
-            cells[row.metric] = {"ours": ours(row), "beside": texts}
+                published.append(("public", cell(row.public), difference(row.mean - row.public)))
+            cells[row.metric] = {"ours": own_cell(row), "published": published}
         rows.append({"name": key, "cells": cells})
     return rows
 
 
-def sources_of(summary: pd.DataFrame) -> list[tuple[str, str]]:
-    """What "paper" and "public" are, where such numbers stand on the page."""
-    notes = (
-        [("paper", SOURCES[PAPER].removeprefix("the paper, "))]
-        if summary["paper"].notna().any()
-        else []
-    )
-    names = summary["public_source"].dropna().unique()
-    return notes + [("public", f"{name}, {SOURCES[name]}") for name in names]
-
-
 def difference(value: float) -> str:
-    """Ours minus theirs, signed: `+0.4`, `−1.2`."""
+    """Format ours minus theirs with its sign: `+0.4`, `−1.2`."""
     if pd.isna(value):
         return UNDEFINED
     return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def dots(rows: pd.DataFrame) -> list[Dot]:
-    """The numbers of some rows of a summary."""
-    return [Dot(*one) for one in rows[["mean", "std", "paper", "public"]].to_numpy().tolist()]
+    """Return the numbers in some rows of a summary as dots of a chart."""
+    return [Dot(*row) for row in rows[["mean", "std", "paper", "public"]].to_numpy().tolist()]
 
 
 def category_chart(summary: pd.DataFrame, metric: str) -> Markup:
-    """One metric in all categories and their mean, for each number of shots."""
-    part = summary[summary["metric"] == metric]
-    names = part["category"].drop_duplicates().tolist()
-    series = [dots(rows) for _, rows in part.groupby("shots")]
-    label = f"{METRIC_NAMES[metric]} of {', '.join(names)}; the numbers are in the tables"
+    """Chart one metric of all categories and their mean, for each number of shots."""
+    rows = summary[summary["metric"] == metric]
+    names = rows["category"].drop_duplicates().tolist()
+    series = [dots(group) for _, group in rows.groupby("shots")]
+    label = f"{METRIC_NAMES[metric]} of {', '.join(names)}; the tables list the values"
     return dot_chart(names, series, label)
 
 
-def category_section(
-    name: str, data: Mapping, values: Mapping[tuple, float | None], summary: pd.DataFrame
-) -> dict:
-    """What the page says and draws of one category."""
+def category_section(name: str, data: Mapping, record: Mapping, summary: pd.DataFrame) -> dict:
+    """Return the numbers and charts of one category from its report data and its done/ record."""
     rows = summary[summary["category"] == name]
-    series = [dots(part) for _, part in rows.groupby("shots")]
-    label = f"The seven metrics of {name}; the numbers are in the tables"
+    series = [dots(group) for _, group in rows.groupby("shots")]
+    label = f"The seven metrics of {name}; the tables list the values"
+    values = {tuple(row[1:4]): row[4] for row in record["metrics"]}
+    labelled = any(image["label"] != UNKNOWN for image in data["images"])
+    references = [None] * len(data["runs"])
+    if not labelled:
+        references[-1] = reference_threshold(data, record)
     return {
         "name": name,
-        "labelled": any(one["label"] != UNKNOWN for one in data["images"]),
+        "labelled": labelled,
         "chart": dot_chart(list(METRIC_NAMES.values()), series, label) if series else None,
-        "runs": [run_section(name, data, place, values) for place in range(len(data["runs"]))],
+        "runs": [
+            run_section(name, data, index, values, reference)
+            for index, reference in enumerate(references)
+        ],
         "curves": [curve_figure(name, data["runs"], metric, values) for metric in CURVES],
     }
 
 
-def seed_value(values: Mapping[tuple, float | None], name: str, run: Mapping, metric: str) -> str:
-    """The number of metrics.csv for one run, in percent."""
-    value = values.get((name, run["shots"], run["seed"] if run["shots"] else None, metric))
+def reference_threshold(data: Mapping, record: Mapping) -> dict | None:
+    """Return the highest score of a reference against the others, and how many images exceed it.
+
+    It applies to the run with the most shots. None if the done/ record has no such scores.
+    """
+    if not record.get("leave_one_out"):
+        return None
+    threshold = max(record["leave_one_out"])
+    above = sum(image["scores"][-1] > threshold for image in data["images"])
+    return {"value": threshold, "above": above, "images": len(data["images"])}
+
+
+def percent(values: Mapping[tuple, float | None], run: Mapping, metric: str) -> str:
+    """Format one metric of one run in percent; `values` by shots, seed (None for 0) and metric."""
+    value = values.get((run["shots"], run["seed"] if run["shots"] else None, metric))
     return UNDEFINED if value is None else f"{100 * value:.1f}"
 
 
-def run_section(name: str, data: Mapping, place: int, values: Mapping[tuple, float | None]) -> dict:
-    """Threshold, mistakes and histogram of one run of a category."""
-    run, images = data["runs"][place], data["images"]
-    outcomes = [outcome(one["scores"][place], one["label"], run["threshold"]) for one in images]
-    scores = [
-        np.array([one["scores"][place] for one in images if (one["label"] == 1) == anomalous])
-        for anomalous in (False, True)
-    ]
-    known = run["threshold"] is not None
+def run_section(
+    name: str,
+    data: Mapping,
+    index: int,
+    values: Mapping[tuple, float | None],
+    reference: dict | None,
+) -> dict:
+    """Return the thresholds, mistakes and histogram of one shown run of a category."""
+    run, images = data["runs"][index], data["images"]
+    threshold = run["threshold"]
+    line = reference["value"] if reference else threshold
+    outcomes = [outcome(image["scores"][index], image["label"], threshold) for image in images]
+    good, anomalous = (
+        np.array([image["scores"][index] for image in images if (image["label"] == 1) == positive])
+        for positive in (False, True)
+    )
+
+    def count(kind: str) -> int | str:
+        return UNDEFINED if threshold is None else outcomes.count(kind)
+
+    label = (
+        f"Image scores of {name}, {run['name']}: {len(good)} good or unlabelled and "
+        f"{len(anomalous)} anomalous images"
+    )
     return {
         "shots": run["shots"],
         "name": run["name"],
-        "threshold": f"{run['threshold']:.4f}" if known else UNDEFINED,
-        "f1": seed_value(values, name, run, "image_f1_max"),
-        "missed": outcomes.count(MISSED) if known else UNDEFINED,
-        "false_alarms": outcomes.count(FALSE_ALARM) if known else UNDEFINED,
-        "correct": outcomes.count(CORRECT) if known else UNDEFINED,
-        "histogram": histogram(
-            *scores,
-            run["threshold"],
-            f"Image scores of {name}, {run['name']}: {len(scores[0])} good (or not labelled) and "
-            f"{len(scores[1])} anomalous images",
-        ),
+        "threshold": UNDEFINED if threshold is None else f"{threshold:.4f}",
+        "f1": percent(values, run, "image_f1_max"),
+        "missed": count(MISSED),
+        "false_alarms": count(FALSE_ALARM),
+        "correct": count(CORRECT),
+        "reference": reference,
+        "histogram": histogram(good, anomalous, line, label),
     }
 
 
 def curve_figure(
     name: str, runs: Sequence[Mapping], metric: str, values: Mapping[tuple, float | None]
 ) -> dict:
-    """One kind of curve for all runs of a category, with their areas."""
-    title, axes, end = CURVES[metric]
-    areas = [(run["name"], seed_value(values, name, run, metric)) for run in runs]
-    told = ", ".join(f"{run} {area}" for run, area in areas)
-    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {told}"
-    chart = curve_chart([run["curves"][metric] for run in runs], end, axes, label)
+    """Return one kind of curve for all shown runs of a category, with the areas under them."""
+    title, axes, x_end = CURVES[metric]
+    areas = [(run["name"], percent(values, run, metric)) for run in runs]
+    text = ", ".join(f"{run} {area}" for run, area in areas)
+    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {text}"
+    chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
     return {"title": title, "area": METRIC_NAMES[metric], "areas": areas, "chart": chart}
 
 
 def image_counts(data: Mapping[str, Mapping]) -> list[dict]:
-    """How many test images of each defect every category has."""
+    """Count the good, anomalous and unlabelled test images of each category, and its defects."""
     counts = []
-    for name, part in data.items():
-        labels = [one["label"] for one in part["images"]]
-        found = [one["defect"] for one in part["images"] if one["label"] == 1]
-        defects = pd.Series(found, dtype=str)
-        by_defect = defects.value_counts().sort_index().items()
+    for name, category in data.items():
+        labels = [image["label"] for image in category["images"]]
+        defects = [image["defect"] for image in category["images"] if image["label"] == 1]
+        by_defect = pd.Series(defects, dtype=str).value_counts().sort_index().items()
         counts.append(
             {
                 "name": name,
                 "good": labels.count(0),
-                "anomalous": len(defects),
-                "unknown": labels.count(UNKNOWN),
+                "anomalous": labels.count(1),
+                "unlabelled": labels.count(UNKNOWN),
                 "defects": ", ".join(f"{defect} {count}" for defect, count in by_defect),
             }
         )

@@ -1,157 +1,162 @@
 "use strict";
-// The page's one state (number of shots, filters, order) lives in the address after "#", so that
-// a view can be shared. Cards are made a few at a time. report_pictures.js stands before this.
+// Filter, sort and enlarge the images of the gallery. The state of the page (number of shots, filters,
+// order) is in the address after "#", so that a view can be shared. Cards are made a few at a time.
+// Needs report_images.js.
 
 const BATCH = 60; // cards added at a time
-const SMALL = 144, LARGE = 360; // longer sides of heatmaps in cards and in the large view
-const DEFAULTS = { category: "all", defect: "all", outcome: "all", sort: "worst" };
+const SMALL = 144, LARGE = 360; // longer side of heatmaps in cards and in the large view, in pixels
 
 const controls = Object.fromEntries(
   ["shots", "category", "defect", "outcome", "sort"].map((name) => [name, byId(name)]),
 );
-let run = 0; // the place of the chosen number of shots
-let found = []; // the images that pass the filters, in order
-let shown = 0; // how many of them have cards
-let open = -1; // the place in `found` of the large view
+const DEFAULTS = {
+  category: "all", defect: "all", outcome: "all", sort: controls.sort.options[0].value,
+};
+let selectedRun = 0; // index of the selected number of shots
+let matches = []; // the images that pass the filters, in order
+let shown = 0; // number of matches that have a card
+let enlarged = -1; // index in `matches` of the image in the large view
 
-const runOf = (image, place) => data.categories[image.category].runs[place];
-const isMistake = (image) => ["missed", "false alarm"].includes(image.outcomes[run]);
+const runOf = (image, index) => data.categories[image.category].runs[index];
+const scoreOf = (image) => image.scores[selectedRun];
+const isMistake = (image) => ["missed", "false alarm"].includes(image.outcomes[selectedRun]);
 
-// How far the score lies beyond the threshold on the wrong side; negative where it is right.
-function wrongness(image) {
-  const threshold = runOf(image, run).threshold;
+// Return how far the score is on the wrong side of the threshold; negative on the right side.
+function error(image) {
+  const { threshold } = runOf(image, selectedRun);
   if (threshold === null) return -Infinity;
-  const beyond = image.scores[run] - threshold;
-  return image.label === 1 ? -beyond : beyond;
+  return image.label === 1 ? threshold - scoreOf(image) : scoreOf(image) - threshold;
 }
 
 const byName = (a, b) => (a.image < b.image ? -1 : a.image > b.image ? 1 : 0);
 const difference = (a, b) => (a === b ? 0 : a - b); // two infinities have no difference
 const ORDERS = {
-  worst: (a, b) => isMistake(b) - isMistake(a) || difference(wrongness(b), wrongness(a)) ||
-    (a.label < 0 ? b.scores[run] - a.scores[run] : 0),
-  score: (a, b) => b.scores[run] - a.scores[run],
-  "score-up": (a, b) => a.scores[run] - b.scores[run],
+  worst: (a, b) => isMistake(b) - isMistake(a) || difference(error(b), error(a)),
+  score: (a, b) => scoreOf(b) - scoreOf(a),
+  "score-up": (a, b) => scoreOf(a) - scoreOf(b),
   name: byName,
 };
 
 function passes(image) {
   const { category, defect, outcome } = controls;
-  const own = image.outcomes[run];
+  const imageOutcome = image.outcomes[selectedRun];
   return (
     (category.value === "all" || data.categories[image.category].name === category.value.slice(1)) &&
     (defect.value === "all" || image.defect === defect.value.slice(1)) &&
-    (outcome.value === "all" || own === outcome.value ||
+    (outcome.value === "all" || imageOutcome === outcome.value ||
       (outcome.value === "mistakes" && isMistake(image)))
   );
 }
 
 // ---- state ------------------------------------------------------------------------------------
 
-// Names have a mark before them in the values of options: one may be called "all".
+// The values of options are names after a "=", since a category or a defect may be called "all".
 function fill(select, names) {
-  const kept = select.value;
-  select.replaceChildren(new Option("all", "all"), ...names.map((n) => new Option(n, `=${n}`)));
-  choose(select, kept, "all");
+  const previous = select.value;
+  select.replaceChildren(
+    new Option("all", "all"), ...names.map((name) => new Option(name, `=${name}`)),
+  );
+  choose(select, previous, "all");
 }
 
-function choose(select, value, otherwise) {
+function choose(select, value, fallback) {
   const known = [...select.options].some((option) => option.value === value);
-  select.value = known ? value : otherwise;
+  select.value = known ? value : fallback;
 }
 
 function fillDefects() {
-  const wanted = controls.category.value;
+  const category = controls.category.value;
   const images = data.images.filter(
-    (image) => wanted === "all" || data.categories[image.category].name === wanted.slice(1),
+    (image) => category === "all" || data.categories[image.category].name === category.slice(1),
   );
   fill(controls.defect, [...new Set(images.map((image) => image.defect))].sort());
 }
 
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  if (![...given.keys()].some((name) => name in controls || name === "image")) return false;
-  choose(controls.shots, given.get("shots"), controls.shots.options[0].value);
+  const state = new URLSearchParams(location.hash.slice(1));
+  if (![...state.keys()].some((name) => name in controls || name === "image")) return false;
+  choose(controls.shots, state.get("shots"), controls.shots.options[0].value);
   for (const name of ["category", "defect", "outcome", "sort"]) {
     if (name === "defect") fillDefects();
-    const marked = name === "category" || name === "defect" ? "=" : "";
-    choose(controls[name], marked + given.get(name), DEFAULTS[name]);
+    const prefix = name === "category" || name === "defect" ? "=" : "";
+    choose(controls[name], prefix + state.get(name), DEFAULTS[name]);
   }
   return true;
 }
 
 function writeAddress() {
-  const kept = new URLSearchParams();
-  if (controls.shots.selectedIndex > 0) kept.set("shots", controls.shots.value);
+  const state = new URLSearchParams();
+  if (controls.shots.selectedIndex > 0) state.set("shots", controls.shots.value);
   for (const [name, value] of Object.entries(DEFAULTS)) {
     const chosen = controls[name].value;
-    if (chosen !== value) kept.set(name, chosen.replace(/^=/, ""));
+    if (chosen !== value) state.set(name, chosen.replace(/^=/, ""));
   }
-  if (byId("large").open) kept.set("image", found[open].image);
-  const hash = kept.toString();
+  if (byId("large").open) state.set("image", matches[enlarged].image);
+  const hash = state.toString();
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 }
 
 // ---- cards ------------------------------------------------------------------------------------
 
-const number = (value) => (value === null ? "n/a" : value.toFixed(4));
-const labelOf = (image) =>
-  ["not labelled", "good", `anomalous (${image.defect})`][image.label + 1];
+const format = (value) => (value === null ? "n/a" : value.toFixed(4));
+const isLabelled = (image) => image.label >= 0;
+const labelText = (image) => ["unlabelled", "good", `anomalous (${image.defect})`][image.label + 1];
 const outcomeText = (outcome) => (outcome === "n/a" ? "no threshold" : outcome);
 
-function verdict(outcome) {
+function outcomeMark(outcome) {
   const className = `outcome-${outcome.replace(" ", "-").replace("/", "")}`;
   return make("b", { className, textContent: outcomeText(outcome) });
 }
 
-function card(image, position) {
-  const score = number(image.scores[run]);
-  const outcome = image.outcomes[run];
-  const alt = `${image.image}: ${labelOf(image)}, score ${score}, ${outcomeText(outcome)}`;
-  const pictures = make(
+function card(image, index) {
+  const score = format(scoreOf(image));
+  const outcome = image.outcomes[selectedRun];
+  const ending = isLabelled(image) ? `, ${outcomeText(outcome)}` : "";
+  const alt = `${image.image}: ${labelText(image)}, score ${score}${ending}`;
+  const frames = make(
     "span",
-    { className: "pictures" },
-    make("span", { className: "picture" }, photo(image, alt)),
-    outlined(image, "ground truth"),
-    heatmap(image, run, SMALL, `heatmap, ${runOf(image, run).name}`),
+    { className: "frames" },
+    make("span", { className: "frame" }, thumbnail(image, alt)),
+    ...(isLabelled(image) ? [groundTruth(image, "ground truth")] : []),
+    heatmap(image, selectedRun, SMALL, `heatmap, ${runOf(image, selectedRun).name}`),
   );
   const caption = make(
     "span",
     { className: "caption" },
     make("span", { textContent: image.image }),
     make("br"),
-    `${labelOf(image)}, score `,
+    `${labelText(image)}, score `,
     make("b", { textContent: score }),
-    ", ",
-    verdict(outcome),
+    ...(isLabelled(image) ? [", ", outcomeMark(outcome)] : []),
   );
-  caption.setAttribute("aria-hidden", "true"); // the first picture's text says the same
-  const button = make("button", { type: "button", className: "card" }, pictures, caption);
-  button.addEventListener("click", () => enlarge(position));
+  caption.setAttribute("aria-hidden", "true"); // the alt text of the thumbnail says the same
+  const button = make("button", { type: "button", className: "card" }, frames, caption);
+  button.addEventListener("click", () => enlarge(index));
   const item = make("li", {}, button);
   Object.assign(item.dataset, { image: image.image, outcome, score });
   return item;
 }
 
 function showMore() {
-  const next = found.slice(shown, shown + BATCH);
+  const next = matches.slice(shown, shown + BATCH);
   byId("cards").append(...next.map((image, index) => card(image, shown + index)));
   shown += next.length;
-  byId("more").hidden = shown === found.length;
-  const left = Math.min(BATCH, found.length - shown);
-  byId("more").textContent = `Show ${left} more`;
-  const all = data.images.length.toLocaleString("en");
-  byId("count").textContent = found.length
-    ? `${found.length.toLocaleString("en")} of ${all} images match, ${shown.toLocaleString("en")} shown`
-    : `None of ${all} images match; reset the filters`;
+  byId("more").hidden = shown === matches.length;
+  byId("more").textContent = `Show ${Math.min(BATCH, matches.length - shown)} more`;
+  const [count, total, cards] = [matches.length, data.images.length, shown].map(
+    (number) => number.toLocaleString("en"),
+  );
+  byId("count").textContent = matches.length
+    ? `${count} of ${total} images match, ${cards} shown`
+    : `None of the ${total} images match; reset the filters`;
 }
 
 function render() {
-  run = controls.shots.selectedIndex;
-  for (const part of document.querySelectorAll("[data-shots]")) {
-    part.hidden = part.dataset.shots !== controls.shots.value;
+  selectedRun = controls.shots.selectedIndex;
+  for (const element of document.querySelectorAll("[data-shots]")) {
+    element.hidden = element.dataset.shots !== controls.shots.value;
   }
-  found = data.images.filter(passes).sort((a, b) => ORDERS[controls.sort.value](a, b) || byName(a, b));
+  matches = data.images.filter(passes).sort((a, b) => ORDERS[controls.sort.value](a, b) || byName(a, b));
   shown = 0;
   byId("cards").replaceChildren();
   showMore();
@@ -159,56 +164,59 @@ function render() {
 
 // ---- the large view ---------------------------------------------------------------------------
 
-function titled(picture, ...text) {
-  return make("figure", {}, picture, make("figcaption", { className: "caption" }, ...text));
+function figure(frame, ...text) {
+  return make("figure", {}, frame, make("figcaption", { className: "caption" }, ...text));
 }
 
-function enlarge(position) {
-  open = position;
-  const image = found[position];
+function enlarge(index) {
+  enlarged = index;
+  const image = matches[index];
+  const [height, width] = image.size;
   byId("large-title").textContent = image.image;
   byId("large-facts").replaceChildren(
-    `${labelOf(image)}; ${image.size[1]} x ${image.size[0]} pixels; ${position + 1} of ${found.length}. `,
+    `${labelText(image)}; ${width} x ${height} pixels; ${index + 1} of ${matches.length}. `,
   );
   if (image.panel) {
     const href = image.panel.split("/").map(encodeURIComponent).join("/");
-    byId("large-facts").append(make("a", { href, textContent: "The panel in full size" }));
+    byId("large-facts").append(make("a", { href, textContent: "Open the full-size panel" }));
   }
-  const maps = image.scores.map((score, place) => {
-    const { name, threshold, scale } = runOf(image, place);
-    const told = `${name}: score ${number(score)}, threshold ${number(threshold)}, `;
-    const range = `; colours from ${number(scale[0])} to ${number(scale[1])}`;
-    const picture = heatmap(image, place, LARGE, `heatmap, ${name}`);
-    return titled(picture, told, verdict(image.outcomes[place]), range);
+  const maps = image.scores.map((score, run) => {
+    const { name, threshold, scale } = runOf(image, run);
+    const outcome = isLabelled(image)
+      ? [`, threshold ${format(threshold)}, `, outcomeMark(image.outcomes[run])] : [];
+    const range = `; colours from ${format(scale[0])} to ${format(scale[1])}`;
+    const frame = heatmap(image, run, LARGE, `heatmap, ${name}`);
+    return figure(frame, `${name}: score ${format(score)}`, ...outcome, range);
   });
-  const plain = make("span", { className: "picture" }, photo(image, image.image));
-  byId("large-pictures").replaceChildren(
-    titled(plain, "image"),
-    titled(outlined(image, "ground truth"), "ground truth"),
+  const truth = isLabelled(image)
+    ? [figure(groundTruth(image, "ground truth"), "ground truth")] : [];
+  byId("large-images").replaceChildren(
+    figure(make("span", { className: "frame" }, thumbnail(image, image.image)), "image"),
+    ...truth,
     ...maps,
   );
-  byId("previous").disabled = position === 0;
-  byId("next").disabled = position === found.length - 1;
+  byId("previous").disabled = index === 0;
+  byId("next").disabled = index === matches.length - 1;
   if (!byId("large").open) byId("large").showModal();
   writeAddress();
 }
 
 function enlargeNamed() {
   const name = new URLSearchParams(location.hash.slice(1)).get("image");
-  const position = found.findIndex((image) => image.image === name);
-  if (position >= 0) enlarge(position);
+  const index = matches.findIndex((image) => image.image === name);
+  if (index >= 0) enlarge(index);
 }
 
 function step(by) {
-  if (found[open + by]) enlarge(open + by);
+  if (matches[enlarged + by]) enlarge(enlarged + by);
 }
 
-// What the address asks for; an address without state, as of a link in the page, changes nothing.
+// Show the state in the address; one without state, such as a link within the page, changes nothing.
 function show() {
-  const asked = readAddress();
-  if (asked || !found.length) render();
-  if (asked) byId("gallery").scrollIntoView();
-  if (asked) enlargeNamed();
+  const hasState = readAddress();
+  if (hasState || !matches.length) render();
+  if (hasState) byId("gallery").scrollIntoView();
+  if (hasState) enlargeNamed();
 }
 
 // ---- start ------------------------------------------------------------------------------------

@@ -1,19 +1,14 @@
-"""What a run keeps of one category: every image score and every anomaly map, as small files.
+"""Store what a run keeps of one category: every image score and every anomaly map.
 
-`save_scores` writes an NPZ file without pickled objects, from which the metrics and the heat maps
-can be made again without the model; `write_score_table` writes the image scores as a CSV file.
+`save_scores` writes an NPZ file without pickled objects, from which metrics and heatmaps can be
+computed again without the model; `write_score_table` writes the image scores as a CSV file.
 """
 
 import csv
 import io
-import lzma
-import struct
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 
@@ -22,39 +17,34 @@ from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, write_text
 
-# What NumPy and the readers below it raise on a file that is cut short, is no archive, lacks an
-# array, claims one too large for memory, or is packed or encrypted in a way of its own.
-DAMAGED = (
-    *(OSError, EOFError, MemoryError, RuntimeError, ArithmeticError, SyntaxError, TokenError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(AttributeError, KeyError, TypeError, ValueError),
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of N test images in R runs; a run is one pair of shots and seed.
+    """Scores of N test images in R runs; a run is one (shots, seed) pair.
 
-    M is the number of square tiles of all images, in the order of the images: M = N where all are
+    M is the total number of square tiles, in the order of the images; M = N where all images are
     square. Tiles are G x G patches.
     """
 
     image: np.ndarray  # (N,) str: paths relative to the data root
-    label: np.ndarray  # (N,) int: 0 good, 1 anomalous, UNKNOWN
+    label: np.ndarray  # (N,) int: 0 good, 1 anomalous, or UNKNOWN
     shots: np.ndarray  # (R,) int
     seed: np.ndarray  # (R,) int; NO_SEED for 0 shots
     image_scores: np.ndarray  # (R, N) float32
     maps: np.ndarray  # (R, M, G, G) float32
-    tiles: np.ndarray  # (N,) int: how many tiles each image has
+    tiles: np.ndarray  # (N,) int: number of tiles of each image
     size: np.ndarray  # (N, 2) int: height and width of the source image in pixels
 
     def first_runs(self) -> list[int]:
-        """The first run of each number of shots, fewest shots first: the ones that are drawn."""
+        """Return the index of the first run of each number of shots, fewest shots first.
+
+        Heatmaps and the report show these runs.
+        """
         shots = self.shots.tolist()
         return [shots.index(count) for count in sorted(set(shots))]
 
     def run_names(self) -> list[str]:
-        """`["0-shot", "1-shot seed 0", ...]`: a name for each of the R runs."""
+        """Return a name for each of the R runs: `["0-shot", "1-shot seed 0", ...]`."""
         return [
             f"{shots}-shot" if seed == NO_SEED else f"{shots}-shot seed {seed}"
             for shots, seed in zip(self.shots.tolist(), self.seed.tolist(), strict=True)
@@ -62,37 +52,42 @@ class Scores:
 
 
 def save_scores(path: Path, scores: Scores) -> None:
-    """Write `scores` to `path` (NPZ), atomically; `InputError` where `scores` is inconsistent."""
+    """Write `scores` to `path` (NPZ), atomically; raise `InputError` if they are inconsistent."""
     check_scores(scores, path)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **vars(scores))
 
 
 def load_scores(path: Path) -> Scores:
-    """Read what `save_scores` wrote; `InputError` where it is missing, damaged or inconsistent."""
+    """Read a file written by `save_scores`.
+
+    Raise `InputError` if it is missing, damaged or inconsistent.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             scores = Scores(**{field.name: archive[field.name] for field in fields(Scores)})
         check_scores(scores, path)
         return scores
+    except InputError:
+        raise
     except FileNotFoundError as error:
-        raise InputError(f"no score file {path}; run the benchmark to write it") from error
-    except DAMAGED as error:
-        raise unreadable(path, describe_error(error)) from error
+        raise InputError(f"there is no score file {path}; run the benchmark to write it") from error
+    except Exception as error:  # NumPy and zipfile document no common base class for damaged files
+        raise score_file_error(path, describe_error(error)) from error
 
 
-def write_score_table(path: Path, scores: Scores, defect: Sequence[str]) -> None:
+def write_score_table(path: Path, scores: Scores, defects: Mapping[str, str]) -> None:
     """Write one row per image: `image,label,defect`, then its score in each of the R runs.
 
-    `defect` names the defect folder of each of the N images ("good" where there is none). Scores
-    have as many digits as tell one float32 from the next.
+    `defects` maps each image to the name of its defect folder ("good" for a good image). Scores
+    have the fewest digits that identify their float32 value.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "label", "defect", *scores.run_names()])
-    columns = scores.image.tolist(), scores.label.tolist(), defect, scores.image_scores.T
-    for image, label, folder, row in zip(*columns, strict=True):
-        writer.writerow([image, label, folder, *map(str, row.astype(np.float32))])
+    columns = scores.image.tolist(), scores.label.tolist(), scores.image_scores.T
+    for image, label, row in zip(*columns, strict=True):
+        writer.writerow([image, label, defects[image], *map(str, row.astype(np.float32))])
     write_text(path, text.getvalue())
 
 
@@ -113,15 +108,15 @@ def check_scores(scores: Scores, path: Path) -> None:
     for name, (kinds, shape) in expected.items():
         array = getattr(scores, name)
         if array.dtype.kind not in kinds or array.shape != shape:
-            raise unreadable(path, f"{name} is {array.dtype} {array.shape}, expected {shape}")
+            raise score_file_error(path, f"{name} is {array.dtype} {array.shape}, not {shape}")
         if kinds == "f" and (array.dtype != np.float32 or not np.isfinite(array).all()):
-            raise unreadable(path, f"{name} must be float32 and finite")
+            raise score_file_error(path, f"{name} must be float32 and finite")
     if not np.isin(scores.label, (UNKNOWN, 0, 1)).all() or (scores.tiles < 1).any():
-        raise unreadable(path, "labels must be 0, 1 or -1 (unknown), and every image needs a tile")
+        raise score_file_error(path, "labels must be 0, 1 or -1 (unknown), and tiles at least 1")
     if ((scores.shots == 0) != (scores.seed == NO_SEED)).any():
-        raise unreadable(path, f"0-shot runs, and only they, have the seed {NO_SEED}")
+        raise score_file_error(path, f"0-shot runs, and no others, must have the seed {NO_SEED}")
 
 
-def unreadable(path: Path, reason: str) -> InputError:
-    """The error for a score file that cannot be used."""
-    return InputError(f"{path} is no usable score file: {reason}; delete it and run again")
+def score_file_error(path: Path, reason: str) -> InputError:
+    """Return the error for a score file that cannot be used."""
+    return InputError(f"{path} is not a usable score file: {reason}; delete it and run again")

@@ -1,12 +1,15 @@
-"""Tables of a benchmark: metrics of every run, their means over seeds, and the published ones.
+"""Summarise a benchmark: the metrics of every run, their means over seeds, and published results.
 
-`write_tables` writes three files into a run's folder: `metrics.csv` (every category, shots, seed
-and metric; values in [0, 1]), `summary.csv` (means over seeds beside the published numbers, in
-percent) and `summary.md` (the same to read, percent with one decimal). The CSV files hold full
-precision. An undefined value is empty in the CSV files and n/a in `summary.md`, never 0.
+`write_tables` writes two files into a result folder: `metrics.csv` (every category, shots, seed and
+metric; values in [0, 1]) and `summary.csv` (mean and deviation over seeds beside the published
+numbers, in percent). Both keep full precision; an undefined value is an empty field, never 0.
+
+Published numbers come from `published.csv` beside this file: percent, as printed in their SOURCES.
+Some sources print no deviation, and not every metric of every category.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,9 +18,18 @@ import pandas as pd
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
-from utils.results.markdown import summary_page
-from utils.results.published import KEYS, MEAN, MEAN_OF, published_for
 
+PUBLISHED_FILE = Path(__file__).with_name("published.csv")
+PAPER = "winclip_paper"  # the source shown as "paper"; any other source is shown by its name
+SOURCES = {
+    PAPER: "Jeong et al., WinCLIP (CVPR 2023), arXiv 2303.14814.",
+    "accurate_winclip": "the closest public reimplementation, evaluated at 240x240.",
+    "winclip_by_anomalyclip_paper": "WinCLIP as run for the AnomalyCLIP paper; "
+    "the only published WinCLIP result on MPDD.",
+}
+MEAN = "mean"  # stands in the column `category` for the mean over all categories
+MEAN_OF = "mean of "  # starts the name of the mean over a group of categories
+KEYS = ["category", "shots", "metric"]  # identify one number of a dataset
 COLUMNS = ["category", "shots", "seed", "metric", "value"]  # of metrics.csv, in this order
 SUMMARY_COLUMNS = [  # of summary.csv
     *(*KEYS, "mean", "std", "runs"),
@@ -26,39 +38,66 @@ SUMMARY_COLUMNS = [  # of summary.csv
 PERCENT = 100.0  # metrics are in [0, 1], published numbers and summaries in percent
 
 
+@lru_cache
+def load_published() -> pd.DataFrame:
+    """Return all published numbers: source, dataset, shots, category, metric, value, std (percent).
+
+    The table is read once; callers must not change it.
+    """
+    return pd.read_csv(PUBLISHED_FILE)
+
+
+def published_for(dataset: str) -> pd.DataFrame:
+    """Return the published numbers of one dataset ("mvtec", "visa", "mpdd"), one row per KEYS.
+
+    Columns besides KEYS: paper, paper_std, public, public_source; empty if not published.
+    """
+    rows = load_published().query("dataset == @dataset")
+    paper = rows[rows["source"] == PAPER].rename(columns={"value": "paper", "std": "paper_std"})
+    public = rows[rows["source"] != PAPER].rename(
+        columns={"value": "public", "source": "public_source"}
+    )
+    return paper[[*KEYS, "paper", "paper_std"]].merge(
+        public[[*KEYS, "public", "public_source"]], on=KEYS, how="outer", validate="1:1"
+    )
+
+
 def write_tables(
     folder: Path,
     metrics: pd.DataFrame,
     dataset: str,
     categories: Sequence[str],
-    notes: Sequence[str] = (),
     groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> str:
-    """Write `metrics.csv`, `summary.csv` and `summary.md` into `folder`; return the Markdown.
+) -> None:
+    """Write `metrics.csv` and `summary.csv` into `folder`, each atomically.
 
-    `metrics` has the COLUMNS of `metrics.csv`; `categories` is the dataset's full official list;
-    `notes` are sentences for the top of `summary.md`; `groups` names categories that get a mean
-    of their own, once all of a group are there. Each file is there whole or not at all, and
-    the same arguments write the same bytes.
+    `metrics` has the COLUMNS of `metrics.csv`; `categories` and `groups` as in `summarise`. The
+    same arguments write the same bytes, whatever the order of the rows.
     """
     summary = summarise(metrics, dataset, categories, groups)
-    page = summary_page(summary, dataset, categories, notes)
     write_metrics(folder / "metrics.csv", metrics)
     write_text(folder / "summary.csv", summary.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / "summary.md", page)
-    return page
 
 
 def write_metrics(path: Path, metrics: pd.DataFrame) -> None:
-    """Write `metrics` (COLUMNS) as CSV: sorted, every digit kept, NaN and no seed left empty."""
-    rows = checked(metrics)
+    """Write `metrics` (COLUMNS) as CSV: sorted, in full precision, NaN and missing seeds empty."""
+    rows = validate_metrics(metrics)
     write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
-def checked(metrics: pd.DataFrame) -> pd.DataFrame:
-    """`metrics` with its COLUMNS only, typed and sorted; `InputError` where a row cannot be.
+def read_summary(folder: Path) -> pd.DataFrame:
+    """Read `summary.csv` of a result folder, bit for bit; empty if no image has a label."""
+    path = folder / "summary.csv"
+    if path.exists():
+        text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
+        return pd.read_csv(path, engine="python", na_values=[""], **text)  # C rounds floats
+    return pd.DataFrame(columns=SUMMARY_COLUMNS)
 
-    Sorted by category, shots and seed, then in the order of METRICS.
+
+def validate_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return `metrics` reduced to COLUMNS, typed and sorted; raise `InputError` on an invalid row.
+
+    Rows are sorted by category, shots and seed, then in the order of METRICS.
     """
     missing = [name for name in COLUMNS if name not in metrics.columns]
     if missing:
@@ -68,15 +107,15 @@ def checked(metrics: pd.DataFrame) -> pd.DataFrame:
     rows = metrics[COLUMNS].astype({"shots": int, "seed": "Int64", "value": float})
     unknown = sorted(set(rows["metric"]) - set(METRICS))
     if unknown:
-        raise InputError(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
+        raise InputError(f"unknown metric {unknown[0]!r}; expected one of {', '.join(METRICS)}")
     outside = rows[(rows["value"] < 0) | (rows["value"] > 1)]
     if len(outside):
         raise InputError(f"metric outside [0, 1]: {outside.iloc[0].to_dict()}; give fractions")
     if ((rows["shots"] == 0) != rows["seed"].isna()).any():
-        raise InputError("0-shot rows, and only they, have no seed; leave theirs empty")
-    twice = rows[rows.duplicated(COLUMNS[:-1])]
-    if len(twice):
-        raise InputError(f"a metric is given twice: {twice.iloc[0].to_dict()}; keep one row")
+        raise InputError("0-shot rows, and no others, must have an empty seed")
+    duplicates = rows[rows.duplicated(COLUMNS[:-1])]
+    if len(duplicates):
+        raise InputError(f"duplicate metric: {duplicates.iloc[0].to_dict()}; keep one row")
     order = rows["metric"].map(METRICS.index)
     rows = rows.assign(order=order).sort_values(["category", "shots", "seed", "order"])
     return rows.drop(columns="order").reset_index(drop=True)
@@ -88,28 +127,32 @@ def summarise(
     categories: Sequence[str],
     groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds, in percent, beside the published numbers.
+    """Compute mean and sample standard deviation over seeds, beside the published numbers.
 
-    Columns: category, shots, metric, mean, std, runs (seeds averaged over; 1 for 0 shots), paper,
-    paper_std, public, public_source. Sorted by shots, then in the order of `categories` and
-    METRICS. The category "mean" is the mean over the given categories within each seed, then the
-    mean and deviation of these over seeds, as in the paper; published means stand beside it only
-    where every one of `categories` is there, and every one that was published. A metric undefined
-    in one category has no mean. The mean of a group is the category "mean of <group>".
+    `categories` is the full official list of the dataset; `groups` maps the name of a group to its
+    categories. Numbers are percent, NaN if undefined.
+
+    Columns: SUMMARY_COLUMNS; `runs` is the number of seeds averaged over (1 for 0 shots). Rows are
+    sorted by shots, then in the order of `categories` and METRICS.
+
+    The category "mean" is the mean over the finished categories within each seed, then the mean and
+    deviation of these over seeds, as in the paper. A published mean stands beside it only if every
+    one of `categories` is finished, and every published one. A metric that is undefined in one
+    category has no mean. A finished group has its mean as the category "mean of <group>".
     """
-    rows = checked(metrics)
+    rows = validate_metrics(metrics)
     check_categories(rows, categories)
-    here = set(rows["category"])
-    means = [means_of(rows, MEAN)]
+    finished = set(rows["category"])
+    means = [category_means(rows, MEAN)]
     for name, members in groups.items():
-        if here.issuperset(members):
-            means.append(means_of(rows[rows["category"].isin(members)], f"{MEAN_OF}{name}"))
+        if finished.issuperset(members):
+            means.append(category_means(rows[rows["category"].isin(members)], f"{MEAN_OF}{name}"))
     rows = pd.concat([rows, *means], ignore_index=True)
     rows["value"] *= PERCENT
-    summary = rows.groupby(KEYS)["value"].agg(mean=whole_mean, std=whole_std, runs="size")
+    summary = rows.groupby(KEYS)["value"].agg(mean=mean_or_nan, std=std_or_nan, runs="size")
     summary = summary.reset_index()
     published = published_for(dataset)
-    if here != set(categories) or not here.issuperset(set(published["category"]) - {MEAN}):
+    if finished != set(categories) or not finished.issuperset(set(published["category"]) - {MEAN}):
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")
     order = [*categories, MEAN, *(f"{MEAN_OF}{name}" for name in groups), *METRICS]
@@ -120,37 +163,39 @@ def summarise(
     return summary.reset_index(drop=True)
 
 
-def means_of(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The mean over the categories of some rows, within each seed, as the category `name`."""
+def category_means(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Average `rows` over their categories within each seed; the result is the category `name`."""
     by_seed = rows.groupby(["shots", "seed", "metric"], dropna=False)["value"]
-    return by_seed.agg(whole_mean).reset_index().assign(category=name)
+    return by_seed.agg(mean_or_nan).reset_index().assign(category=name)
 
 
-def whole_mean(values: pd.Series) -> float:
-    """The mean; NaN if any value is."""
+def mean_or_nan(values: pd.Series) -> float:
+    """Return the mean, or NaN if any value is NaN."""
     return values.mean(skipna=False)
 
 
-def whole_std(values: pd.Series) -> float:
-    """The sample standard deviation; NaN if any value is, or there is only one."""
+def std_or_nan(values: pd.Series) -> float:
+    """Return the sample standard deviation, or NaN if any value is NaN or there is only one."""
     return values.std(ddof=1, skipna=False)
 
 
 def check_categories(rows: pd.DataFrame, categories: Sequence[str]) -> None:
-    """Every category must be official, and all must have the same runs: a mean needs both."""
+    """Raise `InputError` unless all categories are official and have the same runs.
+
+    A mean over categories needs both.
+    """
     unknown = sorted(set(rows["category"]) - set(categories))
     if unknown:
-        raise InputError(f"unknown category {unknown[0]!r}; known are {', '.join(categories)}")
+        known = ", ".join(categories)
+        raise InputError(f"unknown category {unknown[0]!r}; expected one of {known}")
     runs = {
-        category: frozenset(
-            zip(part["shots"], part["seed"].fillna(-1), part["metric"], strict=True)
-        )
-        for category, part in rows.groupby("category")
+        name: frozenset(zip(group["shots"], group["seed"].fillna(-1), group["metric"], strict=True))
+        for name, group in rows.groupby("category")
     }
-    names = list(runs)
-    for name in names[1:]:
-        if runs[name] != runs[names[0]]:
+    first, *others = runs
+    for name in others:
+        if runs[name] != runs[first]:
             raise InputError(
-                f"{name} and {names[0]} have different shots, seeds or metrics, so there is no "
-                "mean over them; run the missing ones"
+                f"{name} and {first} have different shots, seeds or metrics, so there is no mean "
+                "over them; run the missing ones"
             )

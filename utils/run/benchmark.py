@@ -72,14 +72,10 @@ def write_summary(session: Session) -> str:
     )
     if metrics.empty:
         return "no labels, so no metrics"
-    return write_tables(
-        folder.path,
-        metrics,
-        session.settings.dataset,
-        experiment.categories,
-        folder.record["notes"],
-        experiment.groups,
+    write_tables(
+        folder.path, metrics, session.settings.dataset, experiment.categories, experiment.groups
     )
+    return write_summary_page(folder.path)
 
 
 def finish(session: Session) -> str:

@@ -35,7 +35,7 @@ def write_category(task: CategoryTask, result: CategoryResult, session: Session)
         metrics, curves = evaluate(category, scores, masks)
     with clock.stage("write"):
         save_scores(folder.path / "scores" / f"{category}.npz", scores)
-        defects = [sample.defect for sample in task.tests]
+        defects = {sample.image: sample.defect for sample in task.tests}
         write_score_table(folder.path / "scores" / f"{category}.csv", scores, defects)
     with clock.stage("heatmaps"):
         panels = panel_paths(category, task.tests, settings.heatmaps)

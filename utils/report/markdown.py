@@ -1,0 +1,164 @@
+"""Write summary.md: our numbers by number of shots, then beside the published ones.
+
+The page presents `summary.csv`. Its tables are aligned, so that they read well in a terminal too.
+Numbers are percent with one decimal; "n/a" means undefined, "-" not published.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from utils.evaluation.metrics import METRICS
+from utils.files import write_text
+from utils.results.folder import read_json
+from utils.results.summary import MEAN, MEAN_OF, PAPER, SOURCES, read_summary
+
+UNDEFINED = "n/a"
+UNPUBLISHED = "-"
+LEGEND = (
+    "Percent; ± is the sample standard deviation over seeds. The mean row is the mean over "
+    "categories within each seed, then over seeds."
+)
+
+
+def write_summary_page(folder: Path) -> str:
+    """Write summary.md from summary.csv and settings.json of `folder`; return its text."""
+    page = summary_page(read_summary(folder), read_json(folder / "settings.json", "title"))
+    write_text(folder / "summary.md", page)
+    return page
+
+
+def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
+    """Return the page as Markdown.
+
+    `summary` has the SUMMARY_COLUMNS of summary.csv; of `record` (settings.json) the page shows
+    `title` and `notes`, and compares the number of finished categories with `categories`.
+    """
+    parts = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
+    parts.append(LEGEND)
+    finished = summary.loc[~is_mean(summary), "category"].nunique()
+    total = len(record["categories"])
+    for shots, rows in summary.groupby("shots"):
+        title = f"## {shots}-shot{seeds_text(rows)}"
+        parts += [title, own_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
+    published = summary[summary[["paper", "public"]].notna().any(axis=1)]
+    for shots, rows in published[~is_mean(published)].groupby("shots"):
+        title = f"## {shots}-shot beside published results, by category"
+        parts += [title, comparison_table(rows, "category")]
+    means = published[published["category"] == MEAN]
+    if len(means):
+        title = f"## Mean over {finished} categories beside published results"
+        parts += [title, comparison_table(means, "shots")]
+    elif finished != total:
+        parts.append(
+            f"No published mean is shown: the published means are over all {total} categories, "
+            f"ours is over {finished}."
+        )
+    parts += [f"{name}: {text}" for name, text in published_sources(published).items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def is_mean(rows: pd.DataFrame) -> pd.Series:
+    """Return a bool for each row: True if it is a mean over categories."""
+    return rows["category"].eq(MEAN) | rows["category"].str.startswith(MEAN_OF)
+
+
+def mean_label(finished: int, total: int) -> str:
+    """Return the name of the row of means: "mean", or "mean of 2/15" while some are missing."""
+    return MEAN if finished == total else f"{MEAN_OF}{finished}/{total}"
+
+
+def own_table(rows: pd.DataFrame, label: str) -> str:
+    """Format our numbers for one number of shots: one row per category, one column per metric.
+
+    `label` names the row of means.
+    """
+    metrics = metrics_of(rows)
+    body = []
+    for category, numbers in rows.groupby("category", sort=False):
+        cells = dict(zip(numbers["metric"], map(own_cell, numbers.itertuples()), strict=True))
+        name = label if category == MEAN else category
+        body.append([name, *(cells[metric] for metric in metrics)])
+    return table(["category", *metrics], body, text_columns=1)
+
+
+def comparison_table(rows: pd.DataFrame, by: str) -> str:
+    """Format the paper's, the public and our numbers for each value of the column `by`.
+
+    Metrics and sources without published numbers are left out.
+    """
+    metrics = metrics_of(rows)
+    body = []
+    for key, numbers in rows.groupby(by, sort=False):
+        by_metric = {row.metric: row for row in numbers.itertuples()}
+        sources = {"paper": {m: cell(r.paper, r.paper_std) for m, r in by_metric.items()}}
+        for name in numbers["public_source"].dropna().unique():
+            sources[name] = {m: cell(r.public) for m, r in by_metric.items()}
+        for name, cells in sources.items():
+            texts = [cells.get(metric) or UNPUBLISHED for metric in metrics]
+            if set(texts) != {UNPUBLISHED}:
+                body.append([str(key), name, *texts])
+        ours = {m: own_cell(r) for m, r in by_metric.items()}
+        body.append([str(key), "ours", *(ours.get(metric, UNPUBLISHED) for metric in metrics)])
+    return table([by, "source", *metrics], body, text_columns=2)
+
+
+def undefined_notes(rows: pd.DataFrame) -> list[str]:
+    """Return a sentence for each metric without a mean: it is undefined in some category."""
+    by_category = rows[~is_mean(rows)]
+    total = by_category["category"].nunique()
+    undefined = by_category[by_category["mean"].isna()].groupby("metric", sort=False)["category"]
+    return [
+        f"{metric}: undefined in {len(names)} of {total} categories, so it has no mean."
+        for metric, names in undefined
+    ]
+
+
+def published_sources(rows: pd.DataFrame) -> dict[str, str]:
+    """Describe each source of the published numbers in `rows`: name to description."""
+    sources = {"paper": SOURCES[PAPER]} if rows["paper"].notna().any() else {}
+    return sources | {name: SOURCES[name] for name in rows["public_source"].dropna().unique()}
+
+
+def seeds_text(rows: pd.DataFrame) -> str:
+    """Return ", 5 seeds": the number of seeds averaged over; "" for 0 shots, which has no seed."""
+    runs = rows["runs"].iloc[0]
+    if rows["shots"].iloc[0] == 0:
+        return ""
+    return f", {runs} seed" if runs == 1 else f", {runs} seeds"
+
+
+def metrics_of(rows: pd.DataFrame) -> list[str]:
+    """Return the metrics in `rows`, in the order of METRICS."""
+    return [metric for metric in METRICS if metric in set(rows["metric"])]
+
+
+def own_cell(row) -> str:
+    """Format our number of a summary row: `93.1 ± 2.0`, or n/a if the metric is undefined."""
+    return cell(row.mean, row.std) or UNDEFINED
+
+
+def cell(mean: float, std: float = float("nan")) -> str:
+    """Format `93.1 ± 2.0`; `93.1` without a deviation; "" without a mean."""
+    if pd.isna(mean):
+        return ""
+    return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
+    """Format an aligned Markdown table; all but the first `text_columns` are flush right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            text.ljust(width) if index < text_columns else text.rjust(width)
+            for index, (text, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * width if index < text_columns else "-" * (width - 1) + ":"
+        for index, width in enumerate(widths)
+    ]
+    return "\n".join([line(header), line(rule), *map(line, rows)])
