@@ -22,6 +22,7 @@ from datasets.splits import Sample
 from datasets.tiles import tile_boxes, tile_count
 from utils.errors import InputError
 
+Resize = Literal["tile", "squash"]
 MAX_TILES = 32  # of one image; a longer strip is no picture for CLIP, and a batch must fit
 
 

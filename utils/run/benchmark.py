@@ -18,6 +18,7 @@ from datasets.references import COLUMNS
 from models.device import check_precision, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, words
+from models.text import encode_states
 from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
 from utils.cli import run_cli
@@ -80,12 +81,12 @@ def execute(settings: Settings, job: Job, ranks: Ranks = ALONE) -> str:
         with clock.stage("start-up"):
             ranks.check_device(settings.device)
             device = resolve_device(settings.device, settings.deterministic)
-            check_precision(device, settings.precision)
+            if warning := check_precision(device, settings.precision):
+                log.info(f"note: {warning}")
             clip = load_clip(settings.model, settings.pretrained)
-            to_device(clip, device, settings.precision)
+            to_device(clip.model, device, settings.precision)
             encoder = WindowedEncoder(
-                clip.model,
-                clip.tokenizer,
+                clip.model.visual,
                 settings.scales,
                 settings.method.patch_tokens,
                 tf32=settings.precision == "tf32",
@@ -201,7 +202,7 @@ def run_categories(
         for plan, share in zip(plans, shares, strict=True):
             progress.set_description(plan.category, refresh=False)
             with clock.stage("text"):
-                text = text_bank(settings, encoder, plan.category)
+                text = text_bank(settings, clip, plan.category)
             result = score_category(encodings, plan, share, text, progress, clock, ranks)
             if folder is None or result is None:
                 continue
@@ -217,12 +218,12 @@ def share_of(plan: Plan, ranks: Ranks) -> Plan:
     return replace(plan, references=ranks.share(plan.references), tests=ranks.share(plan.tests))
 
 
-def text_bank(settings: Settings, encoder: WindowedEncoder, category: str) -> TextBank:
+def text_bank(settings: Settings, clip: LoadedClip, category: str) -> TextBank:
     """The two directions of one category, from its prompt ensemble."""
     method = settings.method
     name = words(category) if method.class_words else category
     ensemble = prompt_ensemble(name, method.templates, *settings.extra_states(category))
-    normal, anomalous = encoder.encode_states(*ensemble)
+    normal, anomalous = encode_states(clip.model, clip.tokenizer, *ensemble)
     return TextBank.from_prompts(normal, anomalous, method.temperature, method.normalise_prompts)
 
 

@@ -14,7 +14,7 @@ from datasets.references import Run
 from datasets.splits import Sample
 from models.encoder import WindowedEncoder
 from models.weights import LoadedClip
-from models.winclip import Features, TextBank, VisualBank, few_shot, few_shot_map, zero_shot
+from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores, winclip
 from utils.errors import InputError
 from utils.results.scores import Scores
 from utils.run.distributed import Ranks
@@ -145,11 +145,10 @@ def leave_one_out(
     """
     if len(tiles_of) < 2 or not images:
         return []
-    rows = [rows_of([one for one in tiles_of if one != left], tiles_of) for left in images]
-    scores = torch.cat([score_runs(features, text, bank, rows)[0] for features in parts], dim=1)
-    start = tiles_of[images[0]][0]
-    own = [scores[index, tiles_of[image] - start].mean() for index, image in enumerate(images)]
-    return torch.stack(own).tolist()
+    counts = [len(tiles_of[image]) for image in images]
+    first_row = int(tiles_of[images[0]][0])
+    features = Features.concatenate(parts)
+    return leave_one_out_scores(features, counts, first_row, text, bank).tolist()
 
 
 def score_category(
@@ -172,7 +171,7 @@ def score_category(
     image_scores, maps, tests = [], [], []
     for items, features in encodings.batches_of(len(share.tests)):
         with clock.stage("score"):
-            scores, batch_maps = score_runs(features, text, bank, rows)
+            scores, batch_maps = winclip(features, text, bank, rows)
             counts = [len(item.tiles) for item in items]
             image_scores.append(mean_over_tiles(scores.cpu().numpy(), counts))
             maps.append(batch_maps.cpu().numpy())
@@ -211,26 +210,6 @@ def result_of(
         size=np.array(sizes),
     )
     return Result(scores, list(masks), left_out)
-
-
-def score_runs(
-    features: Features,
-    text: TextBank,
-    bank: VisualBank | None,
-    rows: Sequence[torch.Tensor | None],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (R, B) and maps (R, B, G, G) of B tiles; a run without reference rows is zero-shot."""
-    zero_scores, zero_maps = zero_shot(features, text)
-    distances = bank.distances(features) if bank else []
-    scores, maps = [], []
-    for chosen in rows:
-        run_scores, run_maps = zero_scores, zero_maps
-        if chosen is not None:
-            visual = few_shot_map(distances, chosen, features.grid, features.scales)
-            run_scores, run_maps = few_shot(zero_scores, zero_maps, visual)
-        scores.append(run_scores)
-        maps.append(run_maps)
-    return torch.stack(scores), torch.stack(maps)
 
 
 def mean_over_tiles(scores: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,9 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 import tyro
 
-from models.protocols import PRESETS, PatchTokens, Protocol, Resize, Templates
+from datasets.images import Resize
+from models.encoder import PatchTokens
+from models.prompts import Templates
 from models.weights import RANDOM
 from utils.cli import parse_options
 from utils.errors import InputError
@@ -20,6 +22,32 @@ FREE = (
     *("heatmap_size", "deterministic"),
 )
 BY_CHECKSUM = ("split", "references", "model", "pretrained")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of doing WinCLIP."""
+
+    # "paper": 22 distinct templates; "public": 21 entries, one twice and two missing.
+    templates: Templates
+    # Write "metal nut" for "metal_nut" in prompts.
+    class_words: bool
+    # Give each prompt embedding length 1 before the ensemble is averaged.
+    normalise_prompts: bool
+    # The softmax temperature of equation 1.
+    temperature: float
+    # The tokens that WinCLIP+ compares: of the last block, after ("post_ln") or before ("pre_ln")
+    # the tower's last normalisation, or of the block before it ("penultimate").
+    patch_tokens: PatchTokens
+    # Images that are not square: shorter side to the model's size and overlapping square tiles,
+    # or squashed to one square.
+    resize: Resize
+
+
+PRESETS: dict[str, Protocol] = {
+    "paper": Protocol("paper", True, True, 0.07, "post_ln", "tile"),
+    "public": Protocol("public", False, False, 0.07, "pre_ln", "squash"),
+}
 
 
 @dataclass(frozen=True)
