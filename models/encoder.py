@@ -1,16 +1,24 @@
-"""CLIP's encoders: text, and each image with all of its windows in one pass.
+"""CLIP's vision tower, applied to an image and all of its windows in one pass.
 
-A window's embedding is the class token's, after the vision tower has seen the window's patches
-and no others (section 4.2). Dropping patches before the transformer is exact, because they meet
-only there; positional embeddings and ln_pre are applied first, as in the full forward.
+A window's embedding is the class token's, after the tower has seen only the window's patches
+(section 4.2). Dropping patches before the transformer is exact, because they meet only there;
+positional embeddings and ln_pre are applied first, as in the full forward pass.
 
-open_clip's own modules and weights compute everything. What is ours is the order: windows of all
-scales and the full image go through each layer as one list of tokens; what windows share (patch
-embedding, ln_pre, the first block's normalisation, queries, keys and values) is computed once per
-patch; the last block computes only what is read.
+All sequences lie side by side in one list of tokens, so that each layer runs once. For a grid of
+15 x 15 and windows of 2 and 3 patches, it holds 2,896 tokens in 366 sequences:
+
+    full image       1 sequence  of 1 class token + 225 patches =   226 tokens
+    2 x 2 windows  196 sequences of 1 class token +   4 patches =   980 tokens (196 x 5)
+    3 x 3 windows  169 sequences of 1 class token +   9 patches = 1,690 tokens (169 x 10)
+
+open_clip's modules and weights compute everything. What sequences share (patch embedding, ln_pre,
+the first block's queries, keys and values) is computed once; the last block computes only the
+tokens that are read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,107 +27,96 @@ from torch import Tensor, nn
 
 from models.blocks import (
     attend,
-    attend_from_first,
+    attend_from_class_token,
     finish_block,
     has_plain_blocks,
-    in_projection,
-    project,
+    project_qkv,
 )
-from models.device import tf32_matmul
-from models.protocols import PatchTokens
-from models.text import can_share_beginnings, embed_prompts
 from models.winclip import Features
 from models.windows import window_indices
 from utils.errors import InputError
 
-TEXT_BATCH = 1024  # prompts encoded together; bounds memory, changes no embedding
+# The patch tokens that WinCLIP+ compares: the last block's, after the tower's last normalisation
+# (as open_clip returns them) or before it, or those of the block before the last.
+PatchTokens = Literal["post_ln", "pre_ln", "penultimate"]
 
 
 class WindowedEncoder:
-    """A frozen CLIP that embeds text, images and their windows.
+    """Embed images and their windows with a frozen vision tower (`model.visual` of open_clip).
 
-    `scales` are the windows' sizes in patches (2 and 3 in the paper); `patch_tokens` says which
-    tokens WinCLIP+ gets (`Protocol.patch_tokens`); `tf32` has CUDA round the products of images,
-    and of nothing else. A vision tower that is not a transformer with a class token is an
-    `InputError`.
+    `scales` are the windows' sizes in patches. `tf32` lets CUDA compute the products of images in
+    tf32. Raises InputError for a tower that is not a plain transformer with a class token, and for
+    a scale that does not fit its grid.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        tokenizer,
+        visual: nn.Module,
         scales: Sequence[int] = (2, 3),
         patch_tokens: PatchTokens = "post_ln",
         tf32: bool = False,
     ):
-        check_tower(model.visual)
-        self.model = model.eval()
-        self.visual = model.visual
-        self.tokenizer = tokenizer
+        check_tower(visual)
+        self.visual = visual.eval()
         self.scales = tuple(scales)
         self.patch_tokens = patch_tokens
         self.tf32 = tf32
-        self.grid = tuple(self.visual.grid_size)
+        self.grid = tuple(visual.grid_size)
         largest = min(self.grid)
         if any(not 1 <= size <= largest for size in self.scales):
             raise InputError(
                 f"SCALES = {self.scales}: a window of this model is 1 to {largest} patches wide"
             )
-        self._plan_sequences()
+        self._lay_out_sequences()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and so where images must be."""
+        """Return the device of the weights."""
         return self.visual.class_embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the vision tower's products."""
+        """Return the type of the weights, in which products are computed."""
         return self.visual.class_embedding.dtype
 
-    def _plan_sequences(self) -> None:
-        """Lay all sequences out as one list of tokens: the full image, then every window."""
+    def _lay_out_sequences(self) -> None:
+        """Set the layout of the module docstring, as indices into an image's tokens."""
         patches = self.grid[0] * self.grid[1]
-        # Each sequence starts with the class token, number 0; patch p is token p + 1.
+        # Each sequence starts with the class token, index 0; patch p is token p + 1.
         groups = [torch.arange(patches + 1)[None]]
-        groups += [
-            F.pad(window_indices(self.grid, size) + 1, (1, 0), value=0) for size in self.scales
-        ]
+        for size in self.scales:
+            groups.append(F.pad(window_indices(self.grid, size) + 1, (1, 0), value=0))
         self.shapes = [tuple(group.shape) for group in groups]  # (sequences, tokens in each)
         self.sizes = [count * length for count, length in self.shapes]
         self.gather = torch.cat([group.flatten() for group in groups]).to(self.device)
         lengths = torch.tensor([length for count, length in self.shapes for _ in range(count)])
-        starts = F.pad(lengths.cumsum(0)[:-1], (1, 0))  # where each sequence's class token stands
-        # The last block reads class tokens, and the full image's patches where they are wanted.
+        starts = F.pad(lengths.cumsum(0)[:-1], (1, 0))  # the index of each sequence's class token
+        # The last block computes all class tokens, and the full image's patches if they are read.
         self.full_read = 1 if self.patch_tokens == "penultimate" else patches + 1
         self.read = torch.cat([torch.arange(self.full_read), starts[1:]]).to(self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
-        """Embed images and all their windows.
+        """Embed B images and all their windows.
 
-        `pixels` (B, 3, H, W) float, normalised as open_clip's own transform does; returns float32
-        features of B images.
+        `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
         with tf32_matmul(self.tf32):
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             classes, patches = self._transform(tokens)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
-        counts = [count for count, _ in self.shapes]
-        image, *windows = embeddings.split(counts, dim=1)
-        # A copy: what is kept of an image should not keep all of its tokens.
-        patches = patches.to(torch.float32, copy=True)
+        image, *windows = embeddings.split([count for count, _ in self.shapes], dim=1)
+        patches = patches.to(torch.float32, copy=True)  # a view would keep all tokens in memory
         return Features(image[:, 0], tuple(windows), patches, self.grid, self.scales)
 
     def _transform(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """All blocks over all sequences: class tokens (B, S, D), patch tokens (B, N, D)."""
+        """Run all blocks: tokens (B, 1 + N, D) to class tokens (B, S, D), patches (B, N, D)."""
         first, *middle, last = self.visual.transformer.resblocks
-        queries, keys, values = project(first, tokens)  # once per patch, shared by all windows
+        shared_qkv = project_qkv(first, tokens)  # once per patch, for all windows
         x = tokens[:, self.gather]
-        gathered = (shared[:, self.gather] for shared in (queries, keys, values))
-        x = finish_block(first, x, self._attend(first, *gathered))
+        x = finish_block(first, x, self._attend(first, *(t[:, self.gather] for t in shared_qkv)))
         for block in middle:
-            x = finish_block(block, x, self._attend(block, *project(block, x)))
+            x = finish_block(block, x, self._attend(block, *project_qkv(block, x)))
         full = tokens.shape[1]
         penultimate = x[:, 1:full]
         x = self._last_block(last, x)
@@ -129,48 +126,46 @@ class WindowedEncoder:
         patches = x[:, 1:full]
         return classes, self.visual.ln_post(patches) if self.patch_tokens == "post_ln" else patches
 
-    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """The last block, for the tokens that are read: (B, T, D) to (B, T_read, D)."""
-        heads = block.attn.num_heads
-        full, *windows = block.ln_1(x).split(self.sizes, dim=1)
-        queries, keys, values = in_projection(block.attn, full).chunk(3, dim=-1)
-        parts = [attend(queries[:, : self.full_read], keys, values, 1, heads)]
-        for tokens, (count, _) in zip(windows, self.shapes[1:], strict=True):
-            parts.append(attend_from_first(block.attn, tokens, count))
-        return finish_block(block, x[:, self.read], torch.cat(parts, dim=1))
-
     def _attend(self, block: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attention within each sequence: (B, T, D) to (B, T, D)."""
-        groups = (part.split(self.sizes, dim=1) for part in (queries, keys, values))
+        """Compute attention within each sequence: (B, T, D) to (B, T, D)."""
+        groups = (tokens.split(self.sizes, dim=1) for tokens in (queries, keys, values))
         counts, heads = (count for count, _ in self.shapes), block.attn.num_heads
         attended = [attend(*group, heads) for group in zip(*groups, counts, strict=True)]
         return torch.cat(attended, dim=1)
 
-    @torch.inference_mode()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Embed prompts: (P, E) float32, not normalised."""
-        tokens = self.tokenizer(list(prompts)).to(self.device)
-        text = getattr(self.model, "text", self.model)  # newer model classes keep a text tower
-        parts = tokens.split(TEXT_BATCH)
-        if not can_share_beginnings(text):
-            return torch.cat([self.model.encode_text(part).float() for part in parts])
-        return torch.cat([embed_prompts(text, part) for part in parts])
-
-    def encode_states(self, *states: Sequence[str]) -> tuple[Tensor, ...]:
-        """Embed the prompts of each state, (P, E) each, together: they share beginnings."""
-        embeddings = self.encode_text([prompt for prompts in states for prompt in prompts])
-        return embeddings.split([len(prompts) for prompts in states])
+    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Run the last block for the tokens that are read: (B, T, D) to (B, T_read, D)."""
+        full, *windows = x.split(self.sizes, dim=1)
+        queries, keys, values = project_qkv(block, full)
+        attended = [attend(queries[:, : self.full_read], keys, values, 1, block.attn.num_heads)]
+        for tokens, (count, _) in zip(windows, self.shapes[1:], strict=True):
+            attended.append(attend_from_class_token(block, tokens, count))
+        return finish_block(block, x[:, self.read], torch.cat(attended, dim=1))
 
 
 def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
-    """Class token and patches, with positions and ln_pre: (B, 3, H, W) to (B, 1 + N, D)."""
+    """Embed class token and patches, with positions and ln_pre: (B, 3, H, W) to (B, 1 + N, D)."""
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     classes = visual.class_embedding.expand(len(patches), 1, -1)
     return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
 
 
+@contextmanager
+def tf32_matmul(tf32: bool) -> Iterator[None]:
+    """Let CUDA compute fp32 products in tf32 inside the block, if `tf32` is True."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    if tf32:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def check_tower(visual: nn.Module) -> None:
-    """Refuse a vision tower whose windows have no embedding of their own."""
+    """Raise InputError for a vision tower whose windows have no embedding of their own."""
     reason = None
     if not isinstance(visual, VisionTransformer):
         reason = f"its vision tower is a {type(visual).__name__}"

@@ -1,11 +1,12 @@
-"""The compositional prompt ensemble: states of an object, said through templates (section 4.1).
+"""The compositional prompt ensemble: states of an object, put into templates (section 4.1).
 
-Every state is put into every template: 7 x 22 normal and 4 x 22 anomalous prompts in the paper.
+Every state goes into every template: 7 x 22 normal and 4 x 22 anomalous prompts in the paper.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
-from models.protocols import Templates
+Templates = Literal["paper", "public"]
 
 NORMAL_STATES = (
     "{}",
@@ -42,12 +43,12 @@ TEMPLATES = (
     "a photo of a {} for anomaly detection.",
     "a photo of the {} for anomaly detection.",
 )
-# The public implementations leave two templates out and have one twice: 21 entries, 20 distinct.
-PUBLIC_LEFT_OUT = ("a cropped photo of a {}.", "a jpeg corrupted photo of a {}.")
-PUBLIC_DOUBLED = "a jpeg corrupted photo of the {}."
+# The public implementations omit two templates and repeat one: 21 entries, 20 distinct.
+PUBLIC_OMITTED = ("a cropped photo of a {}.", "a jpeg corrupted photo of a {}.")
+PUBLIC_REPEATED = "a jpeg corrupted photo of the {}."
 PUBLIC_TEMPLATES = (
-    *(template for template in TEMPLATES if template not in PUBLIC_LEFT_OUT),
-    PUBLIC_DOUBLED,
+    *(template for template in TEMPLATES if template not in PUBLIC_OMITTED),
+    PUBLIC_REPEATED,
 )
 TEMPLATE_LISTS: dict[Templates, tuple[str, ...]] = {
     "paper": TEMPLATES,
@@ -56,7 +57,7 @@ TEMPLATE_LISTS: dict[Templates, tuple[str, ...]] = {
 
 
 def words(class_name: str) -> str:
-    """A class name as words.
+    """Write a class name as words.
 
     >>> words("metal_nut")
     'metal nut'
@@ -65,7 +66,7 @@ def words(class_name: str) -> str:
 
 
 def compose(name: str, states: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Put `name` into every state, and every state into every template.
+    """Put `name` into every state, and every state into every template; templates vary fastest.
 
     >>> compose("bottle", ["damaged {}"], ["a photo of a {}.", "a photo of the {}."])
     ['a photo of a damaged bottle.', 'a photo of the damaged bottle.']
@@ -79,12 +80,12 @@ def prompt_ensemble(
     extra_normal: Sequence[str] = (),
     extra_anomalous: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """The normal and the anomalous prompts of one class.
+    """Compose the normal and the anomalous prompts for one class name.
 
-    `extra_normal` and `extra_anomalous` are further states with `{}` for the name: the paper's
-    task-specific states, such as "{} with bad soldering".
+    `extra_normal` and `extra_anomalous` are the paper's task-specific states, with `{}` for the
+    name, such as "{} with bad soldering". Their prompts follow those of the standard states.
     """
-    entries = TEMPLATE_LISTS[templates]
-    normal = compose(name, (*NORMAL_STATES, *extra_normal), entries)
-    anomalous = compose(name, (*ANOMALOUS_STATES, *extra_anomalous), entries)
+    template_list = TEMPLATE_LISTS[templates]
+    normal = compose(name, (*NORMAL_STATES, *extra_normal), template_list)
+    anomalous = compose(name, (*ANOMALOUS_STATES, *extra_anomalous), template_list)
     return normal, anomalous

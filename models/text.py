@@ -1,70 +1,95 @@
-"""CLIP's text tower over many prompts at once, without computing what they share twice."""
+"""CLIP's text tower over many prompts, computing each shared prefix only once.
+
+The prompts of an ensemble begin alike, so their tokens are put into a trie (prefix sharing): under
+causal attention a token's activations depend only on the tokens before it, that is, on its node.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import finish_block, has_plain_blocks, project, split_heads
+from models.blocks import finish_block, has_plain_blocks, project_qkv, split_heads
+
+TEXT_BATCH = 1024  # prompts encoded together; bounds memory, does not affect embeddings
 
 
-def can_share_beginnings(text: nn.Module) -> bool:
-    """Whether a text tower is causal, plain, and reads a prompt at its end token, as CLIP's."""
+@torch.inference_mode()
+def encode_text(model: nn.Module, tokenizer, prompts: Sequence[str]) -> Tensor:
+    """Embed P prompts with an open_clip model: (P, E) float32, in their order, not normalised.
+
+    A text tower that is not built like CLIP's goes through the model's own `encode_text`.
+    """
+    text = getattr(model, "text", model)  # newer model classes have a separate text tower
+    tokens = tokenizer(list(prompts)).to(next(text.parameters()).device)
+    batches = tokens.split(TEXT_BATCH)
+    if not can_share_prefixes(text):
+        return torch.cat([model.encode_text(batch).float() for batch in batches])
+    return torch.cat([embed_prompts(text, batch) for batch in batches])
+
+
+def encode_states(model: nn.Module, tokenizer, *states: Sequence[str]) -> tuple[Tensor, ...]:
+    """Embed the prompts of all states in one pass, to share prefixes: (P, E) for each state."""
+    embeddings = encode_text(model, tokenizer, [prompt for prompts in states for prompt in prompts])
+    return embeddings.split([len(prompts) for prompts in states])
+
+
+def can_share_prefixes(text: nn.Module) -> bool:
+    """Return True for a tower like CLIP's: causal, of plain blocks, read at the end token."""
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     causal = pool == "argmax" and getattr(text, "attn_mask", None) is not None
     return causal and getattr(text, "cls_emb", None) is None and has_plain_blocks(text)
 
 
 def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
-    """Prompts (P, L) through a causal text tower: (P, E), each distinct beginning only once.
+    """Embed prompts (P, L) with a causal text tower: (P, E), each node of their trie once.
 
-    A token's activations depend on itself and on the tokens before it, so that prompts share all
-    that they begin with; nothing behind the end token is computed.
+    Tokens after the end token are not computed.
     """
-    # The end token has the highest number of the vocabulary, so it stands at the argmax.
-    ends = tokens.argmax(dim=-1)
+    ends = tokens.argmax(dim=-1)  # the end token has the highest id of the vocabulary
     tokens = tokens[:, : int(ends.max()) + 1]
     count, length = tokens.shape
     *blocks, last = text.transformer.resblocks
-    numbers, first = (part.to(tokens.device) for part in shared_beginnings(tokens, ends))
+    nodes, first = (indices.to(tokens.device) for indices in prefix_trie(tokens, ends))
     x = (text.token_embedding(tokens) + text.positional_embedding[:length]).flatten(0, 1)[first]
     heads = last.attn.num_heads
     for block in blocks:
-        q, k, v = (split_heads(part[numbers], 1, heads) for part in project(block, x))
+        q, k, v = (split_heads(tensor[nodes], 1, heads) for tensor in project_qkv(block, x))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         x = finish_block(block, x, attended.reshape(count * length, -1)[first])
-    # Of the last block only the end tokens are read.
-    read = numbers[torch.arange(count), ends]
-    q, k, v = project(last, x)
-    q, k, v = (split_heads(part, 1, heads) for part in (q[read][:, None], k[numbers], v[numbers]))
-    seen = torch.arange(length, device=tokens.device) <= ends[:, None]  # (P, L)
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
-    x = text.ln_final(finish_block(last, x[read], attended.flatten(1)))
+    # The last block computes only the end tokens.
+    end_nodes = nodes[torch.arange(count), ends]
+    q, k, v = project_qkv(last, x)
+    q, k, v = (split_heads(t, 1, heads) for t in (q[end_nodes][:, None], k[nodes], v[nodes]))
+    visible = torch.arange(length, device=tokens.device) <= ends[:, None]  # (P, L)
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None])
+    x = text.ln_final(finish_block(last, x[end_nodes], attended.flatten(1)))
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
     return x.float()
 
 
-def shared_beginnings(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the distinct beginnings of prompts `tokens` (P, L), each up to its place in `ends`.
+def prefix_trie(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the nodes of the trie of prompts `tokens` (P, L), each up to its index in `ends`.
 
-    Returns the beginning that ends at each token, (P, L) and 0 behind the end, and where each of
-    them first stands in the flat list of tokens, (K,).
+    Returns the node of each token, (P, L) and 0 after the end, and the first index of each node in
+    the flattened tokens, (K,). In the example, all prompts share the node of token 7:
 
-    >>> shared_beginnings(torch.tensor([[7, 1, 9], [7, 2, 9], [7, 9, 0]]), torch.tensor([2, 2, 1]))
+    >>> prefix_trie(torch.tensor([[7, 1, 9], [7, 2, 9], [7, 9, 0]]), torch.tensor([2, 2, 1]))
     (tensor([[0, 1, 2],
             [0, 3, 4],
             [0, 5, 0]]), tensor([0, 1, 2, 4, 5, 7]))
     """
-    numbers: dict[tuple, int] = {}
-    rows, first = [[0] * tokens.shape[1] for _ in tokens], []
+    children: dict[tuple[int, int], int] = {}  # (parent node, token) to node
+    nodes, first = [[0] * tokens.shape[1] for _ in tokens], []
     for row, (prompt, end) in enumerate(zip(tokens.tolist(), ends.tolist(), strict=True)):
-        before = -1
+        node = -1  # the root
         for column, token in enumerate(prompt[: end + 1]):
-            key = (before, token)
-            if key not in numbers:
-                numbers[key] = len(first)
+            edge = (node, token)
+            if edge not in children:
+                children[edge] = len(first)
                 first.append(row * tokens.shape[1] + column)
-            before = numbers[key]
-            rows[row][column] = before
-    return torch.tensor(rows), torch.tensor(first)
+            node = nodes[row][column] = children[edge]
+    return torch.tensor(nodes), torch.tensor(first)

@@ -1,14 +1,12 @@
 """WinCLIP and WinCLIP+: from embeddings to scores (arXiv 2303.14814, sections 4 and 5).
 
-The paper's f(x) are image embeddings, g(s) text embeddings; F are windows' embeddings and patch
-tokens. Tensors in, tensors out: nothing here knows a path, a dataset or a model.
-
-Shapes: B images (tiles, where an image is not square), G_h x G_w the grid of patches, N of them;
-W_s windows of scale s; E the joint width, D the width of patch tokens; R reference images.
+The paper's f(x) are image embeddings, g(s) text embeddings, F windows' embeddings and patch tokens.
+Shapes: B images (tiles, if an image is not square), a grid of G_h x G_w = N patches, W_s windows of
+scale s, E the joint width, D the width of patch tokens, M rows (tiles) of the visual bank, R runs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,7 @@ from models.windows import harmonic_aggregation, harmonic_mean
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder gives for a batch of images, at the lengths the encoder gives them."""
+    """The embeddings of a batch of images, not normalised."""
 
     image: Tensor  # (B, E) the image embeddings
     windows: tuple[Tensor, ...]  # per scale (B, W_s, E), in the order of `window_indices`
@@ -28,31 +26,32 @@ class Features:
     scales: tuple[int, ...]  # the windows' sizes in patches
 
     @staticmethod
-    def concatenate(parts: "Sequence[Features]") -> "Features":
-        """The images of all parts, in their order."""
-        return Features(
-            torch.cat([part.image for part in parts]),
-            tuple(
-                torch.cat(scale) for scale in zip(*(part.windows for part in parts), strict=True)
-            ),
-            torch.cat([part.patches for part in parts]),
-            parts[0].grid,
-            parts[0].scales,
-        )
+    def concatenate(batches: "Sequence[Features]") -> "Features":
+        """Join batches (one or more) along B, in their order."""
+        windows = tuple(map(torch.cat, zip(*(batch.windows for batch in batches), strict=True)))
+        image = torch.cat([batch.image for batch in batches])
+        patches = torch.cat([batch.patches for batch in batches])
+        return replace(batches[0], image=image, windows=windows, patches=patches)
+
+    def rows(self, start: int, stop: int) -> "Features":
+        """Return the features of the images `start` to `stop` - 1."""
+        windows = tuple(scale[start:stop] for scale in self.windows)
+        image, patches = self.image[start:stop], self.patches[start:stop]
+        return replace(self, image=image, windows=windows, patches=patches)
 
 
 @dataclass(frozen=True)
 class TextBank:
-    """The embeddings of the normal and of the anomalous state of one class, (2, E), length 1."""
+    """The embeddings of the normal and the anomalous state of one category."""
 
-    states: Tensor  # row 0 normal (s-), row 1 anomalous (s+)
-    temperature: float  # tau of equation 1, > 0
+    states: Tensor  # (2, E) of length 1: row 0 normal (s-), row 1 anomalous (s+)
+    temperature: float  # tau of equation 1, > 0; 0.07 is CLIP's initial value, as in public code
 
     @staticmethod
     def from_prompts(
         normal: Tensor, anomalous: Tensor, temperature: float, normalise_prompts: bool
     ) -> "TextBank":
-        """Average the prompt embeddings (P, E) of each state into one direction (section 4.1)."""
+        """Average each state's prompt embeddings (P, E) into one unit vector (section 4.1)."""
         states = []
         for prompts in (normal, anomalous):
             if normalise_prompts:
@@ -61,62 +60,77 @@ class TextBank:
         return TextBank(torch.stack(states), temperature)
 
     def score(self, embeddings: Tensor) -> Tensor:
-        """Equations 1 and 2: the anomalous state's probability; (..., E) to (...) in (0, 1)."""
+        """Return the anomalous state's probability: (..., E) to (...) in (0, 1)."""
         cosines = F.normalize(embeddings, dim=-1) @ self.states.T  # <f(x), g(s)>
-        return (cosines / self.temperature).softmax(dim=-1)[..., 1]
-
-
-def zero_shot(features: Features, bank: TextBank) -> tuple[Tensor, Tensor]:
-    """WinCLIP: image scores (B,) and maps (B, G_h, G_w), both in (0, 1)."""
-    image_scores = bank.score(features.image)  # ascore_0, equation 2
-    maps = [image_scores[:, None, None].expand(-1, *features.grid)]  # the scale of the whole image
-    for windows, size in zip(features.windows, features.scales, strict=True):
-        maps.append(harmonic_aggregation(bank.score(windows), features.grid, size))  # equation 3
-    return image_scores, harmonic_mean(torch.stack(maps))
-
-
-def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
-    """Equation 4 per reference image: half the smallest cosine distance to any of its entries.
-
-    `queries` (B, Q, D) of any length, `references` (R, K, D) of length 1; returns (R, B, Q) in
-    [0, 1]. The paper's minimum over a set of references is the minimum over rows of dimension 0.
-    """
-    rows = F.normalize(queries, dim=-1).flatten(0, 1)
-    distances = []
-    for reference in references:
-        nearest = (rows @ reference.T).amax(dim=-1)  # max <F, r>
-        distances.append(((1 - nearest) / 2).clamp(min=0))  # rounding may pass a cosine of 1
-    return torch.stack(distances).unflatten(-1, queries.shape[:2])
+        return (cosines / self.temperature).softmax(dim=-1)[..., 1]  # equations 1 and 2
 
 
 @dataclass(frozen=True)
 class VisualBank:
-    """The reference images' windows per scale, then their patches, each (R, K, D) of length 1.
+    """The windows per scale, then the patches, of M reference tiles, all of length 1."""
 
-    R is the number of reference images (tiles); every set of references is a choice of rows.
-    """
-
-    entries: tuple[Tensor, ...]
+    entries: tuple[Tensor, ...]  # per scale (M, W_s, E), then (M, N, D)
 
     @staticmethod
     def from_features(references: Features) -> "VisualBank":
-        """The bank of some reference images' features."""
+        """Build the bank of reference images; its rows are in the order of `references`."""
         scales = (*references.windows, references.patches)
         return VisualBank(tuple(F.normalize(scale, dim=-1) for scale in scales))
 
     def distances(self, features: Features) -> list[Tensor]:
-        """Equation 4 at every scale: windows per scale (R, B, W_s), then patches (R, B, N)."""
+        """Compute equation 4 at every scale: per scale (M, B, W_s), then (M, B, N)."""
         scales = (*features.windows, features.patches)
         return [visual_association_score(*pair) for pair in zip(scales, self.entries, strict=True)]
+
+
+def winclip(
+    features: Features,
+    text: TextBank,
+    visual: VisualBank | None,
+    reference_sets: Sequence[Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """Score images with each of R reference sets, in order: (R, B) and maps (R, B, G_h, G_w).
+
+    A set is the rows of `visual` of one run (shots, seed); None is zero-shot and needs no `visual`.
+    """
+    # Section 4, WinCLIP: compare the image and its windows with the two states.
+    zero_shot_scores = text.score(features.image)  # equation 2
+    scale_maps = [zero_shot_scores[:, None, None].expand(-1, *features.grid)]
+    for windows, size in zip(features.windows, features.scales, strict=True):
+        scale_maps.append(harmonic_aggregation(text.score(windows), features.grid, size))  # eq. 3
+    zero_shot_maps = harmonic_mean(torch.stack(scale_maps))
+    # Section 5, WinCLIP+: compare windows and patches with those of reference images.
+    distances = visual.distances(features) if visual else []  # equation 4
+    scores, maps = [], []
+    for rows in reference_sets:
+        if rows is None:
+            scores.append(zero_shot_scores)
+            maps.append(zero_shot_maps)
+        else:
+            visual_maps = few_shot_map(distances, rows, features.grid, features.scales)
+            scores.append((zero_shot_scores + visual_maps.amax(dim=(-2, -1))) / 2)  # equation 5
+            maps.append((zero_shot_maps + visual_maps) / 2)
+    return torch.stack(scores), torch.stack(maps)
+
+
+def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
+    """Compute equation 4 per reference: half the cosine distance to its nearest entry.
+
+    `queries` (B, Q, D) of any length, `references` (M, K, D) of length 1; returns (M, B, Q) in
+    [0, 1]. The minimum over a set of references is that over its rows of dimension 0.
+    """
+    vectors = F.normalize(queries, dim=-1).flatten(0, 1)
+    distances = []
+    for reference in references:
+        nearest = (vectors @ reference.T).amax(dim=-1)  # max <F, r>
+        distances.append(((1 - nearest) / 2).clamp(min=0))  # a rounded cosine may exceed 1
+    return torch.stack(distances).unflatten(-1, queries.shape[:2])
 
 
 def few_shot_map(
     distances: Sequence[Tensor], rows: Tensor, grid: tuple[int, int], scales: Sequence[int]
 ) -> Tensor:
-    """WinCLIP+'s M^W: the mean over windows' and patches' scales; (B, G_h, G_w) in [0, 1].
-
-    `distances` from `VisualBank.distances`; `rows` chooses the reference set.
-    """
+    """Average one set's `VisualBank.distances` over all scales: M^W, (B, G_h, G_w) in [0, 1]."""
     *windows, patches = (scale[rows].amin(dim=0) for scale in distances)  # min over r in R
     maps = [patches.unflatten(-1, grid)]
     for scores, size in zip(windows, scales, strict=True):
@@ -124,9 +138,24 @@ def few_shot_map(
     return torch.stack(maps).mean(dim=0)
 
 
-def few_shot(
-    zero_shot_scores: Tensor, zero_shot_maps: Tensor, visual_maps: Tensor
-) -> tuple[Tensor, Tensor]:
-    """WinCLIP+: image scores (B,), equation 5, and maps (B, G_h, G_w), both in [0, 1]."""
-    image_scores = (zero_shot_scores + visual_maps.amax(dim=(-2, -1))) / 2  # equation 5
-    return image_scores, (zero_shot_maps + visual_maps) / 2
+def leave_one_out_scores(
+    features: Features,
+    tile_counts: Sequence[int],
+    first_row: int,
+    text: TextBank,
+    visual: VisualBank,
+) -> Tensor:
+    """Score each of I >= 1 reference images against all others: (I,) in [0, 1], mean over tiles.
+
+    `features` has the tiles of the I images, `tile_counts[i]` of image i; they are the rows of
+    `visual` from `first_row` on. The bank must hold two images or more.
+    """
+    bank_rows = torch.arange(len(visual.entries[0]), device=features.image.device)
+    scores, start = [], 0
+    for count in tile_counts:
+        first, stop = first_row + start, start + count
+        others = torch.cat([bank_rows[:first], bank_rows[first + count :]])
+        image_scores, _ = winclip(features.rows(start, stop), text, visual, [others])
+        scores.append(image_scores.mean())
+        start = stop
+    return torch.stack(scores)

@@ -1,7 +1,4 @@
-"""Windows on a grid of patches, and the harmonic aggregation of their scores (section 4.2).
-
-Everything here is pure: tensors in, tensors out. Patches are numbered row by row from 0.
-"""
+"""Windows on a grid of patches, and the harmonic aggregation of their scores (section 4.2)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +6,9 @@ from torch import Tensor
 
 
 def window_indices(grid: tuple[int, int], size: int) -> Tensor:
-    """The patches of every `size` x `size` window, stride 1: (W, size * size), row-major.
+    """List the patches of every `size` x `size` window at stride 1: (W, size * size), row-major.
 
-    W = (height - size + 1) * (width - size + 1); a size outside 1..min(grid) is a ValueError.
+    W = (height - size + 1) * (width - size + 1). Raises ValueError for a size outside 1..min(grid).
 
     >>> window_indices((2, 3), 2)
     tensor([[0, 1, 3, 4],
@@ -26,12 +23,12 @@ def window_indices(grid: tuple[int, int], size: int) -> Tensor:
 
 
 def harmonic_aggregation(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Equation 3: each patch gets the harmonic mean of the scores of the windows that cover it.
+    """Give each patch the harmonic mean of the scores of all windows that cover it (equation 3).
 
     `scores` (..., W) in the order of `window_indices`, >= 0; returns (..., height, width).
-    A patch under any window of score 0 gets 0.
+    A patch in any window of score 0 gets 0.
 
-    A 3 x 3 grid under its four 2 x 2 windows: a corner lies in one of them, the middle in all.
+    Example: in a 3 x 3 grid, a corner lies in one of the four 2 x 2 windows, the centre in all.
 
     >>> harmonic_aggregation(torch.tensor([1.0, 0.5, 0.25, 0.5]), (3, 3), 2)
     tensor([[1.0000, 0.6667, 0.5000],
@@ -42,17 +39,16 @@ def harmonic_aggregation(scores: Tensor, grid: tuple[int, int], size: int) -> Te
     rows, columns = height - size + 1, width - size + 1
     inverse = 1 / scores.reshape(-1, 1, rows, columns)
     covering = _sum_over_covering(torch.ones_like(inverse[:1]), size)
-    mean = covering / _sum_over_covering(inverse, size)
-    return mean.reshape(*scores.shape[:-1], height, width)
+    return (covering / _sum_over_covering(inverse, size)).reshape(*scores.shape[:-1], *grid)
 
 
 def _sum_over_covering(windows: Tensor, size: int) -> Tensor:
     """Sum the values of the windows that cover each patch: (B, 1, rows, columns) to the grid."""
-    # A sum over pooled neighbours, not a product with 0s and 1s: 0 times infinity is not a number.
+    # Pool, instead of multiplying by a 0/1 mask: 0 times infinity is not a number.
     padded = F.pad(windows, [size - 1] * 4)
     return F.avg_pool2d(padded, size, stride=1, divisor_override=1)
 
 
 def harmonic_mean(scores: Tensor) -> Tensor:
-    """The harmonic mean over the first dimension, of scores >= 0; 0 where any of them is 0."""
+    """Return the harmonic mean over the first dimension, of scores >= 0; 0 if any of them is 0."""
     return len(scores) / (1 / scores).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Small CLIPs of the kinds that the tests need, with seeded random weights."""
+"""Small CLIPs with seeded random weights, of the shapes that the tests need."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ KINDS = {"ViT-B-16-plus-240": (240, 16), "ViT-B-32": (224, 32), "ViT-L-14": (224
 
 
 def write_config(folder: Path, name: str, image_size: int, patch_size: int, **vision) -> Path:
-    """A model config: open_clip's real shapes in every dimension but width and depth."""
+    """Write a model config: the shapes of a real model, except width and depth."""
     cfg = {"image_size": image_size, "patch_size": patch_size, "layers": 3, "width": 64}
     cfg |= {"head_width": 16} | vision
     path = folder / f"{name}.json"
@@ -20,7 +20,7 @@ def write_config(folder: Path, name: str, image_size: int, patch_size: int, **vi
 
 
 def small_clip(folder: Path, kind: str = "ViT-B-16-plus-240", **vision) -> LoadedClip:
-    """A small CLIP with the grid of `kind`."""
+    """Build a small CLIP with the grid of `kind`."""
     image_size, patch_size = KINDS[kind]
     config = write_config(folder, f"small-{kind}", image_size, patch_size, **vision)
     return load_clip(str(config), "random")

@@ -1,4 +1,4 @@
-"""Odd and bad weight files and model configs for test_corpus.py; some hold code."""
+"""Unusual and broken weight files and model configs for test_corpus.py; some hold code."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.corpus import Case, broken, of_bytes
 
 
 class Trap:
-    """Its pickle would make a folder "canary" where it is read."""
+    """An object whose pickle creates a folder "canary" when it is loaded."""
 
     def __init__(self, call=os.mkdir, argument: str = "canary"):
         self.call, self.argument = call, argument
@@ -36,7 +36,7 @@ TRAPS = {
 
 
 def saved(content: object, **options) -> bytes:
-    """What torch.save writes."""
+    """Return the bytes that torch.save writes."""
     stream = io.BytesIO()
     torch.save(content, stream, **options)
     return stream.getvalue()
@@ -44,13 +44,13 @@ def saved(content: object, **options) -> bytes:
 
 @cache
 def tiny_clip() -> CLIP:
-    """A CLIP of a few thousand numbers."""
+    """Build a CLIP of a few thousand parameters."""
     vision = CLIPVisionCfg(image_size=32, patch_size=16, layers=1, width=16, head_width=8)
     return CLIP(8, vision, CLIPTextCfg(vocab_size=50, width=16, heads=2, layers=1))
 
 
 def weight_files() -> list[Case]:
-    """Weight files for `tiny_clip`: a sound one and many others."""
+    """Return weight files for `tiny_clip`: a valid one and many others."""
     state = tiny_clip().state_dict()
     part = dict(list(state.items())[:-1])
     shapes = {name: value[..., :1] if value.ndim else value for name, value in state.items()}
@@ -84,7 +84,7 @@ def weight_files() -> list[Case]:
 
 
 def model_configs() -> list[Case]:
-    """Model configs of which no model can be made."""
+    """Return model configs from which no model can be built."""
     vision = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 64, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     whole = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}

@@ -24,7 +24,7 @@ from datasets.render.catalogue import (
 from datasets.render.defects import bend
 from datasets.render.surface import Look, capture, make_plane
 from datasets.splits import RECIPE, read_root, read_split
-from models.blocks import project, split_heads
+from models.blocks import project_qkv, split_heads
 from models.encoder import embed_patches
 from models.weights import LoadedClip, load_clip
 from tests.conftest import PROJECT
@@ -210,7 +210,7 @@ def test_before_training_every_head_attends_to_the_neighbours_of_a_patch():
     pixels = torch.from_numpy(image[24:264, 24:264]).permute(2, 0, 1)[None] / 255
     block = visual.transformer.resblocks[0]
     tokens = embed_patches(visual, (pixels - 0.5) / 0.25)
-    q, k, _ = (split_heads(part, 1, block.attn.num_heads) for part in project(block, tokens))
+    q, k, _ = (split_heads(part, 1, block.attn.num_heads) for part in project_qkv(block, tokens))
     looks = (q[0] @ k[0].transpose(-2, -1) / 32**0.5).softmax(dim=-1)[:, 113, 1:]
     around = looks.reshape(-1, 15, 15)[:, 6:9, 6:9].sum(dim=(1, 2))  # of the middle patch
     assert around.min() > 0.3  # 9 of 225 patches

@@ -8,7 +8,7 @@ from open_clip.transformer import CustomResidualAttentionBlock
 
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
-from models.text import shared_beginnings
+from models.text import encode_states, encode_text, prefix_trie
 from models.weights import LoadedClip, load_clip
 from models.windows import window_indices
 from tests.clips import KINDS, small_clip, write_config
@@ -17,7 +17,7 @@ from utils.errors import InputError
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def clip(request, tmp_path_factory):
-    """A CLIP of each kind, with layer scale, and no weight or bias that is 0 or 1 everywhere."""
+    """Build a CLIP of each kind, with layer scale, and without constant weights or biases."""
     clip = small_clip(tmp_path_factory.mktemp("clip"), request.param, ls_init_value=0.5)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def pixels_of(clip, count: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def tokens_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> list[torch.Tensor]:
-    """All tokens after each block, the obvious way: drop the other patches, run the blocks."""
+    """Return all tokens after each block, the plain way: drop the other patches, run the blocks."""
     x = visual.conv1(pixels).flatten(2).transpose(1, 2)
     classes = visual.class_embedding.expand(len(x), 1, -1)
     x = visual.ln_pre(torch.cat([classes, x], dim=1) + visual.positional_embedding)
@@ -53,66 +53,71 @@ def tokens_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> list[
 
 @torch.inference_mode()
 def window_by_hand(visual, pixels: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-    """One window's embedding from its own patches."""
+    """Embed one window from its patches."""
     return visual.ln_post(tokens_by_hand(visual, pixels, patches)[-1][:, 0]) @ visual.proj
 
 
-def test_the_image_embedding_is_open_clips_own(clip):
+def test_the_image_embedding_equals_open_clips(clip):
     pixels = pixels_of(clip, 2)
     with torch.inference_mode():
-        wanted = clip.model.encode_image(pixels)
-    found = WindowedEncoder(clip.model, clip.tokenizer).encode_images(pixels).image
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+        expected = clip.model.encode_image(pixels)
+    actual = WindowedEncoder(clip.model.visual).encode_images(pixels).image
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_the_window_that_covers_the_whole_grid_is_the_image_embedding(clip):
     whole = clip.model.visual.grid_size[0]
     pixels = pixels_of(clip, 2)
-    features = WindowedEncoder(clip.model, clip.tokenizer, scales=(whole,)).encode_images(pixels)
+    features = WindowedEncoder(clip.model.visual, scales=(whole,)).encode_images(pixels)
     with torch.inference_mode():
-        wanted = clip.model.encode_image(pixels)
+        expected = clip.model.encode_image(pixels)
     assert features.windows[0].shape[1] == 1
-    torch.testing.assert_close(features.windows[0][:, 0], wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.windows[0][:, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_the_layout_has_the_sequences_and_tokens_of_the_module_docstring(plain):
+    encoder = WindowedEncoder(plain.model.visual)
+    assert encoder.shapes == [(1, 226), (196, 5), (169, 10)]
+    assert sum(count for count, _ in encoder.shapes) == 366
+    assert len(encoder.gather) == 2896
 
 
 def test_every_window_equals_the_plain_forward_of_its_patches(clip):
-    encoder = WindowedEncoder(clip.model, clip.tokenizer, scales=(1, 2, 3))
+    encoder = WindowedEncoder(clip.model.visual, scales=(1, 2, 3))
     pixels = pixels_of(clip, 2)
     features = encoder.encode_images(pixels)
     for scale, windows in zip(encoder.scales, features.windows, strict=True):
         indices = window_indices(encoder.grid, scale)
         assert windows.shape[1] == len(indices)
         for row in (0, len(indices) // 2, len(indices) - 1):
-            wanted = window_by_hand(clip.model.visual, pixels, indices[row])
-            torch.testing.assert_close(windows[:, row], wanted, atol=1e-5, rtol=0)
+            expected = window_by_hand(clip.model.visual, pixels, indices[row])
+            torch.testing.assert_close(windows[:, row], expected, atol=1e-5, rtol=0)
 
 
 def test_windows_of_a_structured_image_differ_from_each_other(clip):
     side = clip.image_size
     pixels = torch.linspace(-2, 2, side * side).reshape(1, 1, side, side).expand(1, 3, -1, -1)
-    features = WindowedEncoder(clip.model, clip.tokenizer).encode_images(pixels)
+    features = WindowedEncoder(clip.model.visual).encode_images(pixels)
     for windows in features.windows:
         distances = torch.cdist(windows[0], windows[0])
         distances.fill_diagonal_(torch.inf)
         assert distances.min() > 1e-4
 
 
-def test_one_image_alone_equals_the_same_image_among_others(plain):
-    encoder = WindowedEncoder(plain.model, plain.tokenizer)
+def test_an_image_is_encoded_alone_as_in_a_batch(plain):
+    encoder = WindowedEncoder(plain.model.visual)
     pixels = pixels_of(plain, 3)
     together, alone = encoder.encode_images(pixels), encoder.encode_images(pixels[1:2])
     torch.testing.assert_close(together.image[1:2], alone.image, atol=1e-5, rtol=0)
     torch.testing.assert_close(together.patches[1:2], alone.patches, atol=1e-5, rtol=0)
-    for many, one in zip(together.windows, alone.windows, strict=True):
-        torch.testing.assert_close(many[1:2], one, atol=1e-5, rtol=0)
+    for batch, single in zip(together.windows, alone.windows, strict=True):
+        torch.testing.assert_close(batch[1:2], single, atol=1e-5, rtol=0)
 
 
-def test_patch_tokens_are_the_protocols(plain):
+def test_patch_tokens_are_those_of_the_protocol(plain):
     visual, pixels = plain.model.visual, pixels_of(plain, 1)
-    found = {
-        kind: WindowedEncoder(plain.model, plain.tokenizer, patch_tokens=kind)
-        .encode_images(pixels)
-        .patches
+    actual = {
+        kind: WindowedEncoder(plain.model.visual, patch_tokens=kind).encode_images(pixels).patches
         for kind in ("post_ln", "pre_ln", "penultimate")
     }
     after = [x[:, 1:] for x in tokens_by_hand(visual, pixels, torch.arange(225))]
@@ -122,25 +127,25 @@ def test_patch_tokens_are_the_protocols(plain):
             post_ln = visual(pixels)[1]
         finally:
             visual.output_tokens = False
-    torch.testing.assert_close(found["post_ln"], post_ln, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found["pre_ln"], after[-1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found["penultimate"], after[-2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual["post_ln"], post_ln, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual["pre_ln"], after[-1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual["penultimate"], after[-2], atol=1e-5, rtol=0)
 
 
-def test_the_choice_of_patch_tokens_moves_no_embedding(plain):
+def test_the_choice_of_patch_tokens_does_not_affect_embeddings(plain):
     pixels = pixels_of(plain, 1)
     encoders = [
-        WindowedEncoder(plain.model, plain.tokenizer, patch_tokens=kind)
+        WindowedEncoder(plain.model.visual, patch_tokens=kind)
         for kind in ("post_ln", "penultimate")
     ]
-    one, other = (encoder.encode_images(pixels) for encoder in encoders)
-    torch.testing.assert_close(one.image, other.image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(one.windows[0], other.windows[0], atol=1e-5, rtol=0)
+    first, second = (encoder.encode_images(pixels) for encoder in encoders)
+    torch.testing.assert_close(first.image, second.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(first.windows[0], second.windows[0], atol=1e-5, rtol=0)
 
 
 PROMPTS = (
     "a photo of a bottle.",
-    "a photo of a bottle",  # a beginning of the first one
+    "a photo of a bottle",  # a prefix of the first one
     "a photo of a bottle.",  # the first one again
     "a jpeg corrupted photo of the metal nut without damage.",
     "a",
@@ -148,7 +153,7 @@ PROMPTS = (
 
 
 def clip_with_text(folder: Path, custom: bool, **text) -> LoadedClip:
-    """A small CLIP whose text tower has some options, within the model or in one of its own."""
+    """Build a small CLIP with options of its text tower, which is a separate module if `custom`."""
     path = write_config(folder, "with-text", *KINDS["ViT-B-32"])
     config = json.loads(path.read_text()) | {"custom_text": custom}
     config["text_cfg"] |= text
@@ -160,38 +165,45 @@ def clip_with_text(folder: Path, custom: bool, **text) -> LoadedClip:
     ("custom", "text"),
     [
         *((False, {}), (True, {}), (True, {"proj_bias": True}), (True, {"proj_type": "none"})),
-        (True, {"pool_type": "last"}),  # not causal as CLIP's is: open_clip computes it
+        (True, {"pool_type": "last"}),  # not read at the end token: left to open_clip
     ],
 )
-def test_prompts_that_share_beginnings_are_embedded_as_open_clip_does(tmp_path, custom, text):
+def test_prompts_that_share_prefixes_are_embedded_as_by_open_clip(tmp_path, custom, text):
     clip = clip_with_text(tmp_path, custom, **text)
     assert hasattr(clip.model, "text") == custom
     with torch.inference_mode():
-        wanted = clip.model.encode_text(clip.tokenizer(list(PROMPTS)))
-    found = WindowedEncoder(clip.model, clip.tokenizer).encode_text(PROMPTS)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+        expected = clip.model.encode_text(clip.tokenizer(list(PROMPTS)))
+    actual = encode_text(clip.model, clip.tokenizer, PROMPTS)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
-def test_a_prompt_alone_is_embedded_as_among_others(plain):
-    encoder = WindowedEncoder(plain.model, plain.tokenizer)
-    alone = torch.cat([encoder.encode_text([prompt]) for prompt in PROMPTS])
-    torch.testing.assert_close(encoder.encode_text(PROMPTS), alone, atol=1e-5, rtol=0)
+def test_a_prompt_is_embedded_alone_as_in_a_batch(plain):
+    alone = [encode_text(plain.model, plain.tokenizer, [prompt]) for prompt in PROMPTS]
+    together = encode_text(plain.model, plain.tokenizer, PROMPTS)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_states_are_embedded_together_and_returned_one_by_one(plain):
+    states = encode_states(plain.model, plain.tokenizer, PROMPTS[:2], PROMPTS[2:])
+    assert [len(prompts) for prompts in states] == [2, 3]
+    expected = encode_text(plain.model, plain.tokenizer, PROMPTS)
+    torch.testing.assert_close(torch.cat(states), expected, atol=1e-5, rtol=0)
 
 
 def test_the_prompt_ensemble_shares_most_of_its_tokens(plain):
     normal, anomalous = prompt_ensemble("metal nut")
     tokens = plain.tokenizer(normal + anomalous)
     ends = tokens.argmax(dim=-1)
-    _, first = shared_beginnings(tokens, ends)
+    _, first = prefix_trie(tokens, ends)
     rows = zip(tokens.tolist(), ends.tolist(), strict=True)
-    beginnings = {tuple(row[: k + 1]) for row, end in rows for k in range(end + 1)}
-    assert len(first) == len(beginnings)
+    prefixes = {tuple(row[: k + 1]) for row, end in rows for k in range(end + 1)}
+    assert len(first) == len(prefixes)
     assert len(first) < 0.4 * (ends + 1).sum()
 
 
-def test_a_window_larger_than_the_grid_is_refused(plain):
+def test_a_window_larger_than_the_grid_is_an_input_error(plain):
     with pytest.raises(InputError, match="1 to 15 patches"):
-        WindowedEncoder(plain.model, plain.tokenizer, scales=(2, 16))
+        WindowedEncoder(plain.model.visual, scales=(2, 16))
 
 
 @pytest.mark.parametrize(
@@ -202,33 +214,33 @@ def test_a_window_larger_than_the_grid_is_refused(plain):
         ({"layers": 1}, "a single block"),
     ],
 )
-def test_towers_without_window_embeddings_are_refused(tmp_path, vision, reason):
+def test_towers_without_window_embeddings_are_an_input_error(tmp_path, vision, reason):
     clip = small_clip(tmp_path, **vision)
     with pytest.raises(InputError, match=reason):
-        WindowedEncoder(clip.model, clip.tokenizer)
+        WindowedEncoder(clip.model.visual)
 
 
-def test_other_blocks_are_refused(tmp_path):
+def test_other_blocks_are_an_input_error(tmp_path):
     clip = small_clip(tmp_path)
     clip.model.visual.transformer.resblocks[1] = CustomResidualAttentionBlock(64, 4)
     with pytest.raises(InputError, match="not open_clip's plain residual attention blocks"):
-        WindowedEncoder(clip.model, clip.tokenizer)
+        WindowedEncoder(clip.model.visual)
 
 
-def test_a_resnet_is_refused():
+def test_a_resnet_is_an_input_error():
     model = open_clip.create_model("RN50")
     with pytest.raises(InputError, match=r"ModifiedResNet.*windows need"):
-        WindowedEncoder(model, None)
+        WindowedEncoder(model.visual)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(KINDS))
-def test_real_shapes_the_whole_grid_window_is_the_image_embedding(name):
+def test_the_whole_grid_window_is_the_image_embedding_at_full_size(name):
     clip = load_clip(name, "random")
     whole = clip.model.visual.grid_size[0]
     pixels = pixels_of(clip, 1)
-    features = WindowedEncoder(clip.model, clip.tokenizer, scales=(whole,)).encode_images(pixels)
+    features = WindowedEncoder(clip.model.visual, scales=(whole,)).encode_images(pixels)
     with torch.inference_mode():
-        wanted = clip.model.encode_image(pixels)
-    torch.testing.assert_close(features.image, wanted, atol=1e-5, rtol=0)
-    torch.testing.assert_close(features.windows[0][:, 0], wanted, atol=1e-5, rtol=0)
+        expected = clip.model.encode_image(pixels)
+    torch.testing.assert_close(features.image, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.windows[0][:, 0], expected, atol=1e-5, rtol=0)

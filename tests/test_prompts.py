@@ -8,7 +8,7 @@ def test_the_paper_has_154_normal_and_88_anomalous_distinct_prompts():
     assert not set(normal) & set(anomalous)
 
 
-def test_the_public_list_has_21_entries_one_of_them_twice():
+def test_the_public_list_has_21_entries_and_repeats_one():
     assert len(PUBLIC_TEMPLATES) == 21
     assert PUBLIC_TEMPLATES.count("a jpeg corrupted photo of the {}.") == 2
     missing = set(TEMPLATES) - set(PUBLIC_TEMPLATES)
@@ -28,7 +28,7 @@ def test_underscores_become_spaces():
     assert words("bottle") == "bottle"
 
 
-def test_extra_states_are_added_to_their_own_side():
+def test_extra_states_are_added_to_their_side():
     normal, anomalous = prompt_ensemble("pcb1", extra_anomalous=["{} with bad soldering"])
     assert len(normal) == 7 * 22
     assert len(anomalous) == 5 * 22

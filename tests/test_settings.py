@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 import run_winclip
-from models.protocols import PRESETS
 from utils.errors import InputError
 from utils.files import PROJECT
-from utils.run.settings import Settings, settings_from
+from utils.run.settings import PRESETS, Settings, settings_from
 
 
 @pytest.fixture

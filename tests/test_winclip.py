@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -5,10 +7,10 @@ from models.winclip import (
     Features,
     TextBank,
     VisualBank,
-    few_shot,
     few_shot_map,
+    leave_one_out_scores,
     visual_association_score,
-    zero_shot,
+    winclip,
 )
 
 GRID, SCALES = (4, 5), (2, 3)
@@ -44,7 +46,7 @@ def test_the_anomaly_score_by_hand():
     torch.testing.assert_close(scores, torch.tensor([0.598688, 0.598688, 0.5]))
 
 
-def test_prompts_are_normalised_before_averaging_only_where_the_protocol_says_so():
+def test_prompts_are_normalised_before_averaging_only_if_the_protocol_says_so():
     # Prompts (4, 0) and (0, 1): as they are their mean points to (4, 1), normalised to (1, 1).
     prompts = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
     paper = TextBank.from_prompts(prompts, prompts, 0.07, normalise_prompts=True)
@@ -53,18 +55,18 @@ def test_prompts_are_normalised_before_averaging_only_where_the_protocol_says_so
     torch.testing.assert_close(public.states[0], torch.tensor([4.0, 1.0]) / 17**0.5)
 
 
-def test_swapping_the_prompts_turns_every_score_around():
+def test_swapping_the_prompts_mirrors_every_score():
     generator = torch.Generator().manual_seed(3)
-    one, other = (torch.randn(4, 8, generator=generator) for _ in range(2))
+    first, second = (torch.randn(4, 8, generator=generator) for _ in range(2))
     features = make_features(6)
-    scores = TextBank.from_prompts(one, other, 0.07, True).score(features.image)
-    swapped = TextBank.from_prompts(other, one, 0.07, True).score(features.image)
+    scores = TextBank.from_prompts(first, second, 0.07, True).score(features.image)
+    swapped = TextBank.from_prompts(second, first, 0.07, True).score(features.image)
     torch.testing.assert_close(scores + swapped, torch.ones(6))
 
 
 def test_the_zero_shot_map_is_the_harmonic_mean_over_the_scales():
     features, bank = make_features(2), make_text()
-    scores, maps = zero_shot(features, bank)
+    scores, maps = (run[0] for run in winclip(features, bank, None, [None]))
     assert maps.shape == (2, *GRID)
     # The top left corner lies in the first window of each scale only.
     corner = 3 / (
@@ -76,26 +78,26 @@ def test_the_zero_shot_map_is_the_harmonic_mean_over_the_scales():
     torch.testing.assert_close(scores, bank.score(features.image))
 
 
-def test_association_on_a_3x3_grid_by_hand():
-    # Nine patches along x but for the middle one, along y. The reference has x and (0.6, 0.8):
+def test_visual_association_score_on_a_3x3_grid_by_hand():
+    # Nine patches along x, except the middle one along y. The reference has x and (0.6, 0.8):
     # x finds itself: 0. The middle's best cosine is 0.8: (1 - 0.8) / 2 = 0.1.
     queries = torch.tensor([[1.0, 0.0]]).repeat(9, 1)
     queries[4] = torch.tensor([0.0, 2.0])
     references = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
-    found = visual_association_score(queries[None], references).reshape(3, 3)
-    wanted = torch.zeros(3, 3)
-    wanted[1, 1] = 0.1
-    torch.testing.assert_close(found, wanted, atol=1e-7, rtol=0)
+    actual = visual_association_score(queries[None], references).reshape(3, 3)
+    expected = torch.zeros(3, 3)
+    expected[1, 1] = 0.1
+    torch.testing.assert_close(actual, expected, atol=1e-7, rtol=0)
 
 
-def test_association_equals_the_plain_loop():
+def test_visual_association_score_equals_the_plain_loop():
     queries, references = make_features(3, 1).patches, make_features(2, 2).patches
-    found = visual_association_score(queries, torch.nn.functional.normalize(references, dim=-1))
+    actual = visual_association_score(queries, torch.nn.functional.normalize(references, dim=-1))
     for r in range(2):
         for b in range(3):
             for q in (0, 7, 19):
                 cosines = torch.cosine_similarity(queries[b, q][None], references[r])
-                assert found[r, b, q] == pytest.approx(((1 - cosines) / 2).min().item(), abs=1e-6)
+                assert actual[r, b, q] == pytest.approx(((1 - cosines) / 2).min().item(), abs=1e-6)
 
 
 def test_a_reference_scores_zero_against_itself_at_every_scale():
@@ -121,11 +123,12 @@ def test_more_references_never_raise_a_distance():
 def test_every_reference_set_is_a_choice_of_rows_of_one_bank():
     references, queries = make_features(4, 5), make_features(2, 6)
     rows = torch.tensor([3, 1])
-    one_bank = few_shot_map(
-        VisualBank.from_features(references).distances(queries), rows, GRID, SCALES
+    distances = VisualBank.from_features(references).distances(queries)
+    separate = VisualBank.from_features(select(references, rows)).distances(queries)
+    torch.testing.assert_close(
+        few_shot_map(distances, rows, GRID, SCALES),
+        few_shot_map(separate, torch.arange(2), GRID, SCALES),
     )
-    own_bank = VisualBank.from_features(select(references, rows)).distances(queries)
-    torch.testing.assert_close(one_bank, few_shot_map(own_bank, torch.arange(2), GRID, SCALES))
 
 
 def test_the_few_shot_map_is_the_mean_over_windows_and_patches():
@@ -135,25 +138,64 @@ def test_the_few_shot_map_is_the_mean_over_windows_and_patches():
         torch.full((1, 1, 6), 0.2),
         torch.full((1, 1, 20), 0.3),
     ]
-    found = few_shot_map(distances, torch.tensor([0]), GRID, SCALES)
-    torch.testing.assert_close(found, torch.full((1, *GRID), 0.2))
+    actual = few_shot_map(distances, torch.tensor([0]), GRID, SCALES)
+    torch.testing.assert_close(actual, torch.full((1, *GRID), 0.2))
 
 
 def test_equation_5_and_the_few_shot_map_by_hand():
-    visual = torch.zeros(1, 2, 2)
-    visual[0, 1, 0] = 0.4
-    zero_maps = torch.full((1, 2, 2), 0.6)
-    scores, maps = few_shot(torch.tensor([0.2]), zero_maps, visual)
-    torch.testing.assert_close(scores, torch.tensor([0.3]))  # (0.2 + 0.4) / 2
-    torch.testing.assert_close(maps, torch.tensor([[[0.3, 0.3], [0.5, 0.3]]]))
+    # No windows, a 2 x 2 grid. The image is the normal state: softmax(1 / tau, 0) = (0.8, 0.2).
+    text = TextBank(torch.eye(2), temperature=1 / math.log(4))
+    x = torch.tensor([1.0, 0.0])
+    references = Features(x[None], (), x.repeat(1, 4, 1), (2, 2), ())
+    patches = x.repeat(1, 4, 1)
+    patches[0, 2] = torch.tensor([0.2, 0.96**0.5])  # a cosine of 0.2: a distance of 0.4
+    features = Features(x[None], (), patches, (2, 2), ())
+    bank = VisualBank.from_features(references)
+    scores, maps = winclip(features, text, bank, [None, torch.tensor([0])])
+    torch.testing.assert_close(scores, torch.tensor([[0.2], [0.3]]))  # (0.2 + 0.4) / 2
+    torch.testing.assert_close(maps[0], torch.full((1, 2, 2), 0.2))
+    torch.testing.assert_close(maps[1], torch.tensor([[[0.1, 0.1], [0.3, 0.1]]]))
 
 
-def test_one_image_scores_the_same_alone_and_among_others():
-    features, bank = make_features(5), make_text()
-    visual = VisualBank.from_features(make_features(2, 7))
-    scores, maps = zero_shot(features, bank)
-    alone = select(features, torch.tensor([3]))
-    torch.testing.assert_close(zero_shot(alone, bank)[0], scores[3:4], atol=1e-6, rtol=0)
-    torch.testing.assert_close(zero_shot(alone, bank)[1], maps[3:4], atol=1e-6, rtol=0)
-    for many, one in zip(visual.distances(features), visual.distances(alone), strict=True):
-        torch.testing.assert_close(many[:, 3:4], one, atol=1e-6, rtol=0)
+def test_runs_are_in_the_order_of_their_reference_sets():
+    features, text = make_features(3), make_text()
+    bank = VisualBank.from_features(make_features(4, 5))
+    sets = [torch.tensor([1]), None, torch.tensor([0, 2])]
+    scores, maps = winclip(features, text, bank, sets)
+    assert scores.shape == (3, 3) and maps.shape == (3, 3, *GRID)
+    for run, rows in enumerate(sets):
+        alone = winclip(features, text, bank, [rows])
+        assert torch.equal(alone[0][0], scores[run]) and torch.equal(alone[1][0], maps[run])
+
+
+def test_an_image_scores_the_same_alone_and_in_a_batch():
+    features, text = make_features(5), make_text()
+    bank, sets = VisualBank.from_features(make_features(2, 7)), [None, torch.tensor([0, 1])]
+    scores, maps = winclip(features, text, bank, sets)
+    single_scores, single_maps = winclip(select(features, torch.tensor([3])), text, bank, sets)
+    torch.testing.assert_close(single_scores, scores[:, 3:4], atol=1e-6, rtol=0)
+    torch.testing.assert_close(single_maps, maps[:, 3:4], atol=1e-6, rtol=0)
+
+
+def test_leave_one_out_scores_compare_each_image_with_the_tiles_of_all_others():
+    references, text = make_features(6), make_text()  # images of 2, 1 and 3 tiles
+    bank = VisualBank.from_features(references)
+    others = [[2, 3, 4, 5], [0, 1, 3, 4, 5], [0, 1, 2]]
+    sets = [torch.tensor(rows) for rows in others]
+    scores, _ = winclip(references, text, bank, sets)
+    expected = torch.stack([scores[0, :2].mean(), scores[1, 2], scores[2, 3:].mean()])
+    actual = leave_one_out_scores(references, [2, 1, 3], 0, text, bank)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
+    last_two = select(references, torch.arange(2, 6))  # as another process has them
+    actual = leave_one_out_scores(last_two, [1, 3], 2, text, bank)
+    torch.testing.assert_close(actual, expected[1:], atol=1e-6, rtol=0)
+
+
+def test_concatenated_features_are_taken_apart_by_their_rows():
+    batches = [make_features(2), make_features(3, 1)]
+    features = Features.concatenate(batches)
+    for batch, (start, stop) in zip(batches, [(0, 2), (2, 5)], strict=True):
+        rows = features.rows(start, stop)
+        assert torch.equal(rows.image, batch.image) and torch.equal(rows.patches, batch.patches)
+        assert all(map(torch.equal, rows.windows, batch.windows))
+        assert (rows.grid, rows.scales) == (GRID, SCALES)
