@@ -27,6 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 import torch
 from torch import Tensor
+from utils.run.process import reuse_freed_memory
 
 from benchmarks.peers import anomalib_winclip
 from datasets.references import ShotSetting, draw_references
@@ -39,7 +40,6 @@ from models.winclip import Features, TextBank, VisualBank
 from utils.cli import run_cli
 from utils.results.folder import describe_device
 from utils.run.inference import score_runs
-from utils.run.process import reuse_freed_memory
 
 SHOTS, SEEDS = (0, 1, 2, 4), (0, 1, 2, 3, 4)
 PASSES = {shots: len(SEEDS) if shots else 1 for shots in SHOTS}

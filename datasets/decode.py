@@ -4,7 +4,6 @@ PNG, JPEG, BMP, TIFF, WebP and GIF files of one frame are read, recognised by co
 suffix.
 """
 
-import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -137,17 +136,3 @@ def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
         raise InputError(
             f"{kind}{path} cannot be read as an image ({describe_error(error)}); replace the file"
         ) from error
-
-
-THUMBNAIL_SIDE = 144  # the longer side, in pixels
-THUMBNAIL_QUALITY = 75  # of the JPEG file: the 1,725 images of MVTec AD take about 12 MB
-
-
-def make_thumbnail(image: Image.Image) -> bytes:
-    """Return a small JPEG file of an image, in its own aspect."""
-    ratio = THUMBNAIL_SIDE / max(image.size)
-    size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
-    stream = io.BytesIO()
-    small = image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-    small.save(stream, "JPEG", quality=THUMBNAIL_QUALITY, optimize=True)
-    return stream.getvalue()

@@ -110,8 +110,8 @@ def read_json(path: Path, *keys: str) -> dict:
         return content | {key: content[key] for key in keys}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} was not written by a run of this version ({describe_error(error)}); delete it, "
-            f"or choose {ANOTHER_FOLDER}"
+            f"{path} was not written by a run of this version ({describe_error(error)}); delete "
+            f"it, or choose {ANOTHER_FOLDER}"
         ) from error
 
 

@@ -13,6 +13,7 @@ from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error
 from utils.files import write_text
 from utils.log import log, suppress_output
+from utils.report.markdown import write_summary_page
 from utils.results.summary import COLUMNS, write_tables
 from utils.run.category import write_category
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
