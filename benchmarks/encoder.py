@@ -1,15 +1,15 @@
-"""Seconds per image of the windowed encoder, beside the time of its matrix products alone.
+"""Measure seconds per image of the windowed encoder, beside the time of its matrix products alone.
 
     python benchmarks/encoder.py [--quick] [--model NAME] [--device DEVICE]
 
-Random weights: speed does not depend on them. The limit is measured in the same process: the
-products of a forward (linear layers of all blocks, in their shapes, each computed as few times as
-the algebra allows), with nothing between them. Where anomalib is installed, its WinClip encodes the
-same images in fp32 with the same weights (and its token layout mended), and the largest difference
-between the embeddings is printed. The prompts of one category, and open_clip's own way with them,
-are timed too. Repeats of all are interleaved, so that a busy moment of the
-machine meets all; medians are printed. A precision that the device does slower than fp32 is left
-out, with the reason. `--quick` takes one batch size and two repeats. Nothing is written.
+Weights are random, which does not affect speed. The limit is measured in the same process: the
+products of a forward pass (linear layers of all blocks, in their shapes, each computed as few times
+as the algebra allows) and nothing else. If anomalib is installed, its WinClip encodes the same
+images in fp32 with the same weights and a corrected token layout, and the largest difference
+between the embeddings is printed. The prompts of one category are timed too, beside open_clip's
+`encode_text`. Repeats are interleaved, so that a busy moment of the machine affects all; medians
+are printed. A precision that the device does not support is left out, with the reason. `--quick`
+takes one batch size and two repeats. Writes nothing.
 """
 
 import argparse
@@ -29,14 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import anomalib_winclip, largest_difference
-from models.device import check_precision, resolve_device, tf32_matmul, to_device
-from models.encoder import WindowedEncoder
+from models.device import check_precision, resolve_device, to_device
+from models.encoder import WindowedEncoder, tf32_matmul
 from models.prompts import prompt_ensemble
+from models.text import encode_states
 from models.weights import RANDOM, load_clip
 from utils.cli import run_cli
 from utils.errors import InputError
 from utils.results.folder import describe_device
-from utils.run.process import reuse_freed_memory
+from utils.run.distributed import reuse_freed_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
@@ -46,7 +47,7 @@ Product = tuple[int, int, int]  # rows, inputs and outputs of a linear layer
 
 
 def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
-    """Every linear product of `batch` images: patches, blocks, projection."""
+    """List every linear product of `batch` images: patches, blocks, projection."""
     visual = encoder.visual
     width, blocks = visual.conv1.out_channels, len(visual.transformer.resblocks)
     hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
@@ -54,20 +55,20 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     windows = sum(count for count, _ in encoder.shapes[1:])
     pixels = visual.conv1.weight[0].numel()
     rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
-    found = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]
-    found += [(tokens, width, 3 * width), *rest] * (blocks - 2)
+    products = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]
+    products += [(tokens, width, 3 * width), *rest] * (blocks - 2)
     # In the last block a window has one query; keys and values are not computed for its tokens.
-    found += [(patches + 1, width, 3 * width), *[(windows, width, width)] * 3]
-    found += [(read, width, width), (read, width, hidden), (read, hidden, width)]
-    found.append((1 + windows, width, visual.proj.shape[1]))
-    return [(rows * batch, inputs, outputs) for rows, inputs, outputs in found]
+    products += [(patches + 1, width, 3 * width), *[(windows, width, width)] * 3]
+    products += [(read, width, width), (read, width, hidden), (read, hidden, width)]
+    products.append((1 + windows, width, visual.proj.shape[1]))
+    return [(rows * batch, inputs, outputs) for rows, inputs, outputs in products]
 
 
-def bare(
+def bare_products(
     products: list[Product], device: torch.device, dtype: torch.dtype, tf32: bool
 ) -> Callable[[], None]:
-    """A function that computes the products and nothing else."""
-    shapes = {shape for rows, *shape in products for shape in [tuple(shape)]}
+    """Return a function that computes the products and nothing else."""
+    shapes = {(width, outputs) for _, width, outputs in products}
     weights = {s: torch.randn(s[1], s[0], device=device, dtype=dtype) for s in shapes}
     inputs = {
         (rows, width): torch.randn(rows, width, device=device, dtype=dtype)
@@ -85,62 +86,61 @@ def bare(
 def median_seconds(
     functions: list[Callable[[], object]], repeats: int, device: torch.device
 ) -> list[float]:
-    """The median time of each function; their repeats take turns, after one warm-up each."""
-    taken: list[list[float]] = [[] for _ in functions]
+    """Time each function, in turn, after one warm-up each; return the medians in their order."""
+    seconds: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 1):
-        for function, times in zip(functions, taken, strict=True):
+        for function, times in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             function()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if repeat:
                 times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in taken]
+    return [statistics.median(times) for times in seconds]
 
 
 def measure(name: str, device: torch.device, precision: str, quick: bool) -> list[str]:
-    """The lines of the table for one precision."""
+    """Return the lines of the table for one precision."""
     try:
-        check_precision(device, precision)
+        warning = check_precision(device, precision)
     except InputError as error:
         return [f"{precision:9}  left out: {error}"]
     clip = load_clip(name, RANDOM)
-    to_device(clip, device, "fp32")
+    to_device(clip.model, device, "fp32")
     peer = anomalib_winclip(clip, name)
-    to_device(clip, device, precision)
+    to_device(clip.model, device, precision)
     tf32 = precision == "tf32"
-    encoder = WindowedEncoder(clip.model, clip.tokenizer, tf32=tf32)
-    lines = []
+    encoder = WindowedEncoder(clip.model.visual, tf32=tf32)
+    lines = [f"{precision:9}  note: {warning}"] if warning else []
     for batch in BATCHES[device.type][: 1 if quick else None]:
         pixels = torch.randn(batch, 3, clip.image_size, clip.image_size, device=device)
         products = products_of(encoder, batch)
         functions = [
             lambda pixels=pixels: encoder.encode_images(pixels),
-            bare(products, device, encoder.dtype, tf32),
+            bare_products(products, device, encoder.dtype, tf32),
         ]
         if peer:
             functions.append(lambda pixels=pixels: peer.encode_image(pixels))
         with torch.inference_mode():
             seconds = median_seconds(functions, QUICK_REPEATS if quick else REPEATS, device)
             ours, limit = seconds[:2]
-            told = compared(encoder, peer, pixels, seconds[2] / ours) if peer else ""
+            comparison = compare_peer(encoder, peer, pixels, seconds[2] / ours) if peer else ""
         work = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products) / batch
         lines.append(
             f"{precision:9} {batch:6} {ours / batch:12.3f} {limit / batch:12.3f} "
-            f"{limit / ours:8.2f} {work * batch / ours / 1e9:10.0f}  {told}"
+            f"{limit / ours:8.2f} {work * batch / ours / 1e9:10.0f}  {comparison}"
         )
     return lines
 
 
 def measure_text(name: str, device: torch.device, quick: bool) -> str:
-    """The line on the prompts of one category."""
+    """Return the line on the prompts of one category."""
     clip = load_clip(name, RANDOM)
-    to_device(clip, device, "fp32")
-    encoder = WindowedEncoder(clip.model, clip.tokenizer)
+    to_device(clip.model, device, "fp32")
     ensemble = prompt_ensemble("metal nut")
     prompts = [prompt for state in ensemble for prompt in state]
     functions = [
-        lambda: encoder.encode_states(*ensemble),
+        lambda: encode_states(clip.model, clip.tokenizer, *ensemble),
         lambda: clip.model.encode_text(clip.tokenizer(prompts).to(device)),
     ]
     with torch.inference_mode():
@@ -152,8 +152,8 @@ def measure_text(name: str, device: torch.device, quick: bool) -> str:
     )
 
 
-def compared(encoder: WindowedEncoder, peer: nn.Module, pixels: Tensor, ratio: float) -> str:
-    """How anomalib's time compares, and the largest difference between its embeddings and ours."""
+def compare_peer(encoder: WindowedEncoder, peer: nn.Module, pixels: Tensor, ratio: float) -> str:
+    """Describe anomalib's time and the largest difference between its embeddings and ours."""
     features = encoder.encode_images(pixels)
     image, windows, _ = peer.encode_image(pixels)
     pairs = zip((features.image, *features.windows), (image, *windows), strict=True)

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
-from utils.run.process import reuse_freed_memory
+from utils.run.distributed import reuse_freed_memory
 
 IMAGES = 110  # about an MVTec AD category
 QUICK_IMAGES = 16  # with --quick

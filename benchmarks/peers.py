@@ -1,4 +1,4 @@
-"""Other people's WinCLIP, where it is installed, for the benchmarks to stand beside."""
+"""Load another implementation of WinCLIP, if it is installed, to compare with in benchmarks."""
 
 import importlib.util
 
@@ -9,16 +9,16 @@ from models.weights import LoadedClip
 
 
 def anomalib_winclip(clip: LoadedClip, name: str) -> nn.Module | None:
-    """anomalib's WinClipModel with the weights of `clip`, in its place; None if not installed.
+    """Return anomalib's WinClipModel with the weights and device of `clip`; None if not installed.
 
-    `name` is the open_clip model's. Its windows are mended: as it stands it hands them to open_clip
-    sequence first, which open_clip has not taken since 2.26, so that each attends to its copies.
+    `name` is the open_clip model's. The token layout is corrected: anomalib passes windows sequence
+    first, but open_clip expects them batch first since 2.26, so each would attend to its copies.
     """
     if importlib.util.find_spec("anomalib") is None:
         return None
     from anomalib.models.image.winclip import torch_model
 
-    class Mended(torch_model.WinClipModel):
+    class Corrected(torch_model.WinClipModel):
         def _get_window_embeddings(self, feature_map: Tensor, masks: Tensor) -> Tensor:
             transformer = self.clip.visual.transformer
             plain = transformer.forward
@@ -29,12 +29,12 @@ def anomalib_winclip(clip: LoadedClip, name: str) -> nn.Module | None:
                 del transformer.forward
 
     torch_model.BACKBONE, torch_model.PRETRAINED = name, None
-    model = Mended(scales=(2, 3))
+    model = Corrected(scales=(2, 3))
     model.clip.load_state_dict(clip.model.state_dict())
     return model.eval().to(next(clip.model.parameters()).device)
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
-    """Between embeddings (..., E), both brought to length 1."""
+    """Return the largest difference between embeddings (..., E), both normalised to length 1."""
     ours, theirs = (nn.functional.normalize(x.float(), dim=-1) for x in (ours, theirs))
     return float(torch.abs(ours - theirs).max())

@@ -1,15 +1,15 @@
-"""Seconds for the paper's whole table of one category: one run, beside a pass per (shots, seed).
+"""Time the paper's whole table for one category: one run, beside one pass per (shots, seed).
 
     python benchmarks/table.py [--quick] [--images N] [--model NAME] [--device DEVICE]
 
-0, 1, 2 and 4 shots x 5 seeds are sixteen results. "one run" encodes every image once and scores all
-of them from that, as the runners do; "separate passes" prepare the prompts and encode references
-and test images again for each, as public implementations do; those of anomalib are timed too where
-it is installed (with its token layout mended). Random weights and pixels: speed does not depend on
-them. Decoding and metrics are left out of all; images go one at a time, also on CUDA, where runs
-take several. The set-up of each way (prompts, references) is timed once, one test image in turn
-with those of the other ways: the median, times the test images of a category. `--quick` times one
-test image in place of five. Nothing is written.
+0-shot, and 1, 2 and 4 shots x 5 seeds, are sixteen results. "one run" encodes every image once and
+scores all sixteen from that, as the runners do; "passes" prepare the prompts and encode references
+and test images again for each, as public implementations do. Those of anomalib are timed too if it
+is installed (with a corrected token layout). Weights and pixels are random, which does not affect
+speed. Decoding and metrics are excluded. Images are encoded one at a time, also on CUDA, where the
+runners use batches. The set-up of each method (prompts, references) is timed once; a test image
+several times, in turn with the other methods, and its median is multiplied by the test images of a
+category. `--quick` times one test image instead of five. Writes nothing.
 """
 
 import argparse
@@ -27,7 +27,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 import torch
 from torch import Tensor
-from utils.run.process import reuse_freed_memory
 
 from benchmarks.peers import anomalib_winclip
 from datasets.references import ShotSetting, draw_references
@@ -35,24 +34,25 @@ from datasets.splits import Sample
 from models.device import resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
+from models.text import encode_states
 from models.weights import RANDOM, LoadedClip, load_clip
-from models.winclip import Features, TextBank, VisualBank
+from models.winclip import Features, TextBank, VisualBank, winclip
 from utils.cli import run_cli
 from utils.results.folder import describe_device
-from utils.run.inference import score_runs
+from utils.run.distributed import reuse_freed_memory
 
 SHOTS, SEEDS = (0, 1, 2, 4), (0, 1, 2, 3, 4)
 PASSES = {shots: len(SEEDS) if shots else 1 for shots in SHOTS}
-TRAIN = 200  # references are drawn from so many: about an MVTec AD category
+TRAIN = 200  # images to draw references from: about an MVTec AD category
 IMAGES = 115  # MVTec AD's 1,725 test images in 15 categories
 REPEATS, QUICK_REPEATS = 5, 1
 
 
 class Ours:
-    """Our encoder and scores: `runs` from one encoding of each image."""
+    """Our encoder and scores: all `runs` from one encoding of each image."""
 
     def __init__(self, clip: LoadedClip, image: Tensor, runs: Sequence[ShotSetting]):
-        self.encoder = WindowedEncoder(clip.model, clip.tokenizer)
+        self.clip, self.encoder = clip, WindowedEncoder(clip.model.visual)
         self.image, self.text, self.bank = image, None, None
         images = sorted({name for run in runs for name in run.images})
         self.references = len(images)
@@ -65,7 +65,8 @@ class Ours:
 
     def set_up(self) -> None:
         """Prompts and references."""
-        prompts = self.encoder.encode_states(*prompt_ensemble("bottle"))
+        ensemble = prompt_ensemble("bottle")
+        prompts = encode_states(self.clip.model, self.clip.tokenizer, *ensemble)
         self.text = TextBank.from_prompts(*prompts, 0.07, True)
         features = [self.encoder.encode_images(self.image) for _ in range(self.references)]
         if features:
@@ -73,11 +74,11 @@ class Ours:
 
     def score(self) -> None:
         """One test image."""
-        score_runs(self.encoder.encode_images(self.image), self.text, self.bank, self.rows)
+        winclip(self.encoder.encode_images(self.image), self.text, self.bank, self.rows)
 
 
 class Anomalib:
-    """anomalib's model, its tokens mended, for one number of shots."""
+    """anomalib's model, with a corrected token layout, for one number of shots."""
 
     def __init__(self, clip: LoadedClip, name: str, image: Tensor, shots: int):
         self.peer = anomalib_winclip(clip, name)
@@ -94,7 +95,7 @@ class Anomalib:
 
 
 def seconds_of(function: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -102,16 +103,18 @@ def seconds_of(function: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def timed(ways: dict[str, "Ours | Anomalib"], repeats: int) -> dict[str, tuple[float, float]]:
-    """Seconds of each way's set-up and of one test image; one line for each."""
-    device = next(iter(ways.values())).image.device
+def time_methods(
+    methods: dict[str, "Ours | Anomalib"], repeats: int
+) -> dict[str, tuple[float, float]]:
+    """Return the seconds of each method's set-up and of one test image."""
+    device = next(iter(methods.values())).image.device
     with torch.inference_mode():
-        set_up = {name: seconds_of(way.set_up, device) for name, way in ways.items()}
-        images: dict[str, list[float]] = {name: [] for name in ways}
+        set_up = {name: seconds_of(method.set_up, device) for name, method in methods.items()}
+        images: dict[str, list[float]] = {name: [] for name in methods}
         for _ in range(repeats):
-            for name, way in ways.items():
-                images[name].append(seconds_of(way.score, device))
-    return {name: (set_up[name], statistics.median(images[name])) for name in ways}
+            for name, method in methods.items():
+                images[name].append(seconds_of(method.score, device))
+    return {name: (set_up[name], statistics.median(images[name])) for name in methods}
 
 
 def main() -> None:
@@ -127,37 +130,37 @@ def main() -> None:
     reuse_freed_memory()
     device = resolve_device(options.device)
     clip = load_clip(options.model, RANDOM)
-    to_device(clip, device, "fp32")
+    to_device(clip.model, device, "fp32")
     image = torch.randn(1, 3, clip.image_size, clip.image_size, device=device)
     train = [Sample("bottle", "train", 0, "good", f"{i:03}", "") for i in range(TRAIN)]
     runs = draw_references(train, SHOTS, SEEDS)
-    ways: dict[str, Ours | Anomalib] = {"one run": Ours(clip, image, runs)}
-    ways["one run"].encoder.encode_images(image)  # warms up: a device starts, memory is fetched
+    methods: dict[str, Ours | Anomalib] = {"one run": Ours(clip, image, runs)}
+    methods["one run"].encoder.encode_images(image)  # warm-up: device start, memory allocation
     first = {run.shots: run for run in reversed(runs)}
-    ways |= {f"ours, {shots}-shot": Ours(clip, image, [first[shots]]) for shots in SHOTS}
+    methods |= {f"ours, {shots}-shot": Ours(clip, image, [first[shots]]) for shots in SHOTS}
     if importlib.util.find_spec("anomalib"):
-        ways |= {
+        methods |= {
             f"anomalib, {shots}-shot": Anomalib(clip, options.model, image, shots)
             for shots in SHOTS
         }
     print(f"{options.model}, fp32, random weights; {describe_device(device)}")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {datetime.date.today()}\n")
-    print_table(timed(ways, QUICK_REPEATS if options.quick else REPEATS), options.images)
+    print_table(time_methods(methods, QUICK_REPEATS if options.quick else REPEATS), options.images)
 
 
 def print_table(seconds: dict[str, tuple[float, float]], images: int) -> None:
-    """What was timed, and what a category of `images` test images takes by that."""
+    """Print the times, and those of a category of `images` test images that follow from them."""
     totals = {}
     print("                   set-up, s  a test image, s  times")
     for name, (set_up, image) in seconds.items():
         family, _, shots = name.partition(", ")
-        times = PASSES[int(shots.removesuffix("-shot"))] if shots else 1
-        print(f"{name:18} {set_up:10.2f} {image:16.3f} {times:6}")
-        totals[family] = totals.get(family, 0.0) + times * (set_up + images * image)
+        passes = PASSES[int(shots.removesuffix("-shot"))] if shots else 1
+        print(f"{name:18} {set_up:10.2f} {image:16.3f} {passes:6}")
+        totals[family] = totals.get(family, 0.0) + passes * (set_up + images * image)
     print(f"\n16 results of {images} test images")
     for family, total in totals.items():
-        what = family if family == "one run" else f"passes of {family}"
-        print(f"{what:18} {total:8.0f} s, {total / totals['one run']:.1f} times the one run")
+        label = family if family == "one run" else f"passes of {family}"
+        print(f"{label:18} {total:8.0f} s, {total / totals['one run']:.1f} times the one run")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,25 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
-from datasets.images import ImageDataset
+from datasets.decode import make_thumbnail
 from datasets.official import OFFICIAL
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import Sample
 from utils.results.folder import ResultFolder
 from utils.results.scores import Scores
-from utils.run.benchmark import publish
+from utils.run.benchmark import finish
 from utils.run.category import write_category
-from utils.run.inference import Plan, Result
+from utils.run.distributed import SINGLE_PROCESS
+from utils.run.inference import CategoryResult
+from utils.run.plan import CategoryTask, Experiment
+from utils.run.session import Session
 from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
@@ -73,25 +78,35 @@ def add_category(
         Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
         if sample.label == 1:
             mask[20:40, 20:40] = True
-    plan = Plan(category, RUNS, [], tests)
-    scores = scores_of(tests, size, tiles)
+    thumbnails = [make_thumbnail(Image.open(root / sample.image)) for sample in tests]
+    result = CategoryResult(scores_of(tests, size, tiles), masks, thumbnails, [])
+    write_category(CategoryTask(category, RUNS, [], tests), result, session_of(folder))
+
+
+def session_of(folder: ResultFolder) -> Session:
+    """Return a session that can write finished categories, but has no model."""
     settings = Settings("mvtec", heatmaps="none")
-    dataset = ImageDataset(root, tests, 240, "tile", 240)
-    write_category(folder, plan, Result(scores, masks, []), settings, dataset, Stopwatch())
+    experiment = Experiment("MVTec AD", folder.path, [], list(OFFICIAL["mvtec"]), [], {})
+    nothing = SimpleNamespace()
+    return Session(
+        *(settings, experiment, SINGLE_PROCESS, [], nothing, nothing),
+        *(folder, Stopwatch(), nothing),
+    )
 
 
 def new_folder(path: Path) -> ResultFolder:
     """Open an empty result folder with settings and a note."""
     settings = Settings("mvtec", shots=(0, 1), seeds=(3, 4), result_dir=str(path))
-    folder = ResultFolder(path, settings, {"split_sha256": "5af1"}, ["LIMIT = 3: <only> three"])
-    folder.write_settings(
-        weights={"sha256": "f65b", "description": "a file"},
-        device="CPU",
-        title="MVTec AD",
-        dataset="mvtec",
-        categories=list(OFFICIAL["mvtec"]),
-    )
-    return folder
+    record = {
+        "title": "MVTec AD",
+        "categories": list(OFFICIAL["mvtec"]),
+        "settings": asdict(settings),
+        "notes": ["LIMIT = 3: <only> three"],
+        "weights": {"sha256": "f65b", "description": "a file"},
+        "device": "CPU",
+        "processes": 1,
+    }
+    return ResultFolder(path, record, {"split_sha256": "5af1"})
 
 
 def make_result(path: Path) -> Path:
@@ -99,8 +114,7 @@ def make_result(path: Path) -> Path:
     folder = new_folder(path / "result")
     add_category(folder, path / "raw", "bottle")
     add_category(folder, path / "raw", "grid", stem=HOSTILE, size=(60, 90), tiles=2)
-    folder.write_settings(seconds={"encode": 3.0, "score": 1.0}, seconds_total=4.0)
-    publish(folder, "mvtec", list(OFFICIAL["mvtec"]))
+    finish(session_of(folder))
     return folder.path
 
 

@@ -1,4 +1,4 @@
-"""The scripts that measure print their tables; the encoder's limit has the encoder's products."""
+"""Check that benchmarks print their tables, and that the encoder's limit has its products."""
 
 import subprocess
 import sys
@@ -11,17 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.encoder import products_of
 from models.encoder import WindowedEncoder
 from tests.clips import small_clip, write_config
-from tests.conftest import PROJECT
+from utils.files import PROJECT
 
 
 def printed(script: str, folder: Path, *options: str) -> str:
-    """What a benchmark prints of a small model."""
+    """Return what a benchmark prints for a small model."""
     model = write_config(folder, "to-measure", 240, 16, layers=2, width=32)
-    words = [sys.executable, str(PROJECT / "benchmarks" / script), "--quick", "--device", "cpu"]
-    words += ["--model", str(model), *options]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    command = [sys.executable, str(PROJECT / "benchmarks" / script), "--quick", "--device", "cpu"]
+    command += ["--model", str(model), *options]
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.slow
@@ -35,23 +35,23 @@ def test_the_encoder_is_timed_beside_its_products_and_the_text_beside_open_clips
 
 
 @pytest.mark.slow
-def test_the_table_adds_up_what_was_timed(tmp_path):
+def test_the_table_adds_up_its_times(tmp_path):
     text = printed("table.py", tmp_path, "--images", "3")
     assert "16 results of 3 test images" in text
     assert "passes of ours" in text and "one run" in text
 
 
-@pytest.mark.slow  # and so not run with the oldest torch, which counts nothing in inference mode
+@pytest.mark.slow  # not run with the oldest torch, which counts nothing in inference mode
 def test_the_limit_has_the_products_of_the_encoder_and_no_others(tmp_path):
     clip = small_clip(tmp_path, layers=4)
-    encoder = WindowedEncoder(clip.model, clip.tokenizer)
+    encoder = WindowedEncoder(clip.model.visual)
     with FlopCounterMode(display=False) as counter:
         encoder.encode_images(torch.randn(1, 3, clip.image_size, clip.image_size))
     counted = counter.get_flop_counts()["Global"]
     products = {torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.convolution}
     linear = sum(count for operation, count in counted.items() if operation in products)
     windows, width = 196 + 169, 64
-    # The last block brings queries to tokens and takes values head by head, as batched products.
+    # The last block folds queries and projects values head by head, as batched products.
     batched = 2 * (2 * windows * width * width)
-    wanted = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products_of(encoder, 1))
-    assert linear + batched == wanted
+    expected = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products_of(encoder, 1))
+    assert linear + batched == expected

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from datasets.decode import read_image, read_mask
-from datasets.splits import SPLITS_FOLDER, Sample, read_root, read_split
+from datasets.splits import Sample, read_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
 from utils.evaluation.stitching import StitchedMaps
@@ -83,17 +83,14 @@ def read_source(folder: Path) -> tuple[Path, dict[str, Sample]]:
 
     Raise `InputError` if there is no split, as for custom images.
     """
-    record = read_json(folder / "settings.json", "settings", "dataset")
-    settings, dataset = record["settings"], record["dataset"]
-    split, root = settings["split"], settings["data_root"]
-    split = SPLITS_FOLDER / f"{dataset}.csv" if split == "auto" else Path(split).expanduser()
-    if not split.is_file():
+    settings = read_json(folder / "settings.json", "settings")["settings"]
+    if not Path(settings["split"]).is_file():
         raise InputError(
             f'{folder} has no split file (its split is "{settings["split"]}"), which the figure '
             "needs; give the result folder of a benchmark, or prepare its split again"
         )
-    root = read_root(dataset) if root == "auto" else Path(root).expanduser()
-    return root, {sample.image: sample for sample in read_split(split)}
+    samples = read_split(Path(settings["split"]))
+    return Path(settings["data_root"]), {sample.image: sample for sample in samples}
 
 
 def draw_row(
