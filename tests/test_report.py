@@ -13,15 +13,14 @@ import pytest
 from PIL import Image
 
 from datasets.decode import make_thumbnail
-from datasets.official import OFFICIAL
 from datasets.splits import UNKNOWN
 from tests.conftest import PROJECT
-from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder
+from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder, session_of
 from utils.errors import InputError
 from utils.report.data import outline, small_map
 from utils.report.gallery import script_json
 from utils.report.page import difference, write_report
-from utils.run.benchmark import publish
+from utils.run.benchmark import finish
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def test_every_chart_and_table_has_a_text(page):
 def test_without_good_images_thresholds_and_curves_are_undefined(tmp_path):
     folder = new_folder(tmp_path / "result")
     add_category(folder, tmp_path / "raw", "bottle", labels=[1, 1, 1])
-    publish(folder, "mvtec", list(OFFICIAL["mvtec"]))
+    finish(session_of(folder))
     page = (folder.path / "report.html").read_text(encoding="utf-8")
     assert "0-shot n/a n/a n/a n/a n/a" in text_of(page)
     assert "image AUROC: 0-shot n/a" in text_of(page)
@@ -139,7 +138,7 @@ def test_without_labels_the_page_offers_no_outcomes_and_shows_the_threshold_of_t
     folder = new_folder(tmp_path / "result")
     add_category(folder, tmp_path / "raw", "bottle", labels=[UNKNOWN] * 7)
     folder.finish("bottle", folder.finished()["bottle"] | {"leave_one_out": [0.4, 0.65]})
-    publish(folder, "mvtec", list(OFFICIAL["mvtec"]))
+    finish(session_of(folder))
     page = (folder.path / "report.html").read_text(encoding="utf-8")
     text = text_of(page)
     assert "7 unlabelled" in text and "Image scores, 1-shot seed 3" in text
