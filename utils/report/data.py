@@ -18,9 +18,9 @@ from PIL import Image
 
 from datasets.images import ImageDataset
 from datasets.splits import Sample
-from utils.evaluation.curves import Curve, f1_threshold
-from utils.evaluation.metrics import THREADS
-from utils.evaluation.stitching import stitch
+from utils.evaluation.curves import Curve
+from utils.evaluation.metrics import THREADS, f1_max_threshold
+from utils.evaluation.stitching import stitch_tiles
 from utils.files import write_text
 from utils.results.heatmaps import Scale, colour_range
 from utils.results.scores import Scores
@@ -83,7 +83,7 @@ def image_scores(scores: Scores, row: int, shown: Sequence[int], scales: Sequenc
 
 def run_data(scores: Scores, run: int, scale: Scale, curves: Mapping[str, Curve]) -> dict:
     """What is shown of one run besides its images."""
-    threshold = f1_threshold(scores.image_scores[run], scores.label)
+    threshold = f1_max_threshold(scores.image_scores[run], scores.label)
     return {
         "name": scores.run_names()[run],
         "shots": int(scores.shots[run]),
@@ -152,7 +152,7 @@ def small_map(maps: np.ndarray, size: tuple[int, int], scale: Scale) -> dict:
     values = maps[0]
     if len(maps) > 1:
         rows, columns = (round(grid * side / min(size)) for side in size)
-        fine = stitch(maps, rows * FINER, columns * FINER)
+        fine = stitch_tiles(maps, rows * FINER, columns * FINER)
         values = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
     low, high = scale
     unit = (values - low) / (high - low) if high > low else np.zeros_like(values)

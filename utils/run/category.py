@@ -12,14 +12,8 @@ import numpy as np
 from datasets.images import ImageDataset
 from datasets.references import reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
-from utils.evaluation.curves import Curve, curves_of
-from utils.evaluation.metrics import (
-    IMAGE_METRICS,
-    METRICS,
-    PixelEvaluator,
-    count_image_scores,
-    ranking_metrics,
-)
+from utils.evaluation.curves import Curve, image_curves, pixel_curves
+from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
 from utils.evaluation.stitching import StitchedMaps
 from utils.files import write_png
 from utils.report.data import category_data, write_category_data
@@ -82,12 +76,11 @@ def evaluate(
     drawn = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        image_rank = count_image_scores(scores.image_scores[run], scores.label)
-        pixel_rank = pixels.count_scores(stitched(scores, run, masks))
-        values = dict(zip(IMAGE_METRICS, ranking_metrics(image_rank), strict=True))
-        values |= pixels.metrics(pixel_rank)
+        images = scores.image_scores[run], scores.label
+        counts = pixels.count_scores(stitched(scores, run, masks))
+        values = image_metrics(*images) | pixels.metrics(counts)
         if run in drawn:
-            curves[run] = curves_of(image_rank, pixel_rank)
+            curves[run] = image_curves(*images) | pixel_curves(counts)
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
             rows.append((category, int(shots), int(seed) if shots else None, metric, value))
