@@ -14,9 +14,9 @@ Curve = np.ndarray  # (P, 2) float64: x and y of its corners, x ascending; P is 
 
 
 def image_curves(scores: np.ndarray, labels: np.ndarray) -> dict[str, Curve]:
-    """Return the ROC and the precision-recall curve of images, by the metric that is their area.
+    """Return the ROC and the precision-recall curve of images, keyed by the metric of their area.
 
-    Each has at most MAX_POINTS points. Arguments and errors as in `image_metrics`.
+    Each has at most MAX_POINTS points. Arguments and errors are those of `image_metrics`.
     """
     scores, labels = check_images(scores, labels)
     # Images are counted as the pixels of a single 1 x N map.
@@ -28,10 +28,7 @@ def image_curves(scores: np.ndarray, labels: np.ndarray) -> dict[str, Curve]:
 
 
 def pixel_curves(counts: ScoreCounts) -> dict[str, Curve]:
-    """Return the ROC, precision-recall and PRO curve of pixels, by the metric that is their area.
-
-    Each has at most MAX_POINTS points.
-    """
+    """Return the ROC, precision-recall and PRO curve of pixels, like `image_curves`."""
     return {
         "pixel_auroc": subsample(cumulative_curve(counts, counts.positives)),
         "pixel_aupr": subsample(precision_recall_curve(counts)),

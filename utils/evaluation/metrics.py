@@ -54,9 +54,10 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the lowest score that gives the highest F1 when images from it on are anomalous.
+    """Return the threshold with the highest F1, the lowest where several have it.
 
-    Arguments, NaN and errors as in `image_metrics`.
+    An image counts as anomalous if its score is at or above the threshold.
+    Arguments, NaN and errors are those of `image_metrics`.
     """
     scores, labels = check_images(scores, labels)
     if labels.all() or not labels.any():
@@ -75,7 +76,7 @@ def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 
 
 def check_images(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return image scores as float64 and labels as bool; errors as in `image_metrics`."""
+    """Return image scores as float64 and labels as bool; raise like `image_metrics`."""
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels) > 0
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise InputError(f"scores {scores.shape} and labels {labels.shape}: expected (N,) for both")

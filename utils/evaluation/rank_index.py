@@ -80,7 +80,7 @@ class CompiledCounter:
         counts = np.zeros(2 * self.index.size + 1, np.uint32)
         for scores in arrays:
             count_slots(scores.view(np.uint32), self.index, counts)
-        np.cumsum(counts, dtype=counts.dtype, out=counts)
+        np.cumsum(counts, dtype=counts.dtype, out=counts)  # now < threshold r at 2r, <= at 2r + 1
         return counts[:-1].reshape(-1, 2).T
 
 
