@@ -1,16 +1,16 @@
-"""Time and error of the pixel metrics against other libraries, on one synthetic category.
+"""Time and check the pixel metrics against other libraries, on one synthetic category.
 
     python benchmarks/metrics.py [--quick] [--all]
 
-110 images, three of four with smooth blobs of anomalous pixels (about 3 % in all); scores are
-15x15 maps of smooth noise plus signal, upsampled bilinearly, as WinCLIP's are. Every library
-computes what it offers from the same arrays in one process: repeats are interleaved, so that a
-busy moment of the machine meets all of them, and the median is printed. "ours" includes labelling
-the regions, and not the first call, which compiles; "ours, NumPy" is its reference. "error" is the
-largest difference from ours, which the tests hold against slow definitions. The large images come
-first, so that the peak memory printed is that of the arrays and of ours. A library that is not
-installed or does not run is named. `--quick` takes 16 small images; `--all` runs the libraries
-that take minutes on large ones. Nothing is written.
+The category has 110 images, three quarters of them with smooth blobs of anomalous pixels (about 3 %
+in all). Scores are 15x15 maps of smooth noise plus signal, upsampled bilinearly like WinCLIP's.
+Each library computes the metrics that it offers, from the same arrays in one process. Repeats are
+interleaved, so that load from elsewhere affects all libraries alike; the table shows the median.
+"ours" includes labelling the regions but not the first call, which compiles; "ours, NumPy" uses no
+compiled code. "error" is the largest difference from "ours". Large images come first, so the peak
+memory is that of the arrays and of "ours". A library that is not installed or fails is named.
+`--quick` takes 16 small images; `--all` also runs the libraries that need minutes for large images.
+The tables are printed; no file is written.
 """
 
 import argparse
@@ -33,14 +33,14 @@ import numpy as np
 from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
 from utils.run.distributed import reuse_freed_memory
 
-IMAGES = 110  # about an MVTec AD category
-QUICK_IMAGES = 16  # with --quick
-SIDES = (1024, 240)  # MVTec AD's largest images, and WinCLIP's input
+IMAGES = 110  # as in a typical MVTec AD category
+QUICK_IMAGES = 16  # with --quick, at the smaller side
+SIDES = (1024, 240)  # in pixels: MVTec AD's largest images, and WinCLIP's input
 GRID = 15  # WinCLIP's map before upsampling
-ANOMALOUS_SHARE = 0.04  # of the pixels of an anomalous image
-REPEATS = 5  # of the fast functions; slow ones run once
-SLOW_SECONDS = 2.0  # a function whose first run takes longer is not repeated
-SLOW_PIXELS = 30_000_000  # beyond this the libraries in SLOW take minutes and GBs
+ANOMALOUS_SHARE = 0.04  # of the pixels in an anomalous image
+REPEATS = 5  # of fast functions; slow ones run once
+SLOW_SECONDS = 2.0  # functions whose first run takes longer are not repeated
+SLOW_PIXELS = 30_000_000  # from here on, the libraries in SLOW take minutes and gigabytes
 SLOW = ("scikit-learn", "torchmetrics", "anomalib")
 OTHERS = ("scikit-learn", "torchmetrics", "anomalib", "adeval")
 VERSIONS = ("numpy", "numba", "opencv-python", *OTHERS)
@@ -49,7 +49,7 @@ Function = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
 def make_category(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N, side, side) float32 and masks bool, from a fixed seed."""
+    """Generate scores float32 and masks bool, (N, side, side) both, from a fixed seed."""
     rng = np.random.default_rng(0)
     scores = np.empty((count, side, side), np.float32)
     masks = np.zeros((count, side, side), bool)
@@ -68,12 +68,13 @@ def make_category(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours_in_numpy(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """All four without compiled code."""
-    return PixelEvaluator(masks, compiled=False)(scores)
+    """Compute our four metrics without compiled code."""
+    evaluator = PixelEvaluator(masks, compiled=False)
+    return evaluator.metrics(evaluator.count_scores(scores))
 
 
 def scikit_learn(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """AUROC, AUPR and F1-max from scikit-learn; it has no AUPRO."""
+    """Compute AUROC, AUPR and F1-max with scikit-learn, which has no AUPRO."""
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
     values, labels = scores.ravel(), masks.ravel()
@@ -87,7 +88,7 @@ def scikit_learn(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def torchmetrics(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """AUROC and AUPR from torchmetrics, exact mode; it has no F1-max and no AUPRO."""
+    """Compute AUROC and AUPR with torchmetrics in exact mode; it has no F1-max or AUPRO."""
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
@@ -99,7 +100,7 @@ def torchmetrics(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def anomalib(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """AUPRO from anomalib."""
+    """Compute AUPRO with anomalib."""
     import torch
     from anomalib.metrics.aupro import _AUPRO
 
@@ -109,11 +110,11 @@ def anomalib(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def adeval(scores: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """AUROC, AUPR and AUPRO from adeval: counts in 1000 strips of the scores, not exact."""
+    """Compute AUROC, AUPR and AUPRO with adeval, approximately: it bins scores into 1000."""
     from adeval import auroc_aupr_aupro
 
-    found = auroc_aupr_aupro(scores, masks.astype(np.uint8))
-    return dict(zip(("pixel_auroc", "pixel_aupr", "pixel_aupro"), found, strict=True))
+    values = auroc_aupr_aupro(scores, masks.astype(np.uint8))
+    return dict(zip(("pixel_auroc", "pixel_aupr", "pixel_aupro"), values, strict=True))
 
 
 FUNCTIONS: dict[str, tuple[str, Function]] = {
@@ -126,29 +127,29 @@ FUNCTIONS: dict[str, tuple[str, Function]] = {
 }
 
 
-def timed(function: Function, scores: np.ndarray, masks: np.ndarray) -> tuple[float, dict]:
-    """Seconds of one call, and what it returned."""
+def run_timed(function: Function, scores: np.ndarray, masks: np.ndarray) -> tuple[float, dict]:
+    """Return the seconds that one call takes, and its metrics."""
     start = time.perf_counter()
-    found = function(scores, masks)
-    return time.perf_counter() - start, found
+    metrics = function(scores, masks)
+    return time.perf_counter() - start, metrics
 
 
-def runnable(slow: bool) -> dict[str, Function]:
-    """The functions that run here, with or without slow ones; says which do not, and why."""
+def runnable_functions(slow: bool) -> dict[str, Function]:
+    """Return the functions that run here, with those in SLOW if `slow`; print why others do not."""
     example = np.linspace(0, 1, 512, dtype=np.float32).reshape(2, 16, 16)
-    found = {}
+    functions = {}
     for name, (module, function) in FUNCTIONS.items():
         if not importlib.util.find_spec(module):
             print(f"{name}: not installed")
         elif name in SLOW and not slow:
-            print(f"{name}: takes minutes and many gigabytes on this many pixels; give --all")
+            print(f"{name}: skipped, needs minutes and gigabytes for this many pixels; give --all")
         else:
             try:
-                function(example, example > 0.9)  # imports
-                found[name] = function
+                function(example, example > 0.9)  # fails if the import does
+                functions[name] = function
             except (ImportError, AttributeError) as error:
                 print(f"{name}: does not run with these versions ({error})")
-    return found
+    return functions
 
 
 def compare(count: int, side: int, slow: bool) -> None:
@@ -159,24 +160,24 @@ def compare(count: int, side: int, slow: bool) -> None:
     print(
         f"peak memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
     )
-    functions = runnable(slow or masks.size <= SLOW_PIXELS)
+    functions = runnable_functions(slow or masks.size <= SLOW_PIXELS)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     results = {}
     for _ in range(REPEATS):
         for name, function in functions.items():
             if not seconds[name] or seconds[name][0] < SLOW_SECONDS:
-                spent, results[name] = timed(function, scores, masks)
+                spent, results[name] = run_timed(function, scores, masks)
                 seconds[name].append(spent)
     print(f"{'':14}{'metrics':>8}{'seconds':>10}{'ratio':>8}{'error':>10}")
-    fastest, exact = np.median(seconds["ours"]), results["ours"]
-    for name, found in results.items():
+    our_seconds, ours = np.median(seconds["ours"]), results["ours"]
+    for name, metrics in results.items():
         median = np.median(seconds[name])
-        error = max(abs(found[key] - exact[key]) for key in found)
-        print(f"{name:14}{len(found):8}{median:10.3f}{median / fastest:8.1f}{error:10.0e}")
+        error = max(abs(value - ours[key]) for key, value in metrics.items())
+        print(f"{name:14}{len(metrics):8}{median:10.3f}{median / our_seconds:8.1f}{error:10.0e}")
 
 
 def describe_device() -> str:
-    """CPU, cores, versions and date, in two lines."""
+    """Return the CPU, its cores, the date and the versions, in two lines."""
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].split(":")[1].strip() if models else platform.processor()
@@ -193,15 +194,15 @@ def describe_device() -> str:
 
 
 def main() -> None:
-    """Read the one option and print the tables."""
+    """Read the options and print a table for each image size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_IMAGES} small images")
-    parser.add_argument("--all", action="store_true", help="slow libraries on large images too")
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help=f"take {QUICK_IMAGES} small images")
+    parser.add_argument("--all", action="store_true", help="run slow libraries on large images too")
+    options = parser.parse_args()
     reuse_freed_memory()
     print(describe_device())
-    for side in SIDES[-1:] if given.quick else SIDES:
-        compare(QUICK_IMAGES if given.quick else IMAGES, side, given.all)
+    for side in SIDES[-1:] if options.quick else SIDES:
+        compare(QUICK_IMAGES if options.quick else IMAGES, side, options.all)
 
 
 if __name__ == "__main__":

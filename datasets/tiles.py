@@ -1,24 +1,24 @@
-"""Square tiles that cover an image that is not square.
+"""Geometry of the square tiles that cover a non-square image.
 
 An image whose shorter side is S is cut into S x S tiles along its longer side, evenly spaced so
-that both ends are covered. A square image is the case of one tile.
+that both ends are covered. A square image has one tile.
 """
 
 import math
 
 import numpy as np
 
-STRIDE = 0.8  # of the tile's side, at most: neighbours overlap by a fifth or more
+STRIDE = 0.8  # largest step between tiles, of their side: neighbours overlap by a fifth or more
 
 
 def tile_count(height: int, width: int) -> int:
-    """How many tiles cover an image of this shape."""
+    """Return the number of tiles that an image of this shape needs."""
     short, long = sorted((height, width))
     return 1 + math.ceil((long - short) / (STRIDE * short))
 
 
 def tile_boxes(height: int, width: int, count: int) -> list[tuple[int, int, int]]:
-    """(top, left, side) of `count` square tiles, evenly spaced from one end to the other.
+    """Return (top, left, side) of `count` square tiles, in pixels, from the top left onwards.
 
     >>> tile_boxes(240, 360, 2)
     [(0, 0, 240), (0, 120, 240)]

@@ -1,18 +1,18 @@
-"""Curves: worked examples by hand, and areas that are the metrics."""
+"""Curves: worked examples, and areas that equal the metrics."""
 
 import numpy as np
 import pytest
 
 from utils.evaluation.curves import (
-    POINTS,
-    curves_of,
-    f1_threshold,
-    precision_recall,
-    region_overlap,
-    roc,
-    thin,
+    MAX_POINTS,
+    cumulative_curve,
+    image_curves,
+    pixel_curves,
+    precision_recall_curve,
+    pro_curve,
+    subsample,
 )
-from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, count_image_scores, image_metrics
+from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, image_metrics
 
 # From the highest score down: anomalous, good, a tie of both, good.
 SCORES, LABELS = np.array([0.9, 0.7, 0.5, 0.5, 0.1]), np.array([1, 0, 1, 0, 0])
@@ -24,7 +24,7 @@ def area(curve):
 
 
 def pixel_case():
-    """Two images with noisy maps; regions of different sizes; ties by rounding."""
+    """Return an evaluator of two images with regions of different sizes, and maps with ties."""
     rng = np.random.default_rng(0)
     masks = np.zeros((2, 40, 40), bool)
     masks[0, 3:9, 4:20] = masks[0, 30:33, 30:33] = masks[1, 20, 20] = True
@@ -32,71 +32,60 @@ def pixel_case():
     return PixelEvaluator(masks), maps
 
 
-def test_the_roc_of_a_tie_is_a_slope():
-    curve = roc(count_image_scores(SCORES, LABELS))
+def test_a_tie_is_a_slope_of_the_roc_curve():
+    curve = image_curves(SCORES, LABELS)["image_auroc"]
     corners = [(0, 0), (0, 0.5), (1 / 3, 0.5), (2 / 3, 1), (1, 1)]
     np.testing.assert_allclose(np.unique(curve, axis=0), corners)
     assert area(curve) == pytest.approx(image_metrics(SCORES, LABELS)["image_auroc"])
 
 
-def test_precision_recall_is_drawn_in_steps():
-    curve = precision_recall(count_image_scores(SCORES, LABELS))
+def test_the_precision_recall_curve_has_steps():
+    curve = image_curves(SCORES, LABELS)["image_aupr"]
     np.testing.assert_allclose(curve, [(0, 1), (0.5, 1), (0.5, 0.5), (1, 0.5)])
     assert area(curve) == pytest.approx(image_metrics(SCORES, LABELS)["image_aupr"])
 
 
-def test_areas_of_pixel_curves_are_the_metrics():
+def test_areas_of_pixel_curves_equal_the_metrics():
     pixels, maps = pixel_case()
-    ranking, metrics = pixels.count_scores(maps), pixels(maps)
-    assert area(roc(ranking)) == pytest.approx(metrics["pixel_auroc"])
-    assert area(precision_recall(ranking)) == pytest.approx(metrics["pixel_aupr"])
-    overlap = region_overlap(ranking)
-    assert area(overlap) / FPR_LIMIT == pytest.approx(metrics["pixel_aupro"])
-    assert overlap[-1, 0] == FPR_LIMIT
-    assert (np.diff(overlap, axis=0) >= 0).all()
+    counts = pixels.count_scores(maps)
+    metrics = pixels.metrics(counts)
+    roc, pro = cumulative_curve(counts, counts.positives), pro_curve(counts)
+    assert area(roc) == pytest.approx(metrics["pixel_auroc"])
+    assert area(precision_recall_curve(counts)) == pytest.approx(metrics["pixel_aupr"])
+    assert area(pro) / FPR_LIMIT == pytest.approx(metrics["pixel_aupro"])
+    assert pro[-1, 0] == FPR_LIMIT
+    assert (np.diff(pro, axis=0) >= 0).all()
 
 
-def test_region_overlap_counts_a_region_and_not_its_pixels():
+def test_the_pro_curve_weights_regions_equally():
     mask = np.array([[1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]], bool)
     scores = np.array([[9, 9, 9, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]], np.float32)
-    overlap = region_overlap(PixelEvaluator(mask[None]).count_scores(scores[None]))
+    curve = pro_curve(PixelEvaluator(mask[None]).count_scores(scores[None]))
     corners = [(0, 0), (0, 0.5), (0.1, 0.5), (0.1, 1), (FPR_LIMIT, 1)]
-    np.testing.assert_allclose(np.unique(overlap, axis=0), corners)
+    np.testing.assert_allclose(np.unique(curve, axis=0), corners)
 
 
-def test_a_thinned_curve_keeps_its_ends_and_nearly_its_area():
+def test_subsampling_keeps_both_ends_and_nearly_the_area():
     x = np.linspace(0, 1, 5000)
     curve = np.column_stack([x, np.sqrt(x)])
-    small = thin(curve)
-    assert len(small) <= POINTS
+    small = subsample(curve)
+    assert len(small) <= MAX_POINTS
     assert small[0].tolist() == [0, 0] and small[-1].tolist() == [1, 1]
     assert area(small) == pytest.approx(area(curve), abs=1e-3)
 
 
-def test_curves_of_a_run_are_named_by_their_areas():
+def test_curves_are_named_after_their_areas_and_subsampled():
     pixels, maps = pixel_case()
-    curves = curves_of(count_image_scores(SCORES, LABELS), pixels.count_scores(maps))
+    curves = image_curves(SCORES, LABELS) | pixel_curves(pixels.count_scores(maps))
     names = ["image_auroc", "image_aupr", "pixel_auroc", "pixel_aupr", "pixel_aupro"]
     assert list(curves) == names
-    assert max(map(len, curves.values())) <= POINTS
+    assert max(map(len, curves.values())) <= MAX_POINTS
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
-def test_without_both_kinds_there_is_no_curve_and_no_threshold(labels):
-    scores, labels = np.array([0.1, 0.2, 0.3]), np.array(labels)
-    ranking = count_image_scores(scores, labels)
-    assert {len(draw(ranking)) for draw in (roc, precision_recall, region_overlap)} == {0}
-    assert np.isnan(f1_threshold(scores, labels))
-
-
-def test_the_threshold_has_the_highest_f1():
-    # From 0.3: 4 found, 1 false, F1 = 8/9; from 0.7: 3 found, none false, F1 = 6/7.
-    scores = np.array([0.1, 0.2, 0.6, 0.3, 0.7, 0.8, 0.9], np.float32)
-    labels = np.array([0, 0, 0, 1, 1, 1, 1])
-    assert f1_threshold(scores, labels) == np.float32(0.3)
-
-
-def test_of_equally_good_thresholds_the_lowest_is_taken():
-    # From 0.5: 2 found, 2 false, F1 = 4/6; from 0.9: 1 found, none false, F1 = 2/3.
-    scores, labels = np.array([0.9, 0.7, 0.6, 0.5]), np.array([1, 0, 0, 1])
-    assert f1_threshold(scores, labels) == 0.5
+@pytest.mark.parametrize("value", [0, 1])
+def test_curves_have_no_points_if_all_labels_are_the_same(value):
+    masks = np.full((1, 1, 3), value)
+    pixels = pixel_curves(PixelEvaluator(masks).count_scores(np.zeros((1, 1, 3))))
+    curves = image_curves(np.array([0.1, 0.2, 0.3]), np.full(3, value)) | pixels
+    assert len(curves) == 5
+    assert {curve.shape for curve in curves.values()} == {(0, 2)}

@@ -11,7 +11,7 @@ MODULES = [
         "utils.results.folder",
         "utils.report.data",
         "utils.run.settings",
-        "utils.evaluation.stitching",
+        *("datasets.tiles", "utils.evaluation.rank_index", "utils.evaluation.stitching"),
     ),
 ]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.tiles import STRIDE, tile_boxes, tile_count
-from utils.evaluation.stitching import StitchedMaps, stitch
+from utils.evaluation.stitching import StitchedMaps, stitch_tiles
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_tiles_cover_the_longer_side_evenly(shape, boxes):
     assert tile_boxes(*shape, tile_count(*shape)) == boxes
 
 
-def test_every_pixel_is_covered_and_neighbours_overlap_by_a_fifth():
+def test_tiles_reach_both_ends_and_overlap_by_a_fifth():
     for width in range(240, 1500, 7):
         boxes = tile_boxes(240, width, tile_count(240, width))
         starts = [left for _, left, _ in boxes]
@@ -31,39 +31,39 @@ def test_every_pixel_is_covered_and_neighbours_overlap_by_a_fifth():
 
 
 def test_a_square_map_is_upsampled_bilinearly():
-    # Two cells 0 and 1 to four pixels: centres at 1/4 and 3/4 of the cells, the ends held.
-    found = stitch(np.array([[[0.0, 1.0], [0.0, 1.0]]]), 4, 4)
-    np.testing.assert_allclose(found[0], [0, 0.25, 0.75, 1.0])
+    # Two cells, 0 and 1, become four pixels; the outer two lie beyond both cell centres.
+    stitched = stitch_tiles(np.array([[[0.0, 1.0], [0.0, 1.0]]]), 4, 4)
+    np.testing.assert_allclose(stitched[0], [0, 0.25, 0.75, 1.0])
 
 
-def test_a_squashed_image_gets_its_map_stretched():
-    found = stitch(np.array([[[0.0, 1.0], [0.0, 1.0]]]), 2, 4)
-    np.testing.assert_allclose(found, [[0, 0.25, 0.75, 1.0]] * 2)
+def test_the_map_of_a_squashed_image_is_stretched():
+    stitched = stitch_tiles(np.array([[[0.0, 1.0], [0.0, 1.0]]]), 2, 4)
+    np.testing.assert_allclose(stitched, [[0, 0.25, 0.75, 1.0]] * 2)
 
 
 def test_overlapping_tiles_are_averaged():
-    # 4 x 6, two tiles of side 4 from 0 and 2: columns 2 and 3 are in both, 1 and 3 on average 2.
+    # Tiles of side 4 start at 0 and 2 of 6; both cover columns 2 and 3, where 1 and 3 average 2.
     maps = np.stack([np.full((3, 3), 1.0), np.full((3, 3), 3.0)])
-    np.testing.assert_allclose(stitch(maps, 4, 6)[0], [1, 1, 2, 2, 3, 3])
-    np.testing.assert_allclose(stitch(maps, 6, 4)[:, 0], [1, 1, 2, 2, 3, 3])
+    np.testing.assert_allclose(stitch_tiles(maps, 4, 6)[0], [1, 1, 2, 2, 3, 3])
+    np.testing.assert_allclose(stitch_tiles(maps, 6, 4)[:, 0], [1, 1, 2, 2, 3, 3])
 
 
 @pytest.mark.parametrize("tall", [False, True])
-def test_the_hot_spot_of_a_stitched_map_is_where_its_tile_says(tall):
+def test_a_peak_in_a_tile_is_at_the_same_point_of_the_stitched_map(tall):
     shape = (1500, 1000) if tall else (1000, 1500)
     maps = np.zeros((2, 15, 15), np.float32)
-    maps[1, 7, 7] = 1  # the middle of the second tile, which begins at 500 of the longer side
-    row, column = np.unravel_index(np.argmax(stitch(maps, *shape)), shape)
+    maps[1, 7, 7] = 1  # the centre of the second tile, which starts at 500 of the longer side
+    row, column = np.unravel_index(np.argmax(stitch_tiles(maps, *shape)), shape)
     along, across = (row, column) if tall else (column, row)
     assert abs(along - 1000) <= 34
     assert abs(across - 500) <= 34
 
 
-def test_stitched_maps_are_a_sequence_of_each_images_own_shape():
+def test_stitched_maps_have_the_shape_of_each_image():
     maps = np.arange(4 * 4, dtype=np.float32).reshape(4, 2, 2)
     sequence = StitchedMaps(maps, np.array([1, 2, 1]), [(6, 6), (4, 6), (5, 5)])
     assert len(sequence) == 3
-    assert [one.shape for one in sequence] == [(6, 6), (4, 6), (5, 5)]
-    np.testing.assert_array_equal(sequence[1], stitch(maps[1:3], 4, 6))
+    assert [stitched.shape for stitched in sequence] == [(6, 6), (4, 6), (5, 5)]
+    np.testing.assert_array_equal(sequence[1], stitch_tiles(maps[1:3], 4, 6))
     with pytest.raises(IndexError):
         sequence[3]

@@ -1,38 +1,54 @@
-"""The curves behind the metrics, as points to draw, and the threshold that splits images best.
+"""The curves behind the metrics, as points to draw.
 
-All come from a `ScoreCounts`, so they are exact and their areas are the metrics; `thin` then leaves
+They come from `ScoreCounts`, so the area under each is exactly its metric; `subsample` then leaves
 as many points as a small chart can show.
 """
 
 import numpy as np
 
-from utils.evaluation.metrics import FPR_LIMIT, ScoreCounts, count_image_scores
+from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, ScoreCounts, check_images
 
-POINTS = 200  # kept of a curve, at most: more than a small chart has pixels to show
+MAX_POINTS = 200  # of a drawn curve: more than a small chart has pixels for
 
-Curve = np.ndarray  # (P, 2) float64: x and y of its corners, x ascending; P = 0 where undefined
+Curve = np.ndarray  # (P, 2) float64: x and y of its corners, x ascending; P is 0 where undefined
 
 
-def curves_of(image: ScoreCounts, pixel: ScoreCounts) -> dict[str, Curve]:
-    """The five curves of one run, thinned, by the name of the metric that is their area."""
-    whole = {
-        "image_auroc": roc(image),
-        "image_aupr": precision_recall(image),
-        "pixel_auroc": roc(pixel),
-        "pixel_aupr": precision_recall(pixel),
-        "pixel_aupro": region_overlap(pixel),
+def image_curves(scores: np.ndarray, labels: np.ndarray) -> dict[str, Curve]:
+    """Return the ROC and the precision-recall curve of images, keyed by the metric of their area.
+
+    Each has at most MAX_POINTS points. Arguments and errors are those of `image_metrics`.
+    """
+    scores, labels = check_images(scores, labels)
+    # Images are counted as the pixels of a single 1 x N map.
+    counts = PixelEvaluator(labels[None, None]).count_scores(scores[None, None])
+    return {
+        "image_auroc": subsample(cumulative_curve(counts, counts.positives)),
+        "image_aupr": subsample(precision_recall_curve(counts)),
     }
-    return {name: thin(curve) for name, curve in whole.items()}
 
 
-def roc(ranking: ScoreCounts) -> Curve:
-    """True positive rate over false positive rate, from (0, 0) to (1, 1)."""
-    return rise(ranking, ranking.positives)
+def pixel_curves(counts: ScoreCounts) -> dict[str, Curve]:
+    """Return the ROC, precision-recall and PRO curve of pixels, like `image_curves`."""
+    return {
+        "pixel_auroc": subsample(cumulative_curve(counts, counts.positives)),
+        "pixel_aupr": subsample(precision_recall_curve(counts)),
+        "pixel_aupro": subsample(pro_curve(counts)),
+    }
 
 
-def region_overlap(ranking: ScoreCounts) -> Curve:
-    """Mean overlap of regions over false positive rate, from 0 to FPR_LIMIT."""
-    curve = rise(ranking, ranking.weights)
+def precision_recall_curve(counts: ScoreCounts) -> Curve:
+    """Return precision over recall, as steps: the area under them is the average precision."""
+    if not len(counts.positives):
+        return np.empty((0, 2))
+    true_positives = np.cumsum(counts.positives[::-1])
+    recall = true_positives / true_positives[-1]
+    precision = true_positives / (true_positives + (counts.above + counts.equal)[::-1])
+    return np.column_stack([np.repeat([0, *recall], 2)[1:-1], np.repeat(precision, 2)])
+
+
+def pro_curve(counts: ScoreCounts) -> Curve:
+    """Return the mean overlap of regions over the false positive rate, from 0 to FPR_LIMIT."""
+    curve = cumulative_curve(counts, counts.weights)
     if not len(curve):
         return curve
     inside = int((curve[:, 0] <= FPR_LIMIT).sum())
@@ -41,50 +57,24 @@ def region_overlap(ranking: ScoreCounts) -> Curve:
     return np.vstack([curve[:inside], (FPR_LIMIT, end)])
 
 
-def rise(ranking: ScoreCounts, gains: np.ndarray) -> Curve:
-    """What has been gained, as a share, over the false positive rate, from the highest score down.
+def cumulative_curve(counts: ScoreCounts, gains: np.ndarray) -> Curve:
+    """Return the cumulative share of `gains` (K,) over the false positive rate, both 0 to 1.
 
-    Between two thresholds the curve is flat; at one it goes straight, so a tie is a slope.
+    The gains are `positives` for a ROC curve and `weights` for a PRO curve. The curve is flat
+    between two thresholds, and slopes at a threshold that normal scores equal.
     """
-    if not len(gains) or not ranking.normals:
+    if not len(gains):
         return np.empty((0, 2))
-    gained = np.cumsum(gains[::-1]) / gains.sum()
-    start = ranking.above[::-1] / ranking.normals
-    end = (ranking.above + ranking.equal)[::-1] / ranking.normals
-    x = np.column_stack([start, end]).ravel()
-    y = np.column_stack([[0, *gained[:-1]], gained]).ravel()
+    share = np.cumsum(gains[::-1]) / gains.sum()
+    x = np.column_stack([counts.above, counts.above + counts.equal])[::-1].ravel() / counts.normals
+    y = np.repeat([0, *share], 2)[1:-1]
     return np.vstack([(0, 0), np.column_stack([x, y]), (1, 1)])
 
 
-def precision_recall(ranking: ScoreCounts) -> Curve:
-    """Precision over recall, as steps: their area is the average precision."""
-    if not len(ranking.positives) or not ranking.normals:
-        return np.empty((0, 2))
-    found = np.cumsum(ranking.positives[::-1])
-    recall = found / found[-1]
-    precision = found / (found + (ranking.above + ranking.equal)[::-1])
-    x = np.column_stack([[0, *recall[:-1]], recall]).ravel()
-    return np.column_stack([x, np.repeat(precision, 2)])
-
-
-def thin(curve: Curve, most: int = POINTS) -> Curve:
-    """At most `most` points of a curve, evenly spaced along its length; its ends are kept."""
-    if len(curve) <= most:
+def subsample(curve: Curve) -> Curve:
+    """Return at most MAX_POINTS points, evenly spaced along the curve, with both ends."""
+    if len(curve) <= MAX_POINTS:
         return curve
     length = np.cumsum([0, *np.abs(np.diff(curve, axis=0)).sum(axis=1)])
-    kept = np.searchsorted(length, np.linspace(0, length[-1], most))
-    return curve[np.unique(kept)]
-
-
-def f1_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The image score from which images are called anomalous for the highest F1; NaN if undefined.
-
-    `scores` (N,), `labels` (N,) 0 or 1. Of several such thresholds, the lowest: it misses fewest.
-    """
-    ranking = count_image_scores(scores, labels)
-    if not len(ranking.positives) or not ranking.normals:
-        return float("nan")
-    found = np.cumsum(ranking.positives[::-1])[::-1]
-    called = found + ranking.above + ranking.equal
-    best = (found / (called + found[0])).argmax()
-    return float(np.unique(scores[labels > 0])[best])
+    points = np.searchsorted(length, np.linspace(0, length[-1], MAX_POINTS))
+    return curve[np.unique(points)]

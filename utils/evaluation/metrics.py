@@ -1,13 +1,12 @@
-"""The seven metrics, exact: image and pixel AUROC, AUPR and F1-max, and AUPRO.
+"""The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO.
 
-All depend on the ranking of scores alone, ties included, and all come from the same few numbers:
-for every distinct score of an anomalous pixel (a threshold), how many normal scores are above it
-and equal to it. Normal scores are counted block by block, so a category's maps need not be in
-memory together.
+Image metrics come from scikit-learn. Pixel metrics are exact without holding a category's maps in
+memory: every distinct score of an anomalous pixel is a threshold, and normal pixels only matter by
+how many of them score more and how many the same. These counts are summed map by map.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -21,192 +20,184 @@ IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
-BLOCK = 1 << 23  # scores sorted at a time: enough to share the search among thresholds
-THREADS = min(4, os.cpu_count() or 1)  # each keeps its own counts, 16 bytes a threshold
+F1_TOLERANCE = 1e-12  # more than rounding changes an F1, less than two F1 of 10^5 images differ
+THREADS = min(4, os.cpu_count() or 1)  # each has its own counts, 16 bytes a threshold
 
 
 class ScoreCounts(NamedTuple):
-    """K distinct anomalous scores in ascending order, against N normal scores."""
+    """Counts at K thresholds, the distinct scores of anomalous pixels in ascending order.
 
-    positives: np.ndarray  # (K,) int64: anomalous scores equal to each threshold
-    above: np.ndarray  # (K,) int64: normal scores above it
-    equal: np.ndarray  # (K,) int64: normal scores equal to it
-    weights: np.ndarray  # (K,) float64: 1 / area of its region, summed over its anomalous pixels
-    normals: int  # N
+    K is 0 where there are no anomalous or no normal pixels.
+    """
+
+    positives: np.ndarray  # (K,) int64: anomalous pixels with this score
+    above: np.ndarray  # (K,) int64: normal pixels with a higher score
+    equal: np.ndarray  # (K,) int64: normal pixels with this score
+    weights: np.ndarray  # (K,) float64: sum of 1 / area of its region over the anomalous pixels
+    normals: int  # all normal pixels
 
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """AUROC, AUPR and F1-max of image scores (N,) and labels (N,), 0 good and 1 anomalous.
+    """Return AUROC, AUPR and F1-max in [0, 1] of image scores (N,) and labels (N,), > 0 anomalous.
 
-    Values in [0, 1], NaN where there are no good or no anomalous images. NaN scores and other
-    shapes are an `InputError`.
+    All are NaN unless there are good and anomalous images. Raise `InputError` for scores that are
+    not finite and for other shapes.
     """
-    values = ranking_metrics(count_image_scores(scores, labels))
-    return dict(zip(IMAGE_METRICS, values, strict=True))
+    from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second to import
+
+    scores, labels = check_images(scores, labels)
+    if labels.all() or not labels.any():
+        return dict.fromkeys(IMAGE_METRICS, float("nan"))
+    f1, _ = f1_at_thresholds(scores, labels)
+    values = roc_auc_score(labels, scores), average_precision_score(labels, scores), f1.max()
+    return dict(zip(IMAGE_METRICS, map(float, values), strict=True))
 
 
-def count_image_scores(scores: np.ndarray, labels: np.ndarray) -> ScoreCounts:
-    """The counts behind the image metrics; arguments and errors as in `image_metrics`."""
-    scores, anomalous = np.asarray(scores), np.asarray(labels) > 0
-    if scores.ndim != 1 or scores.shape != anomalous.shape:
-        raise InputError(f"scores {scores.shape} and labels {anomalous.shape}: give two of (N,)")
-    if np.isnan(scores.astype(float)).any():
-        place = int(np.isnan(scores.astype(float)).argmax())
-        raise InputError(f"image {place} has a NaN score; a score must be a number")
-    return PixelEvaluator(anomalous[None, None]).count_scores(scores[None, None])
+def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return the threshold with the highest F1, the lowest where several have it.
 
-
-def pixel_metrics(scores: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
-    """AUROC, AUPR, F1-max and AUPRO of maps (N, H, W) and masks (N, H, W), > 0 anomalous.
-
-    See `PixelEvaluator`; values in [0, 1], NaN where undefined.
+    An image counts as anomalous if its score is at or above the threshold.
+    Arguments, NaN and errors are those of `image_metrics`.
     """
-    return PixelEvaluator(masks)(scores)
+    scores, labels = check_images(scores, labels)
+    if labels.all() or not labels.any():
+        return float("nan")
+    f1, thresholds = f1_at_thresholds(scores, labels)
+    return float(thresholds[f1 >= f1.max() - F1_TOLERANCE][0])
+
+
+def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return F1 (K,) at each distinct image score, and these scores (K,) in ascending order."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    total = np.maximum(precision + recall, np.finfo(np.float64).tiny)  # 0 without true positives
+    return (2 * precision * recall / total)[:-1], thresholds  # the last point has no threshold
+
+
+def check_images(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return image scores as float64 and labels as bool; raise like `image_metrics`."""
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels) > 0
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise InputError(f"scores {scores.shape} and labels {labels.shape}: expected (N,) for both")
+    if not np.isfinite(scores).all():
+        index = int(np.isfinite(scores).argmin())
+        raise InputError(f"image {index} has the score {scores[index]}: expected a finite number")
+    return scores, labels
+
+
+def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return the four pixel metrics of anomaly maps (N, H, W) and masks; see `PixelEvaluator`."""
+    evaluator = PixelEvaluator(masks)
+    return evaluator.metrics(evaluator.count_scores(maps))
 
 
 class PixelEvaluator:
-    """The masks of a category, ready to be compared with the maps of one run after another.
+    """Evaluate the anomaly maps of any number of runs against the masks of one category.
 
     `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous. NumPy counts
-    where `compiled` is false, and scores that the compiled counter is not for, such as float64.
+    unless `compiled`, and in any case scores that `CompiledCounter` does not support.
     """
 
     def __init__(self, masks: Sequence[np.ndarray], compiled: bool = True):
         self.compiled = compiled
-        self.masks = [np.ascontiguousarray(mask) for mask in masks]
-        self.masks = [mask if mask.dtype == bool else mask > 0 for mask in self.masks]
+        masks = [np.ascontiguousarray(mask) for mask in masks]
+        self.masks = [mask if mask.dtype == bool else mask > 0 for mask in masks]
         with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(regions_of, self.masks))
-        self.places = [places for places, _, _ in found]
-        self.shares = np.concatenate([np.zeros(0), *(shares for _, shares, _ in found)])
-        self.regions = sum(count for _, _, count in found)
-        self.anomalous = sum(map(len, self.places))
-        self.normals = sum(mask.size for mask in self.masks) - self.anomalous
-        self.blocks = blocks_of([mask.size for mask in self.masks])
+            regions = list(pool.map(region_weights, self.masks))
+        self.pixels = [pixels for pixels, _ in regions]
+        self.weights = np.concatenate([np.zeros(0), *(weights for _, weights in regions)])
+        self.size = sum(mask.size for mask in self.masks)
 
-    def __call__(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
-        """The four pixel metrics of maps (N, H, W), or a sequence of N (H_i, W_i).
+    def count_scores(self, maps: Sequence[np.ndarray]) -> ScoreCounts:
+        """Count the scores of one run's maps, (N, H, W) or a sequence of N (H_i, W_i).
 
-        A sequence that makes its maps when they are read is read twice, a few maps at a time. NaN
-        scores, and shapes other than the masks', are an `InputError`.
+        Every map is read twice, one at a time in each of THREADS threads, so a lazy sequence can
+        make it on reading. Raise `InputError` for NaN scores and for maps whose number or shape
+        is not that of the masks.
         """
-        return self.metrics(self.count_scores(scores))
+        if len(maps) != len(self.masks):
+            raise InputError(f"{len(maps)} maps for {len(self.masks)} masks: give one for each")
+        indices, normals = range(len(maps)), self.size - len(self.weights)
+        with ThreadPoolExecutor(THREADS) as pool:
+            scores = list(pool.map(lambda index: self._anomalous_scores(maps, index), indices))
+            if not len(self.weights) or not normals:
+                zero = np.zeros(0, np.int64)
+                return ScoreCounts(zero, zero, zero, np.zeros(0), normals)
+            scores = np.concatenate(scores)
+            fast = self.compiled and self.size < 2**32 and CompiledCounter.supports(scores)
+            counter = CompiledCounter(scores) if fast else SortingCounter(scores)
+            ranks = counter.ranks(scores)
+            positives, weights = np.bincount(ranks), np.bincount(ranks, self.weights)
+            del scores, ranks  # as large as the counts
+            shares = [indices[first::THREADS] for first in range(THREADS)]
+            readers = [(self._read(maps, index) for index in share) for share in shares]
+            below, up_to = sum(pool.map(counter.count, readers))
+        # Anomalous pixels were counted too: subtracting them is faster than leaving them out.
+        above = normals - (up_to - np.cumsum(positives))
+        return ScoreCounts(positives, above, up_to - below - positives, weights, normals)
 
-    def metrics(self, ranking: ScoreCounts) -> dict[str, float]:
-        """The four pixel metrics from the counts of one run's maps."""
-        values = (*ranking_metrics(ranking), aupro(ranking, self.regions))
+    def metrics(self, counts: ScoreCounts) -> dict[str, float]:
+        """Return AUROC, AUPR, F1-max and AUPRO in [0, 1]; NaN without pixels of both kinds."""
+        undefined = not len(counts.positives)
+        values = [np.nan] * 4 if undefined else [*auroc_aupr_f1_max(counts), aupro(counts)]
         return dict(zip(PIXEL_METRICS, values, strict=True))
 
-    def count_scores(self, scores: Sequence[np.ndarray]) -> ScoreCounts:
-        """Read all maps and count."""
-        if len(scores) != len(self.masks):
-            raise InputError(f"{len(scores)} maps for {len(self.masks)} masks; give one of each")
-        with ThreadPoolExecutor(THREADS) as pool:
-            numbers = range(len(self.masks))
-            parts = list(pool.map(lambda i: self._read(scores, i)[self.places[i]], numbers))
-            if not self.anomalous or not self.normals:
-                nothing = np.zeros(0, np.int64)
-                return ScoreCounts(nothing, nothing, nothing, np.zeros(0), self.normals)
-            found = np.concatenate(parts)
-            counter = self._counter(found)
-            positives, weights = self._tally(counter.ranks(found))
-            del parts, found  # as large as the counts
-            shares = [self.blocks[start::THREADS] for start in range(THREADS)]
-            counts = pool.map(lambda blocks: counter.count(self._read_all(scores, blocks)), shares)
-            below, up_to = sum(counts)
-        # Anomalous scores were counted too: fewer steps than to leave them out.
-        above = self.normals - (up_to - np.cumsum(positives))
-        return ScoreCounts(positives, above, up_to - below - positives, weights, self.normals)
+    def _anomalous_scores(self, maps: Sequence[np.ndarray], index: int) -> np.ndarray:
+        """Return the scores of one map's anomalous pixels (n,), after a NaN check of all."""
+        scores = self._read(maps, index)
+        if len(scores) and np.isnan(scores.min()):
+            raise InputError(f"map {index} has NaN scores: expected numbers")
+        return scores[self.pixels[index]]
 
-    def _counter(self, found: np.ndarray) -> CompiledCounter | SortingCounter:
-        """What counts scores against those found at anomalous pixels."""
-        few = self.normals + self.anomalous < 2**32
-        fits = self.compiled and few and CompiledCounter.fits(found)
-        return CompiledCounter(found) if fits else SortingCounter(found)
-
-    def _tally(self, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The anomalous pixels and their weights at each threshold, from each one's: (K,) both."""
-        return np.bincount(own), np.bincount(own, self.shares)
-
-    def _read(self, scores: Sequence[np.ndarray], index: int, again: bool = False) -> np.ndarray:
-        """One map as floats (n,), looked through for NaN unless it is read `again`."""
-        one = np.asarray(scores[index])
-        if one.shape != self.masks[index].shape:
-            raise InputError(
-                f"map {index} is {one.shape}, its mask {self.masks[index].shape}; give both the "
-                "same shape"
-            )
-        small = np.can_cast(one.dtype, np.float32)
-        floats = np.ascontiguousarray(one, np.float32 if small else np.float64).reshape(-1)
-        if not again and len(floats) and np.isnan(floats.min()):
-            raise InputError(f"map {index} has NaN scores; a score must be a number")
-        return floats
-
-    def _read_all(
-        self, scores: Sequence[np.ndarray], blocks: list[list[int]]
-    ) -> Iterator[Iterator[np.ndarray]]:
-        """The maps of some blocks once more, each read when it is asked for."""
-        return ((self._read(scores, i, again=True) for i in block) for block in blocks)
+    def _read(self, maps: Sequence[np.ndarray], index: int) -> np.ndarray:
+        """Return one map as (H W,) float32, or float64 for types that float32 would round."""
+        scores, shape = np.asarray(maps[index]), self.masks[index].shape
+        if scores.shape != shape:
+            raise InputError(f"map {index} is {scores.shape} and its mask {shape}: give one shape")
+        dtype = np.float32 if np.can_cast(scores.dtype, np.float32) else np.float64
+        return np.ascontiguousarray(scores, dtype).reshape(-1)
 
 
-def blocks_of(sizes: Sequence[int]) -> list[list[int]]:
-    """The numbers of consecutive maps, in blocks of up to BLOCK pixels (or one map)."""
-    blocks: list[list[int]] = []
-    room = 0
-    for index, size in enumerate(sizes):
-        if not blocks or size > room:
-            blocks.append([])
-            room = BLOCK
-        blocks[-1].append(index)
-        room -= size
-    return blocks
+def region_weights(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flat indices of a mask's anomalous pixels, and 1 / area of each one's region.
 
-
-def regions_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The anomalous pixels of a mask (H, W) bool, by its 8-connected regions.
-
-    Returns their flat places, 1 / area of the region of each, and the number of regions.
+    `mask` is (H, W) bool, contiguous; regions are 8-connected.
     """
-    places = np.flatnonzero(mask)
-    if not len(places):
-        return places, np.zeros(0), 0
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    own = labels.reshape(-1)[places]
-    return places, (1 / np.maximum(1, np.bincount(own, minlength=count)))[own], count - 1
+    pixels = np.flatnonzero(mask)
+    if not len(pixels):
+        return pixels, np.zeros(0)
+    _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    regions = labels.reshape(-1)[pixels]
+    return pixels, 1 / np.bincount(regions)[regions]
 
 
-def ranking_metrics(ranking: ScoreCounts) -> tuple[float, float, float]:
-    """AUROC (a tie counts half), AUPR (average precision) and F1-max; NaN without both kinds."""
-    total = int(ranking.positives.sum())
-    if not total or not ranking.normals:
-        return (float("nan"),) * 3
-    below = ranking.normals - ranking.above - ranking.equal
-    wins = (ranking.positives * (below + ranking.equal / 2)).sum()
-    found = np.cumsum(ranking.positives[::-1])[::-1]  # true positives at score >= threshold
-    called = found + ranking.above + ranking.equal  # all positives there
-    precision = found / called
+def auroc_aupr_f1_max(counts: ScoreCounts) -> tuple[float, float, float]:
+    """Return AUROC (a tie counts half), AUPR (average precision) and F1-max."""
+    total = int(counts.positives.sum())
+    below = counts.normals - counts.above - counts.equal
+    wins = (counts.positives * (below + counts.equal / 2)).sum()
+    true_positives = np.cumsum(counts.positives[::-1])[::-1]  # at scores >= threshold
+    predicted = true_positives + counts.above + counts.equal
+    precision = true_positives / predicted
     return (
-        float(wins / total / ranking.normals),
-        float((ranking.positives * precision).sum() / total),
-        float((2 * found / (called + total)).max()),
+        float(wins / total / counts.normals),
+        float((counts.positives * precision).sum() / total),
+        float((2 * true_positives / (predicted + total)).max()),
     )
 
 
-def aupro(ranking: ScoreCounts, regions: int) -> float:
-    """The area under the per-region overlap up to FPR_LIMIT, divided by it; NaN without regions.
+def aupro(counts: ScoreCounts) -> float:
+    """Return the area under the per-region overlap up to FPR_LIMIT, divided by FPR_LIMIT.
 
     Between two thresholds the curve is a straight line. At a threshold the false positive rate
     goes from a = above / N to b = (above + equal) / N, and the overlap rises by the threshold's
     share w of all weights. Up to the limit L it covers w (L - (a + b) / 2) where b <= L, and
     w (L - a)^2 / (2 (b - a)) where a < L < b: exact for any ties.
     """
-    if not regions or not ranking.normals:
-        return float("nan")
-    a = ranking.above / ranking.normals
-    b = (ranking.above + ranking.equal) / ranking.normals
-    whole = FPR_LIMIT - (a + b) / 2
-    rise = np.where(b > a, b - a, 1)
-    part = np.maximum(0, FPR_LIMIT - a) ** 2 / (2 * rise)
-    covered = (ranking.weights * np.where(b <= FPR_LIMIT, whole, part)).sum()
-    # The shares add up to 1, but for rounding.
-    return min(1.0, float(covered / ranking.weights.sum() / FPR_LIMIT))
+    a = counts.above / counts.normals
+    b = (counts.above + counts.equal) / counts.normals
+    within = FPR_LIMIT - (a + b) / 2
+    across = np.maximum(0, FPR_LIMIT - a) ** 2 / (2 * np.where(b > a, b - a, 1))
+    covered = (counts.weights * np.where(b <= FPR_LIMIT, within, across)).sum()
+    return min(1.0, float(covered / counts.weights.sum() / FPR_LIMIT))  # 1 despite rounding

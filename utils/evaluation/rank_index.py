@@ -1,41 +1,58 @@
-"""Two counters of scores below and at thresholds, with the same results.
+"""Count the scores below, and up to, each of many thresholds.
 
-`SortingCounter` is NumPy alone: it sorts the scores block by block and searches every threshold.
-`CompiledCounter` sorts and searches nothing. A float32 has an order-preserving 32-bit key. One bit
-for each key marks the thresholds, and every word of 64 bits knows how many thresholds are below
-it; so the place of a score is found from one word and its number of ones. Only pages of 16,384
-keys that hold a threshold have words of their own. The loops release the interpreter's lock:
-threads count side by side, each into its own array.
+`SortingCounter` sorts the scores with NumPy and searches for every threshold. `CompiledCounter`
+does neither: it is a rank/select bit vector (Jacobson, 1989). The bits of a float32 become an
+integer key of the same order, as in radix sort, and one bit per key is set at the thresholds. Each
+64-bit word comes with the number of thresholds before it, and a popcount adds those in the word. A
+two-level page table has words only for those pages of 16,384 keys that contain a threshold.
+
+Keys of -1.0, -0.0, 0.0, 0.5 and 1.0:
+
+>>> scores = np.array([-1.0, -0.0, 0.0, 0.5, 1.0], np.float32)
+>>> [hex(sortable_key(bits)) for bits in scores.view(np.uint32)]
+['0x40800000', '0x80000000', '0x80000000', '0xbf000000', '0xbf800000']
+
+Thresholds 1.0 and the 2nd and 64th float32 above it are bits 0 and 2 of a word and bit 0 of the
+next. A score equal to threshold r has slot 2r + 1; others have the even slots between.
+
+>>> bits = np.array([0, 1, 2, 3, 64, 65], np.uint32) + np.uint32(0x3F800000)
+>>> index = build_index(bits[[0, 2, 4]])
+>>> [bin(word) for word in index.words[WORDS : WORDS + 2]], index.word_ranks[WORDS : WORDS + 2]
+(['0b101', '0b1'], array([0, 2], dtype=uint16))
+>>> [slot_of(score, index) for score in bits]
+[1, 2, 3, 4, 5, 6]
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
-PAGES = 1 << 18  # of keys with the same upper 18 bits
-WORDS = 1 << 8  # of 64 keys, in a page
+PAGES = 1 << 18  # of 2**14 keys each, which share their upper 18 bits
+WORDS = 1 << 8  # of 64 keys each, in a page
 MAX_PAGES = 1 << 14  # with thresholds, 2.5 KiB each: 3 million scores in [0, 1] fill 6,700
-
-Blocks = Iterable[Iterable[np.ndarray]]  # scores (n,), a few arrays at a time
+BATCH = 1 << 23  # scores sorted together, about: so many that searching thresholds costs little
 
 
 class SortingCounter:
-    """Scores of any float type, against the distinct values of `found` (n,), in any order."""
+    """Count scores of any float type against the distinct values among `thresholds` (n,)."""
 
-    def __init__(self, found: np.ndarray):
-        self.thresholds = np.unique(found)
+    def __init__(self, thresholds: np.ndarray):
+        self.thresholds = np.unique(thresholds)
 
-    def ranks(self, found: np.ndarray) -> np.ndarray:
-        """The number of each one's threshold, from 0: (n,) int64."""
-        return np.searchsorted(self.thresholds, found)
+    def ranks(self, thresholds: np.ndarray) -> np.ndarray:
+        """Return the index, from 0 in ascending order, of each given threshold: (n,) int64."""
+        return np.searchsorted(self.thresholds, thresholds)
 
-    def count(self, blocks: Blocks) -> np.ndarray:
-        """The scores below, and up to and at, each of K thresholds: (2, K) int64."""
+    def count(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
+        """Return how many scores in `arrays`, each (n,), are < and <= each threshold: (2, K)."""
         counts = np.zeros((2, len(self.thresholds)), np.int64)
-        for block in blocks:
-            scores = np.concatenate(list(block))
+        arrays = iter(arrays)
+        for first in arrays:
+            others = itertools.islice(arrays, BATCH // max(1, len(first)))
+            scores = np.concatenate([first, *others])
             scores.sort()
             counts[0] += np.searchsorted(scores, self.thresholds, side="left")
             counts[1] += np.searchsorted(scores, self.thresholds, side="right")
@@ -43,60 +60,59 @@ class SortingCounter:
 
 
 class CompiledCounter:
-    """The same for float32, where `fits` allows it, and fewer than 2**32 scores."""
+    """Count fewer than 2**32 float32 scores, in parallel threads: its loops release the GIL."""
 
-    def __init__(self, found: np.ndarray):
-        bits = found.view(np.uint32)
-        *fields, self.size = fill(bits, pages_of(bits))
-        self.table = Table(*fields)
+    def __init__(self, thresholds: np.ndarray):
+        self.index = build_index(thresholds.view(np.uint32))
 
     @staticmethod
-    def fits(found: np.ndarray) -> bool:
-        """Whether the thresholds are float32, and not scattered over all magnitudes."""
-        return found.dtype == np.float32 and pages_of(found.view(np.uint32)).sum() <= MAX_PAGES
+    def supports(thresholds: np.ndarray) -> bool:
+        """Return True for float32 thresholds that lie in at most MAX_PAGES pages."""
+        is_float32 = thresholds.dtype == np.float32
+        return is_float32 and used_pages(thresholds.view(np.uint32)).sum() <= MAX_PAGES
 
-    def ranks(self, found: np.ndarray) -> np.ndarray:
-        """The number of each one's threshold, from 0: (n,) int64."""
-        return ranks_of(found.view(np.uint32), *self.table)
+    def ranks(self, thresholds: np.ndarray) -> np.ndarray:
+        """Return the index, from 0 in ascending order, of each given threshold: (n,) int64."""
+        return ranks_of(thresholds.view(np.uint32), self.index)
 
-    def count(self, blocks: Blocks) -> np.ndarray:
-        """The scores below, and up to and at, each of K thresholds: (2, K) uint32."""
-        counts = np.zeros(2 * self.size + 1, np.uint32)
-        for block in blocks:
-            for scores in block:
-                add(scores.view(np.uint32), counts, *self.table)
-        np.cumsum(counts, dtype=counts.dtype, out=counts)
+    def count(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
+        """Return how many scores in `arrays`, each (n,), are < and <= each threshold: (2, K)."""
+        counts = np.zeros(2 * self.index.size + 1, np.uint32)
+        for scores in arrays:
+            count_slots(scores.view(np.uint32), self.index, counts)
+        np.cumsum(counts, dtype=counts.dtype, out=counts)  # now < threshold r at 2r, <= at 2r + 1
         return counts[:-1].reshape(-1, 2).T
 
 
-class Table(NamedTuple):
-    """Where the thresholds are; P pages hold one, and page 0 of the words is empty."""
+class RankIndex(NamedTuple):
+    """A paged bit vector of K thresholds; P pages contain one, and page 0 of the words is empty."""
 
-    start: np.ndarray  # (PAGES,) uint32: each page's first word
-    below: np.ndarray  # (PAGES,) uint32: thresholds below each page
+    page_start: np.ndarray  # (PAGES,) uint32: first word of each page; 0 without thresholds
+    page_ranks: np.ndarray  # (PAGES,) uint32: thresholds below each page
     words: np.ndarray  # ((1 + P) WORDS,) uint64: a bit for each key, set at the thresholds
-    ranks: np.ndarray  # ((1 + P) WORDS,) uint16: thresholds of the page below each word
+    word_ranks: np.ndarray  # ((1 + P) WORDS,) uint16: thresholds of the page below each word
+    size: int  # K
 
 
 def compiled(function: Callable) -> Callable:
-    """Compile on the first call; keep the machine code on disk where some folder allows it."""
+    """Compile on the first call; cache the machine code on disk if a folder can be written."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba may write neither to __pycache__ nor to a home
+    except RuntimeError:  # neither __pycache__ nor the home folder can be written
         return numba.njit(nogil=True)(function)
 
 
 @compiled
-def key_of(bits: int) -> int:
-    """The bits of a float32 as an integer that grows with the number; -0.0 is 0.0."""
+def sortable_key(bits: int) -> int:
+    """Map the bits of a float32 to a uint32 that sorts like the float; -0.0 equals 0.0."""
     sign = np.int32(bits) >> 31
-    size = np.int32(bits & np.uint32(0x7FFFFFFF))
-    return np.uint32((size ^ sign) - sign + 0x80000000)
+    magnitude = np.int32(bits & np.uint32(0x7FFFFFFF))
+    return np.uint32((magnitude ^ sign) - sign + 0x80000000)
 
 
 @compiled
-def ones(word: int) -> int:
-    """How many bits of 64 are set; the compiler knows this form as one instruction."""
+def popcount(word: int) -> int:
+    """Count the set bits of a uint64; LLVM turns this form into one instruction."""
     word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
     low = word & np.uint64(0x3333333333333333)
     word = low + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -105,60 +121,59 @@ def ones(word: int) -> int:
 
 
 @compiled
-def pages_of(bits: np.ndarray) -> np.ndarray:
-    """Which pages hold a score: (PAGES,) bool from the bits (n,) uint32 of float32 scores."""
+def used_pages(bits: np.ndarray) -> np.ndarray:
+    """Mark the pages that contain a score: (PAGES,) bool from float32 bits (n,) uint32."""
     used = np.zeros(PAGES, np.bool_)
-    for one in bits:
-        used[key_of(one) >> 14] = True
+    for score in bits:
+        used[sortable_key(score) >> 14] = True
     return used
 
 
 @compiled
-def fill(bits: np.ndarray, used: np.ndarray) -> tuple:
-    """The fields of a `Table`, and K, from thresholds as bits (n,) in any order and their pages."""
-    start, below = np.zeros(PAGES, np.uint32), np.zeros(PAGES, np.uint32)
-    size = WORDS
-    for page in range(PAGES):
-        if used[page]:
-            start[page] = size
-            size += WORDS
-    words, ranks = np.zeros(size, np.uint64), np.zeros(size, np.uint16)
-    for one in bits:
-        key = key_of(one)
-        words[start[key >> 14] + ((key >> 6) & (WORDS - 1))] |= np.uint64(1) << np.uint64(key & 63)
+def build_index(bits: np.ndarray) -> RankIndex:
+    """Build the index of thresholds, given as float32 bits (n,) uint32 in any order."""
+    used = used_pages(bits)
+    page_start = (np.cumsum(used) * used * WORDS).astype(np.uint32)
+    size = (1 + used.sum()) * WORDS
+    words, word_ranks = np.zeros(size, np.uint64), np.zeros(size, np.uint16)
+    page_ranks = np.zeros(PAGES, np.uint32)
+    for score in bits:
+        key = sortable_key(score)
+        word = page_start[key >> 14] + ((key >> 6) & (WORDS - 1))
+        words[word] |= np.uint64(1) << np.uint64(key & 63)
     rank = 0
     for page in range(PAGES):
-        below[page] = rank
+        page_ranks[page] = rank
         if used[page]:
-            for at in range(start[page], start[page] + WORDS):
-                ranks[at] = rank - below[page]
-                rank += ones(words[at])
-    return start, below, words, ranks, rank
+            for word in range(page_start[page], page_start[page] + WORDS):
+                word_ranks[word] = rank - page_ranks[page]
+                rank += popcount(words[word])
+    return RankIndex(page_start, page_ranks, words, word_ranks, rank)
 
 
 @compiled
-def place_of(bits: int, start, below, words, ranks) -> int:
-    """2 r + 1 for the score that is threshold r, 2 r for others with r thresholds below."""
-    key = key_of(bits)
+def slot_of(bits: int, index: RankIndex) -> int:
+    """Return 2r + 1 for the score that is threshold r, else 2r with r thresholds below it."""
+    key = sortable_key(bits)
     page = key >> np.uint32(14)
-    at = start[page] + ((key >> np.uint32(6)) & np.uint32(WORDS - 1))
-    word, bit = words[at], np.uint64(key & np.uint32(63))
-    inside = ones(word & ((np.uint64(1) << bit) - np.uint64(1)))
-    rank = np.uint64(below[page]) + np.uint64(ranks[at]) + inside
-    return np.uint64(2) * rank + ((word >> bit) & np.uint64(1))
+    word = index.page_start[page] + ((key >> np.uint32(6)) & np.uint32(WORDS - 1))
+    flags, bit = index.words[word], np.uint64(key & np.uint32(63))
+    rank_in_word = popcount(flags & ((np.uint64(1) << bit) - np.uint64(1)))
+    rank = np.uint64(index.page_ranks[page]) + np.uint64(index.word_ranks[word]) + rank_in_word
+    return np.uint64(2) * rank + ((flags >> bit) & np.uint64(1))
 
 
 @compiled
-def add(bits: np.ndarray, counts: np.ndarray, start, below, words, ranks) -> None:
-    """Count scores as bits (n,) at their places in `counts` (2 K + 1,) uint32."""
-    for one in bits:
-        counts[place_of(one, start, below, words, ranks)] += np.uint32(1)
+def count_slots(bits: np.ndarray, index: RankIndex, counts: np.ndarray) -> None:
+    """Add scores, as float32 bits (n,) uint32, to the counts of their slots (2K + 1,) uint32."""
+    for score in bits:
+        counts[slot_of(score, index)] += np.uint32(1)
 
 
 @compiled
-def ranks_of(bits: np.ndarray, start, below, words, ranks) -> np.ndarray:
-    """How many thresholds are below each score, as bits (n,): (n,) int64."""
-    found = np.empty(len(bits), np.int64)
-    for number, one in enumerate(bits):
-        found[number] = place_of(one, start, below, words, ranks) >> np.uint64(1)
-    return found
+def ranks_of(bits: np.ndarray, index: RankIndex) -> np.ndarray:
+    """Return how many thresholds are below each score (n,), given as float32 bits: (n,) int64."""
+    ranks = np.empty(len(bits), np.int64)
+    for position, score in enumerate(bits):
+        ranks[position] = slot_of(score, index) >> np.uint64(1)
+    return ranks

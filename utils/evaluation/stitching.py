@@ -1,4 +1,6 @@
-"""One anomaly map of an image from the maps of its tiles."""
+"""The anomaly map of an image from the maps of its tiles."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -7,11 +9,15 @@ import torch.nn.functional as F
 from datasets.tiles import tile_boxes
 
 
-def stitch(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One map of an image from its tiles' maps: upsampled bilinearly, averaged where they overlap.
+def stitch_tiles(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Upsample the maps of an image's tiles bilinearly, and average them where tiles overlap.
 
-    `maps` (T, G, G) float32, in the order of `tile_boxes`; returns (height, width) float32. A
-    single tile is the whole image, also where that was squashed to a square.
+    `maps` is (T, G, G) float32, in the order of `tile_boxes`; returns (height, width) float32. A
+    single tile covers the whole image, so the map of a squashed image is stretched to its shape.
+
+    >>> stitch_tiles(np.array([[[1.0]], [[3.0]]]), 2, 3)
+    array([[1., 2., 3.],
+           [1., 2., 3.]], dtype=float32)
     """
     side = min(height, width)
     size = (height, width) if len(maps) == 1 else (side, side)
@@ -20,31 +26,26 @@ def stitch(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     if len(tiles) == 1:
         return tiles[0].numpy()
     total = torch.zeros(height, width)
-    covering = torch.zeros(height, width)
+    coverage = torch.zeros(height, width)
     for tile, (top, left, _) in zip(tiles, tile_boxes(height, width, len(maps)), strict=True):
         total[top : top + side, left : left + side] += tile
-        covering[top : top + side, left : left + side] += 1
-    return (total / covering).numpy()
+        coverage[top : top + side, left : left + side] += 1
+    return (total / coverage).numpy()
 
 
 class StitchedMaps:
-    """The maps of a category at their evaluation shapes, made one at a time when they are read.
+    """Lazy sequence of one run's N anomaly maps: indexing stitches a map and does not store it.
 
-    A sequence of N maps (H_i, W_i) float32, from `maps` (M, G, G) with M tiles in all, `tiles`
-    (N,) the number of each image's tiles, and `shapes` N pairs (H_i, W_i).
+    `maps` is (M, G, G), the tiles' maps image by image; `tiles` is (N,), the number of each
+    image's tiles; `shapes` has N pairs (H_i, W_i). Item i is (H_i, W_i) float32.
     """
 
-    def __init__(self, maps: np.ndarray, tiles: np.ndarray, shapes: list[tuple[int, int]]):
-        self.maps = maps
-        self.ends = np.cumsum(tiles)
-        self.tiles = tiles
+    def __init__(self, maps: np.ndarray, tiles: np.ndarray, shapes: Sequence[tuple[int, int]]):
+        self.maps = np.split(maps, np.cumsum(tiles)[:-1])
         self.shapes = shapes
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        end = self.ends[index]
-        return stitch(self.maps[end - self.tiles[index] : end], *self.shapes[index])
+        return stitch_tiles(self.maps[index], *self.shapes[index])

@@ -33,8 +33,9 @@ import cv2
 import numpy as np
 
 from datasets.splits import Sample
-from utils.evaluation.curves import Curve, f1_threshold
-from utils.evaluation.stitching import stitch
+from utils.evaluation.curves import Curve
+from utils.evaluation.metrics import f1_max_threshold
+from utils.evaluation.stitching import stitch_tiles
 from utils.files import write_text
 from utils.results.heatmaps import Scale, colour_range, score_levels
 from utils.results.scores import Scores
@@ -96,7 +97,7 @@ def image_data(scores: Scores, index: int, shown: Sequence[int], scales: Sequenc
 
 def run_data(scores: Scores, run: int, scale: Scale, curves: Mapping[str, Curve]) -> dict:
     """Return the name, threshold, colour scale and curves of one run."""
-    threshold = f1_threshold(scores.image_scores[run], scores.label)
+    threshold = f1_max_threshold(scores.image_scores[run], scores.label)
     return {
         "name": scores.run_names()[run],
         "shots": int(scores.shots[run]),
@@ -154,7 +155,7 @@ def small_map(tiles: np.ndarray, size: tuple[int, int], scale: Scale) -> dict:
     values = tiles[0]
     if len(tiles) > 1:
         rows, columns = (round(tiles.shape[-1] * side / min(size)) for side in size)
-        fine = stitch(tiles, rows * SUPERSAMPLING, columns * SUPERSAMPLING)
+        fine = stitch_tiles(tiles, rows * SUPERSAMPLING, columns * SUPERSAMPLING)
         values = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
     levels = score_levels(values, scale)
     data = base64.b64encode(levels.tobytes()).decode("ascii")
