@@ -169,19 +169,14 @@ def format_counts(spec: BenchmarkSpec, samples: Sequence[Sample]) -> str:
     rows = [("category", "train", "test good", "anomalous", "defects")]
     for name in dict.fromkeys((*OFFICIAL[spec.name], *actual)):
         counts, target = actual.get(name, Counts(0, 0, 0)), official.get(name)
-        sums = [
-            ratio(getattr(counts, kind), getattr(target, kind, None))
-            for kind in ("train", "good", "anomalous")
-        ]
+        kinds = ("train", "good", "anomalous")
+        sums = [ratio(getattr(counts, kind), getattr(target, kind, None)) for kind in kinds]
         by_name = target.defects if target else {}
         defects = [f"{kind} {ratio(n, by_name.get(kind))}" for kind, n in counts.defects.items()]
         rows.append((name, *sums, ", ".join(defects)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for name, *sums, defects in rows:
-        cells = [cell.rjust(width) for cell, width in zip(sums, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells, defects]).rstrip())
-    return "\n".join(lines)
+    w = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{a:{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d:>{w[3]}}  {e}" for a, b, c, d, e in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def ratio(actual: int, official: int | None) -> str:

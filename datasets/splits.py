@@ -132,19 +132,17 @@ def row_fault(row: dict, seen: set[str]) -> str:
     if (row["label"] == "1") != bool(row["mask"]):
         return "an anomalous image without a mask, or a good image with one"
     # Results are written to folders and files with these names.
-    if any(
-        set(row[column]) & set("/\\") or row[column] in (".", "..")
-        for column in ("class_name", "defect")
-    ):
+    names = row["class_name"], row["defect"]
+    if set("".join(names)) & set("/\\") or {".", ".."} & set(names):
         return "a class_name or defect that is a path"
     for column in ("image", "mask"):
-        parts = PurePosixPath(row[column])
-        if not parts.parts and row[column]:
+        path = PurePosixPath(row[column])
+        if not path.parts and row[column]:
             return f'a path "{row[column]}" that names no file'
-        if parts.is_absolute() or ".." in parts.parts or "\\" in row[column]:
+        if path.is_absolute() or ".." in path.parts or "\\" in row[column]:
             return f'a path "{row[column]}" that is not relative to the data root'
-        if row[column] and str(parts) != row[column]:
-            return f'a path "{row[column]}" that is not normalised (expected "{parts}")'
+        if row[column] and str(path) != row[column]:
+            return f'a path "{row[column]}" that is not normalised (expected "{path}")'
     if row["image"] in seen:
         return "a duplicate image"
     seen.add(row["image"])

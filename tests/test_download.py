@@ -1,4 +1,3 @@
-import io
 import tarfile
 import threading
 import zipfile
@@ -136,44 +135,15 @@ def test_a_failed_download_describes_the_official_archive(tmp_path):
     assert mvtec.SHA256 in str(caught.value)
 
 
-def hostile_tar(path: Path, name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
-    with tarfile.open(path, "w") as archive:
-        for member_name, member_kind in (("bottle/ok.txt", tarfile.REGTYPE), (name, kind)):
-            member = tarfile.TarInfo(member_name)
-            member.type, member.linkname = member_kind, link
-            data = b"x" if member_kind == tarfile.REGTYPE else b""
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "link"),
-    [
-        ("../out.txt", tarfile.REGTYPE, ""),
-        ("a/../../out.txt", tarfile.REGTYPE, ""),
-        ("/tmp/out.txt", tarfile.REGTYPE, ""),
-        ("C:\\out.txt", tarfile.REGTYPE, ""),
-        ("link", tarfile.SYMTYPE, "/etc"),
-        ("link", tarfile.LNKTYPE, "../../secret"),
-        ("device", tarfile.CHRTYPE, ""),
-        ("pipe", tarfile.FIFOTYPE, ""),
-    ],
-)
-def test_a_hostile_tar_never_leaves_its_folder(tmp_path, name, kind, link):
-    hostile_tar(tmp_path / "evil.tar", name, kind, link)
-    folder = tmp_path / "in" / "data"
-    with pytest.raises(InputError, match="was not unpacked further"):
-        unpack(tmp_path / "evil.tar", folder)
-    everything = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    assert everything == {"evil.tar", "in", "in/data", "in/data/bottle", "in/data/bottle/ok.txt"}
-
-
-def test_a_hostile_zip_never_leaves_its_folder(tmp_path):
+def test_an_archive_with_a_hostile_member_is_not_unpacked_further(tmp_path):
+    """test_corpus.py has many such archives, tar files and links among them."""
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("../out.txt", "x")
-    with pytest.raises(InputError, match="would leave the folder"):
-        unpack(tmp_path / "evil.zip", tmp_path / "data")
-    assert not (tmp_path / "out.txt").exists()
+        for name in ("bottle/ok.txt", "../out.txt", "bottle/later.txt"):
+            archive.writestr(name, "x")
+    with pytest.raises(InputError, match=r"not unpacked further.* would leave the folder"):
+        unpack(tmp_path / "evil.zip", tmp_path / "in" / "data")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert files == {"evil.zip", "in/data/bottle/ok.txt"}
 
 
 def test_a_zip_is_unpacked(tmp_path):

@@ -37,85 +37,48 @@ class Category:
     role: Literal["seen", "unseen", "training"]
     max_rotation: float  # in radians, either way
     defects: tuple[str, ...]
-    varied: bool = False  # True: every image shows a different kind of object
+
+    @property
+    def varied(self) -> bool:
+        """Return whether every image shows a different kind of object."""
+        return self.draw.__module__ == random_objects.__name__
 
 
-FULL_TURN = float(np.pi)
-SLIGHT = 0.08
-CLOTH = ("hole", "stain", "particle", "bend")
-SHEET = ("scratch", "stain", "particle", "dent")
-STONE = ("crack", "stain", "glue", "hole")
-ALL = ("scratch", "crack", "stain", "hole", "particle", "dent", "glue")
-
+FULL_TURN, SLIGHT = float(np.pi), 0.08  # radians
+CLOTH, SHEET = "hole stain particle bend", "scratch stain particle dent"
+STONE, ALL = "crack stain glue hole", "scratch crack stain hole particle dent glue"
+ROWS = (
+    (textures.woven_fabric, "seen", SLIGHT, CLOTH),
+    (textures.wood, "seen", SLIGHT, "scratch stain hole crack"),
+    (textures.stone_tile, "seen", FULL_TURN, STONE),
+    (objects.hex_nut, "seen", FULL_TURN, "scratch stain missing_piece particle"),
+    (objects.bottle_mouth, "seen", FULL_TURN, "missing_piece particle crack stain"),
+    (objects.circuit_board, "seen", SLIGHT, "missing_part scratch particle glue"),
+    (textures.leather, "unseen", FULL_TURN, "scratch stain hole glue"),
+    (textures.wire_mesh, "unseen", SLIGHT, "hole particle bend glue"),
+    (textures.brushed_metal, "unseen", SLIGHT, SHEET),
+    (objects.washer, "unseen", FULL_TURN, "scratch stain missing_piece dent"),
+    (objects.capsule, "unseen", SLIGHT, "crack stain dent scratch"),
+    (objects.cable, "unseen", FULL_TURN, "missing_part crack particle bend"),
+    (textures.concrete, "training", FULL_TURN, STONE),
+    (textures.corduroy, "training", SLIGHT, CLOTH),
+    (textures.mosaic, "training", SLIGHT, STONE),
+    (textures.perforated_sheet, "training", SLIGHT, f"{SHEET} bend glue"),
+    (textures.paperboard, "training", FULL_TURN, "hole stain particle scratch crack"),
+    (textures.marble, "training", FULL_TURN, f"{STONE} scratch particle"),
+    (objects.gear, "training", FULL_TURN, "missing_piece scratch stain dent"),
+    (objects.coin, "training", FULL_TURN, f"{SHEET} missing_piece crack"),
+    (objects.pill, "training", SLIGHT, "crack stain missing_piece scratch dent"),
+    (objects.button, "training", FULL_TURN, "missing_piece crack particle hole"),
+    (objects.biscuit, "training", SLIGHT, "missing_piece crack stain particle hole"),
+    (random_objects.stamped_part, "training", FULL_TURN, f"{ALL} missing_piece"),
+    (random_objects.moulded_part, "training", FULL_TURN, f"{ALL} missing_piece"),
+    (random_objects.assembly, "training", FULL_TURN, f"{ALL} missing_part missing_piece"),
+    (random_objects.sheet_material, "training", FULL_TURN, ALL),
+)
 CATEGORIES = {
-    "woven_fabric": Category(textures.woven_fabric, "seen", SLIGHT, CLOTH),
-    "wood": Category(textures.wood, "seen", SLIGHT, ("scratch", "stain", "hole", "crack")),
-    "stone_tile": Category(textures.stone_tile, "seen", FULL_TURN, STONE),
-    "hex_nut": Category(
-        objects.hex_nut, "seen", FULL_TURN, ("scratch", "stain", "missing_piece", "particle")
-    ),
-    "bottle_mouth": Category(
-        objects.bottle_mouth, "seen", FULL_TURN, ("missing_piece", "particle", "crack", "stain")
-    ),
-    "circuit_board": Category(
-        objects.circuit_board, "seen", SLIGHT, ("missing_part", "scratch", "particle", "glue")
-    ),
-    "leather": Category(
-        textures.leather, "unseen", FULL_TURN, ("scratch", "stain", "hole", "glue")
-    ),
-    "wire_mesh": Category(
-        textures.wire_mesh, "unseen", SLIGHT, ("hole", "particle", "bend", "glue")
-    ),
-    "brushed_metal": Category(textures.brushed_metal, "unseen", SLIGHT, SHEET),
-    "washer": Category(
-        objects.washer, "unseen", FULL_TURN, ("scratch", "stain", "missing_piece", "dent")
-    ),
-    "capsule": Category(objects.capsule, "unseen", SLIGHT, ("crack", "stain", "dent", "scratch")),
-    "cable": Category(
-        objects.cable, "unseen", FULL_TURN, ("missing_part", "crack", "particle", "bend")
-    ),
-    "concrete": Category(textures.concrete, "training", FULL_TURN, STONE),
-    "corduroy": Category(textures.corduroy, "training", SLIGHT, CLOTH),
-    "mosaic": Category(textures.mosaic, "training", SLIGHT, STONE),
-    "perforated_sheet": Category(
-        textures.perforated_sheet, "training", SLIGHT, (*SHEET, "bend", "glue")
-    ),
-    "paperboard": Category(
-        textures.paperboard,
-        "training",
-        FULL_TURN,
-        ("hole", "stain", "particle", "scratch", "crack"),
-    ),
-    "marble": Category(textures.marble, "training", FULL_TURN, (*STONE, "scratch", "particle")),
-    "gear": Category(
-        objects.gear, "training", FULL_TURN, ("missing_piece", "scratch", "stain", "dent")
-    ),
-    "coin": Category(objects.coin, "training", FULL_TURN, (*SHEET, "missing_piece", "crack")),
-    "pill": Category(
-        objects.pill, "training", SLIGHT, ("crack", "stain", "missing_piece", "scratch", "dent")
-    ),
-    "button": Category(
-        objects.button, "training", FULL_TURN, ("missing_piece", "crack", "particle", "hole")
-    ),
-    "biscuit": Category(
-        objects.biscuit, "training", SLIGHT, ("missing_piece", "crack", "stain", "particle", "hole")
-    ),
-    "stamped_part": Category(
-        random_objects.stamped_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
-    ),
-    "moulded_part": Category(
-        random_objects.moulded_part, "training", FULL_TURN, (*ALL, "missing_piece"), varied=True
-    ),
-    "assembly": Category(
-        random_objects.assembly,
-        "training",
-        FULL_TURN,
-        (*ALL, "missing_part", "missing_piece"),
-        varied=True,
-    ),
-    "sheet_material": Category(
-        random_objects.sheet_material, "training", FULL_TURN, ALL, varied=True
-    ),
+    draw.__name__: Category(draw, role, rotation, tuple(kinds.split()))
+    for draw, role, rotation, kinds in ROWS
 }
 
 

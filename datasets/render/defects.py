@@ -9,7 +9,8 @@ import math
 import cv2
 import numpy as np
 
-from datasets.render.surface import Look, Plane, Surface, as_colour, length, noise
+from datasets.render.shapes import length
+from datasets.render.surface import Look, Plane, Surface, as_colour, noise
 
 MASK_THRESHOLD = 0.25  # of the coverage; the camera's blur hides less
 SUBPIXEL_BITS = 4  # fractional bits of OpenCV's line coordinates

@@ -5,20 +5,8 @@ import math
 
 import numpy as np
 
-from datasets.render.surface import (
-    Look,
-    Plane,
-    Surface,
-    background,
-    box,
-    cells,
-    circle,
-    hexagon,
-    inside,
-    length,
-    mix,
-    noise,
-)
+from datasets.render.shapes import box, circle, hexagon, inside, length
+from datasets.render.surface import Look, Plane, Surface, background, cells, mix, noise
 
 
 def metal(look: Look, plane: Plane, base: tuple) -> tuple[np.ndarray, np.ndarray]:

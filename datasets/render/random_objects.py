@@ -9,20 +9,8 @@ import math
 import numpy as np
 
 from datasets.render.objects import add_body, cut_hole, omitted_index
-from datasets.render.surface import (
-    Look,
-    Plane,
-    Surface,
-    as_colour,
-    background,
-    box,
-    cells,
-    circle,
-    inside,
-    length,
-    mix,
-    noise,
-)
+from datasets.render.shapes import box, circle, inside, length, polygon, square
+from datasets.render.surface import Look, Plane, Surface, as_colour, background, cells, mix, noise
 from datasets.render.textures import rotate, textured, tinted
 
 
@@ -78,13 +66,6 @@ def finish(look: Look, plane: Plane, base: np.ndarray) -> tuple[np.ndarray, np.n
         grain = rng.uniform(1, 5) * (pattern(look, plane) - 0.5)
     shade = 1 + rng.uniform(0.01, 0.09) * grain
     return tinted(base, shade), rng.uniform(0, 0.5) * grain
-
-
-def polygon(plane: Plane, radius: float, sides: int) -> np.ndarray:
-    """Return the signed distance to a regular polygon of that inner radius."""
-    sector = 2 * math.pi / sides
-    off = np.mod(np.arctan2(plane.v, plane.u), sector) - sector / 2
-    return length(plane.u, plane.v) * np.cos(off) - radius
 
 
 def outline(look: Look, plane: Plane, size: float) -> np.ndarray:
@@ -206,11 +187,6 @@ def assembly(look: Look, plane: Plane, omit: float | None = None) -> Surface:
             piece = shape(plane, core * size, tuple(centre))
             add_body(surface, plane, piece, inner, 0.5, 0.02, gloss, relief)
     return surface
-
-
-def square(plane: Plane, half: float, centre: tuple) -> np.ndarray:
-    """Return the signed distance to a square."""
-    return box(plane, (half, half), 0.15 * half, centre)
 
 
 def sheet_material(look: Look, plane: Plane) -> Surface:

@@ -141,35 +141,6 @@ def cells(look: Look, plane: Plane, frequency: float) -> tuple[np.ndarray, np.nd
     return first, np.sqrt(second) - first, number[nearest]
 
 
-def inside(distance: np.ndarray, plane: Plane, soft: float = 1.0) -> np.ndarray:
-    """Return 1 where a signed distance is negative, else 0, with an edge `soft` pixels wide."""
-    return np.clip(0.5 - distance / (soft * plane.pixel), 0, 1)
-
-
-def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the length of vectors (x, y): np.hypot without its slow overflow protection."""
-    return np.sqrt(x * x + y * y)
-
-
-def circle(plane: Plane, radius: float, centre: tuple = (0, 0)) -> np.ndarray:
-    """Return the signed distance to a circle."""
-    return length(plane.u - float(centre[0]), plane.v - float(centre[1])) - float(radius)
-
-
-def box(plane: Plane, half: tuple, rounding: float = 0, centre: tuple = (0, 0)) -> np.ndarray:
-    """Return the signed distance to a box of the given half sides, with round corners."""
-    x = np.abs(plane.u - float(centre[0])) - float(half[0] - rounding)
-    y = np.abs(plane.v - float(centre[1])) - float(half[1] - rounding)
-    outside = length(np.maximum(x, 0), np.maximum(y, 0))
-    return outside + np.minimum(np.maximum(x, y), 0) - float(rounding)
-
-
-def hexagon(plane: Plane, radius: float) -> np.ndarray:
-    """Return the signed distance to a regular hexagon of that inner radius."""
-    x, y = np.abs(plane.u), np.abs(plane.v)
-    return np.maximum(x * np.float32(0.8660254) + y * np.float32(0.5), y) - radius
-
-
 def background(look: Look, plane: Plane, colour: tuple, rough: float = 0.02) -> Surface:
     """Draw an empty background for objects: a sheet or belt of one colour."""
     grain = noise(look, plane, 30, 2) * rough + noise(look, plane, 1.5) * rough

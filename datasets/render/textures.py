@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from datasets.render.surface import Look, Plane, Surface, cells, length, mix, noise
+from datasets.render.shapes import length
+from datasets.render.surface import Look, Plane, Surface, cells, mix, noise
 
 
 def textured(colour: np.ndarray, height: np.ndarray, gloss: float | np.ndarray) -> Surface:
