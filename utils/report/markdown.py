@@ -55,7 +55,7 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
             f"No published mean is shown: the published means are over all {total} categories, "
             f"ours is over {finished}."
         )
-    parts += [f"{name}: {text}" for name, text in published_sources(published).items()]
+    parts += [f"{name}: {text}" for name, text in source_texts(published).items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,7 +115,7 @@ def undefined_notes(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def published_sources(rows: pd.DataFrame) -> dict[str, str]:
+def source_texts(rows: pd.DataFrame) -> dict[str, str]:
     """Describe each source of the published numbers in `rows`: name to description."""
     sources = {"paper": SOURCES[PAPER]} if rows["paper"].notna().any() else {}
     return sources | {name: SOURCES[name] for name in rows["public_source"].dropna().unique()}

@@ -5,6 +5,7 @@ writes tables, charts, curves and a gallery of all test images. report.css and t
 it are copied into the page.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +21,7 @@ from utils.files import atomic_path
 from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
 from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
-from utils.report.markdown import (
-    UNDEFINED,
-    cell,
-    mean_label,
-    own_cell,
-    published_sources,
-    seeds_text,
-)
+from utils.report.markdown import UNDEFINED, cell, mean_label, own_cell, seeds_text, source_texts
 from utils.results.folder import read_finished, read_json
 from utils.results.summary import MEAN, read_summary
 
@@ -110,7 +104,7 @@ def report_page(
         },
         metric_names=METRIC_NAMES,
         charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in METRICS if len(summary)],
-        sources=published_sources(summary),
+        sources=source_texts(summary),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
         undrawn=[name for name in data if name not in drawn],
@@ -277,8 +271,7 @@ def curve_figure(
     """Return one kind of curve for all shown runs of a category, with the areas under them."""
     title, axes, x_end = CURVES[metric]
     areas = [(run["name"], percent(values, run, metric)) for run in runs]
-    text = ", ".join(f"{run} {area}" for run, area in areas)
-    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {text}"
+    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {', '.join(map(' '.join, areas))}"
     chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
     return {"title": title, "area": METRIC_NAMES[metric], "areas": areas, "chart": chart}
 
@@ -289,14 +282,13 @@ def image_counts(data: Mapping[str, Mapping]) -> list[dict]:
     for name, category in data.items():
         labels = [image["label"] for image in category["images"]]
         defects = [image["defect"] for image in category["images"] if image["label"] == 1]
-        by_defect = pd.Series(defects, dtype=str).value_counts().sort_index().items()
         counts.append(
             {
                 "name": name,
                 "good": labels.count(0),
                 "anomalous": labels.count(1),
                 "unlabelled": labels.count(UNKNOWN),
-                "defects": ", ".join(f"{defect} {count}" for defect, count in by_defect),
+                "defects": ", ".join(f"{name} {n}" for name, n in sorted(Counter(defects).items())),
             }
         )
     return counts
