@@ -138,22 +138,6 @@ def test_a_folder_that_cannot_be_written_raises_one_sentence(tmp_path):
         write_png(tmp_path / "taken" / "a.png", GREY)
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: draw_panel(GREY[..., 0], None, [], "a"),
-        lambda: draw_panel(GREY / 255, None, [], "a"),
-        lambda: draw_panel(GREY, np.zeros((1, 32, 32), bool), [], "a"),
-        lambda: draw_panel(GREY, GOOD, [("x", np.full((15, 15), np.nan), 0.5, (0, 1))], "a"),
-        lambda: colour_range([np.full((15, 15), np.nan)]),
-        lambda: colour_range([]),
-    ],
-)
-def test_invalid_input_raises_one_sentence(draw):
-    with pytest.raises(InputError):
-        draw()
-
-
 def test_a_larger_panel_has_larger_images():
     maps = [("0-shot", spot(2, 2), 0.5, (0, 1))]
     small, large = (draw_panel(GREY, GOOD, maps, "a", height=size) for size in (128, 512))

@@ -149,16 +149,7 @@ def test_without_labels_the_page_offers_no_outcomes_and_shows_the_threshold_of_t
         assert word not in text
 
 
-def test_a_category_of_an_older_version_is_named(result, tmp_path):
-    folder = tmp_path / "old"
-    shutil.copytree(result, folder)
-    (folder / "report/grid.json").unlink()
-    write_report(folder)
-    text = text_of((folder / "report.html").read_text(encoding="utf-8"))
-    assert "grid has numbers but no images on this page" in text
-
-
-def test_damaged_report_data_is_one_sentence(result, tmp_path):
+def test_damaged_report_data_raises_one_sentence(result, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(result, folder)
     (folder / "report/grid.json").write_text("{")

@@ -177,7 +177,7 @@ def test_tables_of_a_growing_run_are_written_while_they_cost_little(
 ):
     written = []
     monkeypatch.setattr(benchmark, "REPORT_SHARE", share)
-    monkeypatch.setattr(benchmark, "write_report", lambda *_: written.append(1))
+    monkeypatch.setattr("utils.report.page.write_report", lambda *_: written.append(1))
     run(replace(bench, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
     assert len(written) == (2 if share else 1)  # after the first of two categories, and at the end
     assert "metal_nut" in (tmp_path / "summary.md").read_text()

@@ -18,7 +18,6 @@ from utils.results.summary import (
     load_published,
     read_summary,
     summarise,
-    write_metrics,
     write_tables,
 )
 
@@ -211,15 +210,15 @@ def test_the_summary_is_read_as_it_was_written(tmp_path):
 def test_metrics_file_keeps_every_bit(tmp_path):
     values = [0.1 + 0.2, 1 / 3, np.nextafter(1, 0), 5e-324, math.nan]
     rows = frame(*[("bottle", 1, seed, "image_auroc", v) for seed, v in enumerate(values)])
-    write_metrics(tmp_path / "metrics.csv", rows)
+    write_tables(tmp_path, rows, "mvtec", ["bottle"])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     read = [float(line.rsplit(",", 1)[1] or "nan") for line in lines]
     assert np.array(read).tobytes() == np.array(values).tobytes()
 
 
 def test_zero_shot_has_an_empty_seed(tmp_path):
-    write_metrics(tmp_path / "m.csv", frame(("bottle", 0, None, "image_auroc", 0.5)))
-    assert (tmp_path / "m.csv").read_text().splitlines()[1] == "bottle,0,,image_auroc,0.5"
+    write_tables(tmp_path, frame(("bottle", 0, None, "image_auroc", 0.5)), "mvtec", ["bottle"])
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1] == "bottle,0,,image_auroc,0.5"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from utils.evaluation.curves import Curve
 from utils.evaluation.metrics import f1_max_threshold
 from utils.evaluation.stitching import stitch_tiles
 from utils.files import write_text
+from utils.results.folder import read_json
 from utils.results.heatmaps import Scale, colour_range, score_levels
 from utils.results.scores import Scores
 
@@ -112,6 +113,11 @@ def write_category_data(folder: Path, category: str, data: dict) -> None:
     """Write report/<category>.json into the result folder `folder`, atomically."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     write_text(folder / "report" / f"{category}.json", text + "\n")
+
+
+def read_category_data(folder: Path, category: str) -> dict:
+    """Read report/<category>.json; a damaged file is an `InputError`."""
+    return read_json(folder / "report" / f"{category}.json", "runs", "images")
 
 
 def outcome(score: float, label: int, threshold: float | None) -> str:

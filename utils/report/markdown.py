@@ -35,28 +35,28 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     `summary` has the SUMMARY_COLUMNS of summary.csv; of `record` (settings.json) the page shows
     `title` and `notes`, and compares the number of finished categories with `categories`.
     """
-    parts = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
-    parts.append(LEGEND)
+    blocks = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
+    blocks.append(LEGEND)
     finished = summary.loc[~is_mean(summary), "category"].nunique()
     total = len(record["categories"])
     for shots, rows in summary.groupby("shots"):
         title = f"## {shots}-shot{seeds_text(rows)}"
-        parts += [title, own_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
+        blocks += [title, own_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
     published = summary[summary[["paper", "public"]].notna().any(axis=1)]
     for shots, rows in published[~is_mean(published)].groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"
-        parts += [title, comparison_table(rows, "category")]
+        blocks += [title, comparison_table(rows, "category")]
     means = published[published["category"] == MEAN]
     if len(means):
         title = f"## Mean over {finished} categories beside published results"
-        parts += [title, comparison_table(means, "shots")]
+        blocks += [title, comparison_table(means, "shots")]
     elif finished != total:
-        parts.append(
+        blocks.append(
             f"No published mean is shown: the published means are over all {total} categories, "
             f"ours is over {finished}."
         )
-    parts += [f"{name}: {text}" for name, text in published_sources(published).items()]
-    return "\n\n".join(parts) + "\n"
+    blocks += [f"{name}: {text}" for name, text in source_texts(published).items()]
+    return "\n\n".join(blocks) + "\n"
 
 
 def is_mean(rows: pd.DataFrame) -> pd.Series:
@@ -115,7 +115,7 @@ def undefined_notes(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def published_sources(rows: pd.DataFrame) -> dict[str, str]:
+def source_texts(rows: pd.DataFrame) -> dict[str, str]:
     """Describe each source of the published numbers in `rows`: name to description."""
     sources = {"paper": SOURCES[PAPER]} if rows["paper"].notna().any() else {}
     return sources | {name: SOURCES[name] for name in rows["public_source"].dropna().unique()}

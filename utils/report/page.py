@@ -5,6 +5,7 @@ writes tables, charts, curves and a gallery of all test images. report.css and t
 it are copied into the page.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +19,9 @@ from datasets.splits import UNKNOWN
 from utils.evaluation.metrics import FPR_LIMIT, METRICS
 from utils.files import atomic_path
 from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
-from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome
+from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome, read_category_data
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
-from utils.report.markdown import (
-    UNDEFINED,
-    cell,
-    mean_label,
-    own_cell,
-    published_sources,
-    seeds_text,
-)
+from utils.report.markdown import UNDEFINED, cell, mean_label, own_cell, seeds_text, source_texts
 from utils.results.folder import read_finished, read_json
 from utils.results.summary import MEAN, read_summary
 
@@ -57,45 +51,33 @@ def write_report(folder: Path) -> None:
     Raise `InputError` if a file that the run wrote there is damaged.
     """
     finished = read_finished(folder)
-    data = {name: part and without_pixels(part) for name, part in read_data(folder, finished)}
     html = report_page(
         read_json(folder / "settings.json", "title", "categories"),
         read_summary(folder),
         finished,
-        data,
-        (gallery_images(part) for _, part in read_data(folder, finished) if part),
+        {name: without_pixels(read_category_data(folder, name)) for name in finished},
+        (gallery_images(read_category_data(folder, name)) for name in finished),
     )
     with atomic_path(folder / "report.html") as temporary, temporary.open("wb") as stream:
         stream.writelines(text.encode("utf-8") for text in html)
-
-
-def read_data(folder: Path, categories: Iterable[str]) -> Iterator[tuple[str, dict | None]]:
-    """Read report/<category>.json of one category after the other, since they are large.
-
-    None stands for a file that is missing, because an older version finished the category.
-    """
-    for name in categories:
-        path = folder / "report" / f"{name}.json"
-        yield name, read_json(path) if path.exists() else None
 
 
 def report_page(
     record: Mapping,
     summary: pd.DataFrame,
     finished: Mapping[str, Mapping],
-    data: Mapping[str, dict | None],
+    data: Mapping[str, dict],
     images: Iterable[dict[str, dict]],
 ) -> Iterator[str]:
     """Generate the HTML of the page in pieces.
 
     `record` is settings.json, `summary` the table of summary.csv; `finished` and `data` map each
     finished category to its record in done/ and to its report data without pixels, `images` gives
-    the gallery images of each category with report data.
+    the gallery images of each of them.
     """
-    drawn = {name: part for name, part in data.items() if part is not None}
-    shots = shots_of(summary, drawn)
+    shots = shots_of(summary, data)
     total = len(record["categories"])
-    sections = [category_section(name, drawn[name], finished[name], summary) for name in drawn]
+    sections = [category_section(name, data[name], finished[name], summary) for name in finished]
     return template().generate(
         title=f"WinCLIP on {record['title']}",
         record=record,
@@ -110,13 +92,12 @@ def report_page(
         },
         metric_names=METRIC_NAMES,
         charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in METRICS if len(summary)],
-        sources=published_sources(summary),
+        sources=source_texts(summary),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
-        undrawn=[name for name in data if name not in drawn],
-        counts=image_counts(drawn),
+        counts=image_counts(data),
         style=style,
-        index=script_json(gallery_index(drawn)),
+        index=script_json(gallery_index(data)),
         images=map(script_json, images),
         css=asset("report.css"),
         images_js=asset("report_images.js"),
@@ -250,10 +231,8 @@ def run_section(
         np.array([image["scores"][index] for image in images if (image["label"] == 1) == positive])
         for positive in (False, True)
     )
-
-    def count(kind: str) -> int | str:
-        return UNDEFINED if threshold is None else outcomes.count(kind)
-
+    kinds = (CORRECT, MISSED, FALSE_ALARM)
+    counts = {kind: UNDEFINED if threshold is None else outcomes.count(kind) for kind in kinds}
     label = (
         f"Image scores of {name}, {run['name']}: {len(good)} good or unlabelled and "
         f"{len(anomalous)} anomalous images"
@@ -263,9 +242,9 @@ def run_section(
         "name": run["name"],
         "threshold": UNDEFINED if threshold is None else f"{threshold:.4f}",
         "f1": percent(values, run, "image_f1_max"),
-        "missed": count(MISSED),
-        "false_alarms": count(FALSE_ALARM),
-        "correct": count(CORRECT),
+        "missed": counts[MISSED],
+        "false_alarms": counts[FALSE_ALARM],
+        "correct": counts[CORRECT],
         "reference": reference,
         "histogram": histogram(good, anomalous, line, label),
     }
@@ -277,8 +256,7 @@ def curve_figure(
     """Return one kind of curve for all shown runs of a category, with the areas under them."""
     title, axes, x_end = CURVES[metric]
     areas = [(run["name"], percent(values, run, metric)) for run in runs]
-    text = ", ".join(f"{run} {area}" for run, area in areas)
-    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {text}"
+    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {', '.join(map(' '.join, areas))}"
     chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
     return {"title": title, "area": METRIC_NAMES[metric], "areas": areas, "chart": chart}
 
@@ -287,16 +265,9 @@ def image_counts(data: Mapping[str, Mapping]) -> list[dict]:
     """Count the good, anomalous and unlabelled test images of each category, and its defects."""
     counts = []
     for name, category in data.items():
-        labels = [image["label"] for image in category["images"]]
-        defects = [image["defect"] for image in category["images"] if image["label"] == 1]
-        by_defect = pd.Series(defects, dtype=str).value_counts().sort_index().items()
-        counts.append(
-            {
-                "name": name,
-                "good": labels.count(0),
-                "anomalous": labels.count(1),
-                "unlabelled": labels.count(UNKNOWN),
-                "defects": ", ".join(f"{defect} {count}" for defect, count in by_defect),
-            }
-        )
+        labels = Counter(image["label"] for image in category["images"])
+        defects = Counter(image["defect"] for image in category["images"] if image["label"] == 1)
+        text = ", ".join(f"{defect} {count}" for defect, count in sorted(defects.items()))
+        row = {"name": name, "good": labels[0], "anomalous": labels[1], "defects": text}
+        counts.append(row | {"unlabelled": labels[UNKNOWN]})
     return counts

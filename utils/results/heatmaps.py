@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.errors import InputError
-
 IMAGE_HEIGHT = 256  # default height of each image in a panel, in pixels
 MAX_ASPECT = 2  # an image is at most this many times as wide as IMAGE_HEIGHT; then it gets lower
 MIN_COLUMN_WIDTH = 200  # pixels, so that a title fits above a narrow image
@@ -47,9 +45,7 @@ def draw_panel(
     `(title, map, score, (low, high))`. Mask and maps may have any size; they are stretched over
     the image. `name` is the heading, for instance "bottle/broken_large/000.png"; `note` a warning
     below it, for instance "random weights"; `height` that of each image in pixels.
-    Raise `InputError` for an array of another type or shape, or a map that is not finite.
     """
-    check_sizes(image, mask)
     fitted = fit(image, height)
     columns = [("image", fitted, None)]
     if mask is not None and not mask.any():
@@ -88,16 +84,9 @@ def lay_out(
 
 
 def colour_range(maps: Iterable[np.ndarray]) -> Scale:
-    """Return the lowest and the highest score in all `maps`, the colour scale of a category.
-
-    Raise `InputError` if there are no maps, or one is not finite.
-    """
-    ends = [(float(values.min()), float(values.max())) for values in maps]
-    if not ends:
-        raise InputError("a colour scale needs at least one map; none was given")
-    if not np.isfinite(ends).all():
-        raise InputError("a map has NaN or infinite scores; score its category again")
-    return min(low for low, _ in ends), max(high for _, high in ends)
+    """Return the lowest and the highest score in all `maps`, the colour scale of a category."""
+    lows, highs = zip(*((float(values.min()), float(values.max())) for values in maps), strict=True)
+    return min(lows), max(highs)
 
 
 def fit(image: np.ndarray, height: int = IMAGE_HEIGHT) -> np.ndarray:
@@ -130,12 +119,9 @@ def colours(values: np.ndarray, scale: Scale) -> np.ndarray:
 def score_levels(values: np.ndarray, scale: Scale) -> np.ndarray:
     """Quantise scores to uint8: 0 and 255 are the ends of `scale`, and also what lies beyond them.
 
-    If both ends are equal, because all maps are constant, every level is 0. Raise `InputError` if
-    a score is not finite.
+    If both ends are equal, because all maps are constant, every level is 0.
     """
     low, high = scale
-    if not np.isfinite(values).all():
-        raise InputError("cannot draw a map with NaN or infinite scores; score its category again")
     unit = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return np.rint(255 * np.clip(unit, 0, 1)).astype(np.uint8)
 
@@ -213,13 +199,3 @@ def shorten_middle(text: str, fits: Callable[[str], bool]) -> str:
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return Pillow's built-in font, so that no font file is needed."""
     return ImageFont.load_default(size)
-
-
-def check_sizes(image: np.ndarray, mask: np.ndarray | None) -> None:
-    """Raise `InputError` unless `image` is (H, W, 3) uint8 and `mask`, if any, 2-D."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(
-            f"cannot draw a {image.dtype} image of shape {image.shape}; expected uint8 (H, W, 3)"
-        )
-    if mask is not None and mask.ndim != 2:
-        raise InputError(f"cannot draw a mask of shape {mask.shape}; expected (H, W)")

@@ -74,15 +74,12 @@ def write_tables(
     `metrics` has the COLUMNS of `metrics.csv`; `categories` and `groups` as in `summarise`. The
     same arguments write the same bytes, whatever the order of the rows.
     """
-    summary = summarise(metrics, dataset, categories, groups)
-    write_metrics(folder / "metrics.csv", metrics)
-    write_text(folder / "summary.csv", summary.to_csv(index=False, lineterminator="\n"))
-
-
-def write_metrics(path: Path, metrics: pd.DataFrame) -> None:
-    """Write `metrics` (COLUMNS) as CSV: sorted, in full precision, NaN and missing seeds empty."""
-    rows = validate_metrics(metrics)
-    write_text(path, rows.to_csv(index=False, lineterminator="\n"))
+    tables = {
+        "metrics.csv": validate_metrics(metrics),
+        "summary.csv": summarise(metrics, dataset, categories, groups),
+    }
+    for name, table in tables.items():
+        write_text(folder / name, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_summary(folder: Path) -> pd.DataFrame:
