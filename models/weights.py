@@ -86,8 +86,7 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     file = None if pretrained == RANDOM else find_file(name, pretrained, tag)
     # A weight file holds neither the normalisation of images nor the kind of GELU.
     options = tag or (read_hub_config(file) if file else {})
-    config = open_clip.get_model_config(name)
-    quick_gelu = bool(options.get("quick_gelu") or config.get("quick_gelu"))
+    quick_gelu = any(c.get("quick_gelu") for c in (options, open_clip.get_model_config(name)))
     try:
         model = create_model(name, quick_gelu)
         tokenizer = open_clip.get_tokenizer(name)
@@ -146,10 +145,8 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
         try:
             return Path(open_clip.download_pretrained(tag))
         except Exception as error:  # the hub's client raises many types
-            raise InputError(
-                f'PRETRAINED = "{pretrained}": the weights of {name} could not be downloaded '
-                f"({type(error).__name__}: {describe_error(error)}); {advice}"
-            ) from error
+            problem = f"the download failed ({type(error).__name__}: {describe_error(error)})"
+            raise InputError(f'PRETRAINED = "{pretrained}": {problem}; {advice}') from error
     path = user_path(pretrained)
     if path.is_dir():
         for file in FOLDER_FILES:
@@ -167,9 +164,9 @@ def find_file(name: str, pretrained: str, tag: dict) -> Path:
 
 
 def read_hub_config(file: Path) -> dict:
-    """Read `mean`, `std` and `quick_gelu` from the hub's config beside a weight file.
+    """Read `mean`, `std` and `quick_gelu` from a hub config beside a weight file, if there is one.
 
-    Returns those that it has, {} if there is no config. Raises InputError for a damaged one.
+    Raises InputError for a damaged config.
     """
     path = file.parent / "open_clip_config.json"
     if not path.is_file():
@@ -182,10 +179,8 @@ def read_hub_config(file: Path) -> dict:
             raise ValueError("mean and std need 3 numbers each")
         return options | {"quick_gelu": bool(config.get("model_cfg", {}).get("quick_gelu"))}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"PRETRAINED: {path}, which defines how images are normalised for {file.name}, cannot "
-            f"be read ({describe_error(error)}); fetch it again, or move the weights elsewhere"
-        ) from error
+        problem = f"cannot read {path} ({describe_error(error)}), which defines the normalisation"
+        raise InputError(f"PRETRAINED: {problem}; replace it, or move the weights away") from error
 
 
 def create_model(name: str, quick_gelu: bool) -> nn.Module:
@@ -212,9 +207,8 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
                 torch.load(file, map_location="meta", weights_only=True)
             open_clip.load_checkpoint(model, str(file), weights_only=True)
     except Exception as error:  # readers raise many types for damaged files
-        reason = describe_error(error)
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "it is damaged, or holds pickled code, which was not executed"
+        pickled = isinstance(error, pickle.UnpicklingError)
+        reason = "damaged, or pickled code: not executed" if pickled else describe_error(error)
         raise InputError(
             f"PRETRAINED: {file} does not load into {name} ({reason}); check its sha256, and that "
             "MODEL names its architecture, or use a .safetensors file"

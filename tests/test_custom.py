@@ -20,7 +20,8 @@ from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.results.scores import load_scores
-from utils.run.custom import CustomSettings, meaning, run
+from utils.run.benchmark import run
+from utils.run.custom import CustomSettings, explain_scores, plan_custom
 
 
 def gradient(width=60, height=40) -> Image.Image:
@@ -130,6 +131,10 @@ def test_symlink_loops_are_reported_and_left_out(tmp_path):
     assert len(custom.tests) == len(list((root / "bottle/test").rglob("*.png"))) - 1
 
 
+def score_custom(settings: CustomSettings) -> None:
+    run(settings, plan_custom(settings))
+
+
 def settings(folder: Path, **changes) -> CustomSettings:
     """Settings with a small random CLIP."""
     values = {
@@ -163,7 +168,7 @@ def done(tmp_path_factory) -> Path:
     """Run on labelled images with masks and three references; return the result folder."""
     folder = tmp_path_factory.mktemp("custom")
     root = make_mvtec(folder, ["bottle"], train=3) / "bottle"
-    run(
+    score_custom(
         settings(
             folder,
             images=str(root / "test"),
@@ -198,7 +203,9 @@ def test_the_threshold_is_the_highest_score_of_a_reference_against_the_others(do
         shutil.copytree(root, others)
         (others / left.name).unlink()
         target = tmp_path / f"out-{left.stem}"
-        run(settings(tmp_path, images=str(left), references=str(others), result_dir=str(target)))
+        score_custom(
+            settings(tmp_path, images=str(left), references=str(others), result_dir=str(target))
+        )
         apart.append(load_scores(target / "scores" / "metal nut.npz").image_scores[-1, 0])
     assert record["leave_one_out"] == pytest.approx(apart, abs=1e-6)
     rows = json.loads((done / "scores.json").read_text())
@@ -209,7 +216,7 @@ def test_the_threshold_is_the_highest_score_of_a_reference_against_the_others(do
 
 def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
     odd_formats(tmp_path / "in")
-    run(settings(tmp_path, images=str(tmp_path / "in")))
+    score_custom(settings(tmp_path, images=str(tmp_path / "in")))
     rows = json.loads((tmp_path / "result" / "scores.json").read_text())
     assert set(rows[0]) == {"image", "0-shot"}
     assert not (tmp_path / "result" / "summary.md").exists()
@@ -220,9 +227,9 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
 
 
 def test_the_meaning_of_scores_is_explained():
-    assert "not calibrated" in meaning(0, None)
-    assert "two references" in meaning(1, None)
-    assert "once in 5" in meaning(4, 0.5)
+    assert "not calibrated" in explain_scores(0, None)
+    assert "Two or more reference images" in explain_scores(1, None)
+    assert "once in 5" in explain_scores(4, 0.5)
 
 
 def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
@@ -259,7 +266,7 @@ def test_real_images_in_odd_formats_score_as_the_originals(tmp_path, shared_data
     exif = Image.Exif()
     exif[0x0112] = 8
     image.transpose(Image.Transpose.ROTATE_270).save(folder / "f.tif", exif=exif)
-    run(settings(tmp_path, images=str(folder)))
+    score_custom(settings(tmp_path, images=str(folder)))
     scores = load_scores(tmp_path / "result" / "scores" / "metal nut.npz")
     assert len(scores.image) == 6
     assert np.ptp(scores.image_scores[0]) == 0
@@ -277,4 +284,4 @@ def test_real_images_in_odd_formats_score_as_the_originals(tmp_path, shared_data
 def test_a_wrong_setting_ends_in_one_sentence(tmp_path, changes, message):
     odd_formats(tmp_path / "in")
     with pytest.raises(InputError, match=message):
-        run(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))
+        score_custom(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))

@@ -160,7 +160,7 @@ def test_the_training_pool_has_no_unseen_category():
     pool = make_pool(2, variety=2, seed=0, workers=2)
     assert not UNSEEN & set(pool.names)
     counts = [4 if CATEGORIES[name].varied else 2 for name in pool.names]
-    assert np.bincount(pool.product).tolist() == counts
+    assert np.bincount(pool.category).tolist() == counts
     assert pool.masks.any(axis=(1, 2)).tolist() == [False, True] * (sum(counts) // 2)
 
 
@@ -185,9 +185,9 @@ def test_the_training_tool_writes_the_same_weights_again(tmp_path):
     assert first.weights.sha256 == again.weights.sha256 != other.weights.sha256
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"per_product": -1}])
-def test_a_training_without_steps_or_images_ends_in_one_sentence(wrong):
-    with pytest.raises(InputError, match="is below 1; give more"):
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"per_category": -1}])
+def test_a_training_without_steps_or_pictures_is_one_sentence(wrong):
+    with pytest.raises(InputError, match="expected a whole number >= 1"):
         train_demo_clip.Options(**wrong)
 
 

@@ -1,7 +1,7 @@
-"""The pictures that the demo CLIP is trained on: rendered once, then cut into views with labels.
+"""Render the demo CLIP's training images, and cut them into labelled views.
 
-A view is what the model sees of a picture: all of it, or a window of 2 x 2 or 3 x 3 patches. Its
-label says whether the defect is in it, from the exact mask.
+A view is an image or one of its windows of 2 x 2 or 3 x 3 patches. Its label, from the exact mask,
+says if it shows the defect.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,97 +15,99 @@ from torch import Tensor
 
 from datasets.render.catalogue import CATEGORIES, render, seeded_generator
 
-IGNORE = -1  # label of a view that shows too little of a defect to be called either way
+IGNORE = -1  # label of a view that shows too little of a defect to count as good or damaged
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Rendered pictures of the training products."""
+    """Rendered images of the training categories."""
 
     names: tuple[str, ...]
-    pictures: np.ndarray  # (P, S, S, 3) uint8
+    images: np.ndarray  # (P, S, S, 3) uint8
     masks: np.ndarray  # (P, S, S) bool
-    product: np.ndarray  # (P,) int: index into names
+    category: np.ndarray  # (P,) int: index into names
 
 
-def make_pool(per_product: int, variety: int, seed: int, workers: int) -> Pool:
-    """Render pictures of every product but the unseen ones, half of them good.
+def make_pool(per_category: int, variety: int, seed: int, workers: int) -> Pool:
+    """Render images of every category except the unseen ones, half of them good.
 
-    `per_product` of each, `variety` times as many where every picture shows another product.
+    There are `per_category` of each, and `variety` times as many of a category whose images all
+    show different objects.
     """
     names = tuple(name for name, product in CATEGORIES.items() if product.role != "unseen")
-    counts = [per_product * (variety if CATEGORIES[name].varied else 1) for name in names]
+    counts = [per_category * (variety if CATEGORIES[name].varied else 1) for name in names]
     jobs = [
         (name, k, seed) for name, count in zip(names, counts, strict=True) for k in range(count)
     ]
-    with ThreadPoolExecutor(workers) as executor:  # NumPy and OpenCV work outside Python's lock
-        made = list(executor.map(render_job, jobs))
-    pictures, masks = zip(*made, strict=True)
-    product = np.repeat(np.arange(len(names)), counts)
-    return Pool(names, np.stack(pictures), np.stack(masks), product)
+    with ThreadPoolExecutor(workers) as executor:  # NumPy and OpenCV release Python's lock
+        rendered = list(executor.map(render_job, jobs))
+    images, masks = zip(*rendered, strict=True)
+    category = np.repeat(np.arange(len(names)), counts)
+    return Pool(names, np.stack(images), np.stack(masks), category)
 
 
 def render_job(job: tuple[str, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """One picture of the pool and its mask."""
-    name, number, seed = job
-    rng = seeded_generator("pool", seed, name, number)
-    kinds = CATEGORIES[name].defects
-    defect = kinds[number // 2 % len(kinds)] if number % 2 else None
+    """Render one image of the pool and its mask."""
+    name, index, seed = job
+    rng = seeded_generator("pool", seed, name, index)
+    defects = CATEGORIES[name].defects
+    defect = defects[index // 2 % len(defects)] if index % 2 else None
     return render(name, defect, rng, spread=float(rng.choice((1.0, 2.0, 3.0))))
 
 
-def augmented(
-    picture: np.ndarray, mask: np.ndarray, size: int, closest: float, rng: np.random.Generator
+def augment(
+    image: np.ndarray, mask: np.ndarray, size: int, smallest: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A square cut of the picture at `size`, flipped, turned and recoloured; the same of its mask.
+    """Crop a square at `size`, flip, rotate and recolour it; do the same with the mask.
 
-    (S, S, 3) uint8 and (S, S) bool in; (size, size, 3) float32 about [0, 1] and (size, size) bool
-    out. The cut is `closest` to 1 of the picture's side, and holds the defect where there is one.
+    Takes (S, S, 3) uint8 and (S, S) bool; returns (size, size, 3) float32, about [0, 1], and
+    (size, size) bool. The crop's side is `smallest` to 1 of the image's, and contains the defect if
+    there is one.
     """
-    side = int(len(picture) * rng.uniform(closest, 1.0))
-    top, left = rng.integers(0, len(picture) - side + 1, 2)
+    side = int(len(image) * rng.uniform(smallest, 1.0))
+    top, left = rng.integers(0, len(image) - side + 1, 2)
     if mask.any():
         rows, columns = np.nonzero(mask)
-        chosen, off = rng.integers(len(rows)), side * rng.uniform(0.2, 0.8, 2)
-        at = np.array([rows[chosen], columns[chosen]]) - off
-        top, left = np.clip(at, 0, len(picture) - side).astype(int)
-    cut = slice(top, top + side), slice(left, left + side)
-    way = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC  # by area, enlarging is blocky
-    pixels = cv2.resize(picture[cut], (size, size), interpolation=way)
-    where = cv2.resize(mask[cut].astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
+        pixel, offset = rng.integers(len(rows)), side * rng.uniform(0.2, 0.8, 2)
+        corner = np.array([rows[pixel], columns[pixel]]) - offset
+        top, left = np.clip(corner, 0, len(image) - side).astype(int)
+    crop = slice(top, top + side), slice(left, left + side)
+    method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC  # area enlarges in blocks
+    pixels = cv2.resize(image[crop], (size, size), interpolation=method)
+    damage = cv2.resize(mask[crop].astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
     turns = rng.integers(4)
-    pixels, where = np.rot90(pixels, turns), np.rot90(where, turns)
+    pixels, damage = np.rot90(pixels, turns), np.rot90(damage, turns)
     if rng.random() < 0.5:
-        pixels, where = pixels[:, ::-1], where[:, ::-1]
-    mix = np.eye(3) / 255 + rng.normal(0, 0.06 / 255, (3, 3))  # other inks, other lamps
-    pixels = pixels.astype(np.float32) @ mix.astype(np.float32)
-    grain = rng.standard_normal((size // 2, size // 2, 3), dtype=np.float32)  # repeated: quicker
-    return pixels + np.tile(grain, (2, 2, 1)) * np.float32(rng.uniform(0, 0.02)), where > 0
+        pixels, damage = pixels[:, ::-1], damage[:, ::-1]
+    colours = np.eye(3) / 255 + rng.normal(0, 0.06 / 255, (3, 3))  # vary colours and light
+    pixels = pixels.astype(np.float32) @ colours.astype(np.float32)
+    grain = rng.standard_normal((size // 2, size // 2, 3), dtype=np.float32)  # tiled for speed
+    return pixels + np.tile(grain, (2, 2, 1)) * np.float32(rng.uniform(0, 0.02)), damage > 0
 
 
 def coverage(masks: Tensor, patch: int) -> Tensor:
-    """Share of each patch that the defect covers: (B, H, W) bool to (B, N) in [0, 1]."""
+    """Return the share of each patch under the mask: (B, H, W) bool to (B, N) in [0, 1]."""
     return F.avg_pool2d(masks.float()[:, None], patch).flatten(1)
 
 
-def labels_of(share: Tensor, least: float) -> Tensor:
-    """1 (damaged) where a defect covers at least `least`, 0 where there is none, else IGNORE.
+def labels_of(covered: Tensor, threshold: float) -> Tensor:
+    """Label views by their covered share: 1 (damaged) from `threshold` up, 0 for none, else IGNORE.
 
     >>> labels_of(torch.tensor([0.0, 0.01, 0.5]), 0.1)
     tensor([ 0, -1,  1])
     """
-    return torch.where(share >= least, 1, torch.where(share == 0, 0, IGNORE))
+    return torch.where(covered >= threshold, 1, torch.where(covered == 0, 0, IGNORE))
 
 
 def choose_windows(
-    windows: Tensor, share: Tensor, count: int, generator: torch.Generator
+    windows: Tensor, covered: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`count` windows of each picture, about half of them on its defect where it has one.
+    """Draw `count` windows of each image, about half of them on its defect if it has one.
 
-    `windows` (W, K) patch numbers and `share` (B, N); returns patch numbers (B, count, K) and the
-    shares (B, count) that the defect covers of them.
+    `windows` (W, K) are patch indices and `covered` (B, N) the shares of patches under the mask;
+    returns the patch indices (B, count, K) of the windows and their shares (B, count).
     """
-    shares = share[:, windows].mean(dim=-1)
+    shares = covered[:, windows].mean(dim=-1)
     damaged = shares > 0
     weight = torch.where(damaged, 1 / damaged.sum(1, keepdim=True).clamp(min=1), 0.0)
     weight = weight + torch.where(damaged, 0.0, 1 / (~damaged).sum(1, keepdim=True).clamp(min=1))

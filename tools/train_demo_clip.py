@@ -1,13 +1,12 @@
-"""Train the demo CLIP from scratch on rendered pictures alone.
+"""Train the demo CLIP from scratch, on rendered images only.
 
     python tools/train_demo_clip.py             # 50 to 60 minutes on two cores
     python tools/train_demo_clip.py --steps 50  # a trial
 
-Renders its own training pictures (products of the roles "seen" and "training", never an "unseen"
-one) and writes demo-clip.safetensors in half precision and training.json, its record, into
-result/demo_clip/. The model is open_clip's own architecture (models/demo_clip/demo-clip.json) with
-CLIP's tokenizer. The loss is contrastive, on captions from WinCLIP's prompt ensemble: of whole
-pictures, of windows, and of single patches.
+Renders its training images (categories with the role "seen" or "training", never "unseen") and
+writes demo-clip.safetensors, in half precision, and its record training.json to result/demo_clip/.
+The architecture is open_clip's (models/demo_clip/demo-clip.json), with CLIP's tokenizer. The loss
+contrasts captions from WinCLIP's prompt ensemble, for whole images, windows and single patches.
 """
 
 import json
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports start
+if __package__ in (None, ""):  # run as a file: import from the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
@@ -27,6 +26,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from utils.run.process import reuse_freed_memory
 
 from models.encoder import embed_patches
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
@@ -37,82 +37,80 @@ from tools.demo_losses import (
     caption_loss,
     embed_text,
     embed_tokens,
-    pick,
+    gather_patches,
     spread_loss,
     state_loss,
 )
 from tools.demo_start import start_local
-from tools.demo_views import Pool, augmented, choose_windows, coverage, labels_of, make_pool
+from tools.demo_views import Pool, augment, choose_windows, coverage, labels_of, make_pool
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
-from utils.files import atomic_path, sha256_of, write_text
+from utils.files import PROJECT, atomic_path, sha256_of, write_text
 from utils.log import progress_bar
 from utils.results.folder import git_revision
-from utils.run.process import reuse_freed_memory
 
-PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
-CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # beside 1 for the states
-WHOLE_WEIGHT, ATTENTION_WEIGHT = 2.0, 0.4  # of whole pictures, beside 1 for windows and patches
-WINDOWS = {2: 3, 3: 3}  # views of each picture: windows of so many patches a side, how many
-LEAST_PICTURE = 0.001  # covered shares that count as damage: of a picture, windows, a patch
-LEAST_WINDOW = {2: 0.06, 3: 0.04}
-LEAST_PATCH = 0.15
-RARE = 6.0  # weight of a damaged patch; most are good
-SPREAD_OVER = 512  # patches of a step that are kept apart
-CLOSEST = (0.3, 0.7)  # smallest cut at first, and from CLOSEST_UNTIL of the steps on
-CLOSEST_UNTIL = 0.6
+CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # relative to 1 for the states
+WHOLE_WEIGHT, ATTENTION_WEIGHT = 2.0, 0.4  # for whole images, relative to 1 for other views
+WINDOWS = {2: 3, 3: 3}  # views of each image: side of the window in patches, number of windows
+IMAGE_THRESHOLD = 0.001  # smallest covered share that counts as damage, of an image,
+WINDOW_THRESHOLDS = {2: 0.06, 3: 0.04}  # of a window,
+PATCH_THRESHOLD = 0.15  # and of a patch
+DAMAGED_WEIGHT = 6.0  # of a damaged patch, since most are good
+SPREAD_PATCHES = 512  # per step, in the loss that spreads embeddings
+SMALLEST_CROP = (0.3, 0.7)  # at first, and after CROP_GROWTH of the steps
+CROP_GROWTH = 0.6
 WARM_UP = 50  # steps
 SAVE_EVERY = 200  # steps
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     steps: int = 3200
     """Steps of the optimiser."""
     batch: int = 32
-    """Pictures in a step."""
-    per_product: int = 200
-    """Pictures rendered of each product."""
+    """Images per step."""
+    per_category: int = 200
+    """Images rendered of each category."""
     variety: int = 8
-    """Times as many of the products of random make."""
+    """Times as many images of categories whose images all show different objects."""
     rate: float = 1e-3
     """Highest learning rate."""
     decay: float = 0.05
     """Weight decay."""
     seed: int = 0
-    """Of the pictures and of all draws; what `start_local` leaves alone starts the same always."""
+    """Seed of the images and of all draws; the weights that start_local does not set ignore it."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
     folder: Path = PROJECT / "result" / "demo_clip"
-    """Where the weights are written."""
+    """Folder of the weights and their record."""
 
     def __post_init__(self) -> None:
-        """Refuse what no training can have, before the pictures are drawn."""
-        for name in ("steps", "batch", "per_product", "variety"):
+        """Raise InputError for impossible values, before images are rendered."""
+        for name in ("steps", "batch", "per_category", "variety"):
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
-                raise InputError(f"--{option}: {getattr(self, name)} is below 1; give more")
+                raise InputError(f"--{option} {getattr(self, name)}: expected a whole number >= 1")
         if self.device != "cpu" and not torch.cuda.is_available():
-            raise InputError(f'--device: no CUDA for "{self.device}" here; give cpu')
+            raise InputError(f"--device {self.device}: torch sees no CUDA device; use cpu")
 
 
 class Captions:
-    """Prompts of the ensemble, as tokens: one normal and one anomalous one for each name."""
+    """Random prompts of the ensemble, as tokens: one normal and one anomalous for each name."""
 
     def __init__(self, tokenizer, names: tuple[str, ...], rng: np.random.Generator):
         self.tokenizer, self.rng = tokenizer, rng
         self.names = [words(name) for name in names]
         self.vocabulary = [word for word in tokenizer.encoder if word.endswith("</w>")]
-        # An array: to choose from a list, NumPy copies all of it every time.
+        # An array, because NumPy copies a list each time it draws from it.
         self.vocabulary = np.array([w[:-4] for w in self.vocabulary if w[:-4].isalpha()])
 
     def draw(self, foreign: bool) -> Tensor:
-        """Tokens (2 K, L): normal, then anomalous; `foreign` names are any words there are.
+        """Return tokens (2 K, L), normal, then anomalous; `foreign` replaces names by random words.
 
-        Foreign names teach the text tower that the state counts, whatever the product is called.
+        Foreign names teach the text tower that the state counts, whatever the object is called.
         """
         names = self.names
         if foreign:
@@ -124,7 +122,7 @@ class Captions:
         return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
 
     def caption(self, name: str, states: tuple[str, ...]) -> str:
-        """A name in a random state and template."""
+        """Put a name into a random state and template."""
         template, state = self.rng.choice(TEMPLATES), self.rng.choice(states)
         return template.format(state.format(name))
 
@@ -151,61 +149,62 @@ class Trainer:
         groups += [{"params": grouped[1], "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
 
-    def batch(self, done: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (B, 3, H, W), covered shares of patches (B, N), products (B,).
+    def batch(self, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw pixels (B, 3, H, W), covered shares of patches (B, N), categories (B,).
 
-        `done` is the share of the training behind: it starts with close looks at the defects.
+        `progress` is the share of the training that is done; it starts with close-ups of defects.
         """
-        rows = self.rng.integers(0, len(self.pool.pictures), self.options.batch)
-        closest = float(np.interp(done, (0, CLOSEST_UNTIL), CLOSEST))
-        pictures, masks = self.pool.pictures, self.pool.masks
-        views = [augmented(pictures[row], masks[row], self.size, closest, self.rng) for row in rows]
-        pixels = torch.from_numpy(np.stack([picture for picture, _ in views])).permute(0, 3, 1, 2)
+        rows = self.rng.integers(0, len(self.pool.images), self.options.batch)
+        smallest = float(np.interp(progress, (0, CROP_GROWTH), SMALLEST_CROP))
+        images, masks = self.pool.images, self.pool.masks
+        views = [augment(images[row], masks[row], self.size, smallest, self.rng) for row in rows]
+        pixels = torch.from_numpy(np.stack([image for image, _ in views])).permute(0, 3, 1, 2)
         masks = torch.from_numpy(np.stack([mask for _, mask in views]))
-        share = coverage(masks, self.patch)
-        return (pixels - self.mean) / self.std, share, torch.from_numpy(self.pool.product[rows])
+        covered = coverage(masks, self.patch)
+        return (pixels - self.mean) / self.std, covered, torch.from_numpy(self.pool.category[rows])
 
-    def loss(self, done: float) -> Tensor:
-        """The loss of one batch, `done` as in `batch`."""
+    def loss(self, progress: float) -> Tensor:
+        """Compute the loss of one batch; `progress` as in `batch`."""
         device, visual = self.options.device, self.model.visual
-        pixels, share, product = self.batch(done)
+        pixels, covered, category = self.batch(progress)
         named = embed_text(self.model, self.captions.draw(foreign=False).to(device))
         foreign = embed_text(self.model, self.captions.draw(foreign=True).to(device))
         tokens = embed_patches(visual, pixels.to(device))
-        found, looks = embed_tokens(visual, tokens)
-        whole = labels_of(share.mean(1), LEAST_PICTURE)
-        total = WHOLE_WEIGHT * self.view_loss(found[:, 0], (named, foreign), product, whole)
-        look = attention_loss(looks, share.to(device), whole.to(device))
-        total = total + ATTENTION_WEIGHT * look
-        patches = found[:, 1:].flatten(0, 1)
-        dense = labels_of(share, LEAST_PATCH).flatten().to(device)
-        own = product.repeat_interleave(share.shape[1]).to(device)
-        total = total + state_loss(patches, named, own, dense, torch.tensor([1.0, RARE]).to(device))
-        some = torch.randperm(len(patches), generator=self.generator)[:SPREAD_OVER]
-        total = total + SPREAD_WEIGHT * spread_loss(patches[some.to(device)])
-        for side, each in WINDOWS.items():
-            chosen, covered = choose_windows(self.windows[side], share, each, self.generator)
-            spread = tokens.repeat_interleave(each, dim=0)
-            cut = pick(spread, chosen.flatten(0, 1).to(device))
-            seen = embed_tokens(visual, cut)[0][:, 0]
-            labels = labels_of(covered.flatten(), LEAST_WINDOW[side])
-            texts = named, foreign
-            total = total + self.view_loss(seen, texts, product.repeat_interleave(each), labels)
-            total = total + SPREAD_WEIGHT * spread_loss(seen)
+        embeddings, attention = embed_tokens(visual, tokens)
+        labels = labels_of(covered.mean(1), IMAGE_THRESHOLD)
+        total = WHOLE_WEIGHT * self.view_loss(embeddings[:, 0], (named, foreign), category, labels)
+        on_defect = attention_loss(attention, covered.to(device), labels.to(device))
+        total = total + ATTENTION_WEIGHT * on_defect
+        patches = embeddings[:, 1:].flatten(0, 1)
+        labels = labels_of(covered, PATCH_THRESHOLD).flatten().to(device)
+        categories = category.repeat_interleave(covered.shape[1]).to(device)
+        weights = torch.tensor([1.0, DAMAGED_WEIGHT]).to(device)
+        total = total + state_loss(patches, named, categories, labels, weights)
+        sample = torch.randperm(len(patches), generator=self.generator)[:SPREAD_PATCHES]
+        total = total + SPREAD_WEIGHT * spread_loss(patches[sample.to(device)])
+        for side, count in WINDOWS.items():
+            windows, shares = choose_windows(self.windows[side], covered, count, self.generator)
+            repeated = tokens.repeat_interleave(count, dim=0)
+            views = gather_patches(repeated, windows.flatten(0, 1).to(device))
+            views = embed_tokens(visual, views)[0][:, 0]
+            labels = labels_of(shares.flatten(), WINDOW_THRESHOLDS[side])
+            categories = category.repeat_interleave(count)
+            total = total + self.view_loss(views, (named, foreign), categories, labels)
+            total = total + SPREAD_WEIGHT * spread_loss(views)
         return total
 
     def view_loss(
-        self, views: Tensor, texts: tuple[Tensor, Tensor], product: Tensor, labels: Tensor
+        self, views: Tensor, texts: tuple[Tensor, Tensor], category: Tensor, labels: Tensor
     ) -> Tensor:
-        """The contrasts of a group of views: captions, and states with own and foreign names."""
-        product, labels = product.to(views.device), labels.to(views.device)
+        """Contrast captions, and states with the category's name and with foreign names."""
+        category, labels = category.to(views.device), labels.to(views.device)
         named, foreign = texts
-        loss = CAPTION_WEIGHT * caption_loss(views, named, product, labels)
-        loss = loss + 0.5 * state_loss(views, named, product, labels)
-        return loss + 0.5 * state_loss(views, foreign, product, labels)
+        loss = CAPTION_WEIGHT * caption_loss(views, named, category, labels)
+        loss = loss + 0.5 * state_loss(views, named, category, labels)
+        return loss + 0.5 * state_loss(views, foreign, category, labels)
 
     def train(self, save: Callable[[list[float]], None]) -> None:
-        """All steps; `save` gets the losses so far, now and then and at the end."""
+        """Run all steps; call `save` with the losses so far every SAVE_EVERY steps and last."""
         steps, losses = self.options.steps, []
         progress = progress_bar(range(steps), unit="step")
         for step in progress:
@@ -225,7 +224,7 @@ class Trainer:
 
 
 def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, float]) -> None:
-    """The weights in half precision, and how they came about."""
+    """Write the weights in half precision, and the record of their training."""
     options = trainer.options
     state = {name: value.half().contiguous() for name, value in trainer.model.state_dict().items()}
     with atomic_path(options.folder / "demo-clip.safetensors") as temporary:
@@ -234,7 +233,7 @@ def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, floa
         "steps_done": len(losses),
         "options": {k: v for k, v in asdict(options).items() if k != "folder"},
         "products": list(trainer.pool.names),
-        "pictures": len(trainer.pool.pictures),
+        "pictures": len(trainer.pool.images),
         "seconds": {stage: round(value) for stage, value in seconds.items()},
         "weights_sha256": sha256_of(options.folder / "demo-clip.safetensors"),
         "loss_first_50": float(np.mean(losses[:50])),
@@ -248,7 +247,7 @@ def write_weights(trainer: Trainer, losses: list[float], seconds: dict[str, floa
 
 
 def train(options: Options, pool: Pool, rendering: float) -> None:
-    """Train and write; `rendering` is the seconds that the pool took."""
+    """Train and write the weights; `rendering` is the seconds that the pool took."""
     trainer = Trainer(options, pool)
     start = time.perf_counter()
 
@@ -261,14 +260,14 @@ def train(options: Options, pool: Pool, rendering: float) -> None:
 
 
 def main(options: Options) -> None:
-    """Render, train, write."""
+    """Render the images, train, write the weights."""
     reuse_freed_memory()
     start = time.perf_counter()
     pool = make_pool(
-        options.per_product, options.variety, options.seed, workers=os.cpu_count() or 1
+        options.per_category, options.variety, options.seed, workers=os.cpu_count() or 1
     )
     rendering = time.perf_counter() - start
-    print(f"rendered {len(pool.pictures)} pictures in {rendering:.0f} s", flush=True)
+    print(f"rendered {len(pool.images)} images in {rendering:.0f} s", flush=True)
     train(options, pool, rendering)
 
 
