@@ -11,7 +11,7 @@ from utils.files import PROJECT
 SCRIPT = """
 import resource
 import torch
-from utils.run.process import reuse_freed_memory
+from utils.run.distributed import reuse_freed_memory
 if {keep}:
     reuse_freed_memory()
 torch.ones(65 * 2**20, dtype=torch.uint8)

@@ -26,7 +26,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from utils.run.process import reuse_freed_memory
+from utils.run.distributed import reuse_freed_memory
 
 from models.encoder import embed_patches
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
