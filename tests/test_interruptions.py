@@ -18,7 +18,7 @@ from tests import scripts
 from tests.benches import contents
 from utils.results.scores import load_scores
 
-KILLS = 8  # at moments spread over a run
+KILLS = 6  # at moments spread over a run
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CATEGORIES = ("leather", "washer")
 

@@ -54,11 +54,7 @@ def imports_of(source: str) -> Iterator[Import]:
 
 
 def package_of(module: str) -> str | None:
-    """Return the longest package in RANKS that holds a dotted name; None for foreign ones.
-
-    >>> package_of("utils.run.benchmark"), package_of("utils.log"), package_of("torch.nn")
-    ('utils.run', 'utils', None)
-    """
+    """Return the innermost package in RANKS that holds a dotted name; None for foreign names."""
     if module.startswith("run_"):
         return "runners"
     parents = [module, *map(str, PurePosixPath(module.replace(".", "/")).parents)]
@@ -77,16 +73,6 @@ def upward_imports(sources: Sources) -> list[str]:
             if RANKS[imported] > RANKS[package] or {package, imported} in SIBLINGS:
                 faults.append(f"{path}:{line}: {package} imports {name}")
     return faults
-
-
-def relative_imports(sources: Sources) -> list[str]:
-    """Find imports that start with a dot, whose direction the other checks cannot read."""
-    return [
-        f"{path}:{node.lineno}: relative import"
-        for path, source in sources.items()
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.ImportFrom) and node.level
-    ]
 
 
 def crowded_folders(sources: Sources) -> list[str]:
@@ -134,7 +120,6 @@ def early_report_imports(sources: Sources) -> list[str]:
 Check = Callable[[Sources], list[str]]
 CHECKS: tuple[Check, ...] = (
     upward_imports,
-    relative_imports,
     crowded_folders,
     filled_inits,
     long_signatures,
@@ -170,7 +155,6 @@ def test_the_project_has_no(check, sources):
         (upward_imports, "models/weights.py", "from datasets.render import surface"),
         (upward_imports, "datasets/images.py", "class C:\n    import models.windows"),
         (upward_imports, "datasets/render/surface.py", "from datasets.splits import Sample"),
-        (relative_imports, "utils/run/plan.py", "from ..report import page"),
         (filled_inits, "models/__init__.py", "from models.winclip import zero_shot"),
         (long_signatures, "models/a.py", "def f(a, b, c, d, *e, f, **g): ..."),
         (long_signatures, "models/a.py", "class C:\n  async def f(self, a, b, c, d, e, f, g): ..."),
@@ -185,10 +169,6 @@ def test_the_project_has_no(check, sources):
 )
 def test_a_planted_violation_is_found(check, path, source):
     assert len(check({path: source})) == 1
-    assert [other for other in CHECKS if other is not check and other({path: source})] in (
-        [],
-        [upward_imports],  # a runner's import may break two rules
-    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +196,7 @@ def test_a_folder_with_one_module_too_many_is_found(folder, allowed):
         ("models/__init__.py", ""),
     ],
 )
-def test_what_the_layout_allows_passes(path, source):
+def test_an_allowed_source_passes(path, source):
     assert [fault for check in CHECKS for fault in check({path: source})] == []
 
 

@@ -19,6 +19,7 @@ from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.results.folder import lock_folder
+from utils.run import benchmark
 from utils.run.benchmark import main, run
 from utils.run.settings import Settings
 
@@ -140,8 +141,9 @@ def finished_bottle(mvtec_result, mvtec_settings, tmp_path) -> Settings:
     ],
 )
 def test_a_bad_file_ends_the_run_and_finished_categories_stay(
-    mvtec_settings, tmp_path, victim, message, workers
+    mvtec_settings, tmp_path, monkeypatch, victim, message, workers
 ):
+    monkeypatch.setattr(benchmark, "REPORT_SHARE", 1.0, raising=False)  # tables at once
     root = make_mvtec(tmp_path / "raw")
     changes = {"shots": (0,), "heatmaps": "none", "num_workers": workers}
     changes |= {"data_root": str(root), "result_dir": str(tmp_path / "r")}
