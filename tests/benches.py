@@ -1,4 +1,4 @@
-"""Small prepared benchmarks with a small CLIP, for tests of whole runs."""
+"""Small benchmarks, prepared, with a small CLIP, for tests of whole runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.layouts import make_mvtec, make_visa
 from utils.run.settings import Settings
 
 SHOTS, SEEDS = (0, 1, 2), (0, 1)
-RUNS = 1 + 2 * 2  # 0-shot once, then two numbers of shots with two seeds each
+RUNS = 1 + 2 * 2  # 0-shot once; 1-shot and 2-shot with two seeds each
 
 
 def small_mvtec(folder: Path) -> Settings:
@@ -33,15 +33,16 @@ def small_mvtec(folder: Path) -> Settings:
 
 
 def small_visa(folder: Path, settings: Settings) -> Settings:
-    """Prepare a small VisA, whose images are 96 x 144; return `settings` for it."""
+    """Prepare a small VisA of one category and 96 x 144 pixels; return `settings` for it."""
     root = make_visa(folder / "raw", ["capsules"])
     options = Options(root, splits_folder=folder, allow_incomplete=True)
     split, _ = prepare(visa.visa("1cls"), options)
-    return replace(settings, dataset="visa", data_root=str(root), split=str(split))
+    paths = {"data_root": str(root), "split": str(split), "result_dir": str(folder / "result")}
+    return replace(settings, dataset="visa", **paths)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a result folder, except those that contain times."""
-    timed = ("settings.json", "run.log", "report.html")
+    """Return every file of a result folder but the lock and those that have times in them."""
+    timed = ("settings.json", "run.log", "report.html", ".lock")
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in timed]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -1,13 +1,21 @@
+import os
 from pathlib import Path
 
 import pytest
 
+# Small models gain nothing from threads, which fight for the cores; processes that scripts start
+# inherit this, so that their scores have the same bits. Must be set before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from tests.benches import small_mvtec, small_visa
 from utils.files import PROJECT
+from utils.run.benchmark import run
+from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real benchmark images beside the project; tests that need them are skipped elsewhere."""
+    """Return the real benchmark images beside the project; skip the test elsewhere."""
     folder = PROJECT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real benchmark images are not beside this checkout")
@@ -16,6 +24,32 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """An empty folder, which is also where code of a hostile file would leave its mark."""
+    """Return an empty folder, also the working directory, where hostile code would leave files."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def mvtec_settings(tmp_path_factory) -> Settings:
+    """Return the settings of a small MVTec AD; its result folder is that of `mvtec_result`."""
+    return small_mvtec(tmp_path_factory.mktemp("mvtec") / "mit Leerzeichen")
+
+
+@pytest.fixture(scope="session")
+def mvtec_result(mvtec_settings) -> Path:
+    """Return the result folder of a finished run; copy it before you change it."""
+    run(mvtec_settings)
+    return mvtec_settings.result_folder
+
+
+@pytest.fixture(scope="session")
+def visa_settings(tmp_path_factory, mvtec_settings) -> Settings:
+    """Return the settings of a small VisA, whose images are not square."""
+    return small_visa(tmp_path_factory.mktemp("visa"), mvtec_settings)
+
+
+@pytest.fixture(scope="session")
+def visa_result(visa_settings) -> Path:
+    """Return the result folder of a finished run; copy it before you change it."""
+    run(visa_settings)
+    return visa_settings.result_folder

@@ -1,4 +1,4 @@
-"""Spoiled datasets and hostile files given to the real scripts, cut off from the network."""
+"""Damaged datasets and hostile files, given to the real scripts without a network."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from datasets import mvtec, visa
 from datasets.prepare import BenchmarkSpec, Options, prepare
-from tests import corpus, corpus_weights
+from tests import corpus, corpus_weights, scripts
 from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
@@ -23,28 +23,28 @@ IMAGE = "bottle/test/good/000.png"
 
 
 def in_place_of(make: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Puts something else where an image was."""
+    """Return a function that puts something else where an image was."""
 
-    def spoil(root: Path) -> None:
+    def damage(root: Path) -> None:
         (root / IMAGE).unlink()
         make(root / IMAGE)
 
-    return spoil
+    return damage
 
 
 def renamed(new: bytes, *olds: str) -> Callable[[Path], None]:
-    """Gives files or folders another last part of their names."""
+    """Return a function that changes the names of files or folders."""
 
-    def spoil(root: Path) -> None:
+    def damage(root: Path) -> None:
         for old in olds:
-            place = os.fsencode(root / old)
-            os.rename(place, os.path.dirname(place) + b"/" + new)  # noqa: PTH104, PTH120 (bytes)
+            path = os.fsencode(root / old)
+            os.rename(path, os.path.dirname(path) + b"/" + new)  # noqa: PTH104, PTH120 (bytes)
 
-    return spoil
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "message"),
     [
         (in_place_of(os.mkfifo), "good/000.png"),
         (in_place_of(Path.mkdir), "good/000.png"),
@@ -58,14 +58,14 @@ def renamed(new: bytes, *olds: str) -> Callable[[Path], None]:
         (renamed(b"a\nb", "bottle/test/hole", "bottle/ground_truth/hole"), r"a\nb/000.png"),
     ],
 )
-def test_a_spoiled_folder_is_not_prepared(folder, spoil, told):
+def test_a_damaged_folder_is_refused(folder, damage, message):
     root = make_mvtec(folder / "raw", ["bottle"], each=1)
-    spoil(root)
-    refused_by_prepare(mvtec.MVTEC, root, told)
+    damage(root)
+    check_refused(mvtec.MVTEC, root, message)
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ("capsules,test,normal,{root}/x.png,", "/x.png"),
         ("capsules,test,normal,../x.png,", "../x.png"),
@@ -78,23 +78,23 @@ def test_a_spoiled_folder_is_not_prepared(folder, spoil, told):
         ("capsules,test,normal,x.png,\ncapsules,test,normal,x.png,", "a duplicate image"),
     ],
 )
-def test_a_spoiled_split_of_visa_is_not_prepared(folder, row, told):
+def test_a_damaged_split_of_visa_is_refused(folder, row, message):
     root = make_visa(folder / "raw", ["capsules"])
-    for place in (root, folder):
-        corpus.RGB.save(place / "x.png")
+    for parent in (root, folder):
+        corpus.RGB.save(parent / "x.png")
     with (root / "split_csv/1cls.csv").open("a") as table:
         table.write(row.format(root=root) + "\n")
-    refused_by_prepare(visa.visa("1cls"), root, told)
+    check_refused(visa.visa("1cls"), root, message)
 
 
-def refused_by_prepare(dataset: BenchmarkSpec, root: Path, told: str) -> None:
-    """One line for the one fault, and no split."""
+def check_refused(dataset: BenchmarkSpec, root: Path, message: str) -> None:
+    """Check that preparing names the one fault in one line and writes no split."""
     options = Options(root, splits_folder=root.parent / "splits", allow_incomplete=True)
     with time_limit(), pytest.raises(InputError) as caught:
         prepare(dataset, options)
     first, line = str(caught.value).splitlines()
     assert first == "fix these files before the split can be written (1 in total):"
-    assert told in line
+    assert message in line
     assert not options.splits_folder.exists()
 
 
@@ -107,26 +107,26 @@ def test_a_data_root_whose_name_cannot_be_written_is_refused(folder, name):
         Settings("mvtec", data_root=str(odd))
 
 
-NO_NETWORK = """
+BLOCK_NETWORK = """
 import os, socket
 
-def refuse(*words, **options):
-    open(os.environ["NETWORK_USED"], "a").write(repr(words))
+def refuse(*arguments, **options):
+    open(os.environ["NETWORK_USED"], "a").write(repr(arguments))
     raise OSError("the network is blocked")
 
-def local(call):
-    return lambda one, place: (call if one.family == socket.AF_UNIX else refuse)(one, place)
+def only_local(connect):
+    return lambda this, to: (connect if this.family == socket.AF_UNIX else refuse)(this, to)
 
 socket.getaddrinfo = refuse
-socket.socket.connect = local(socket.socket.connect)
-socket.socket.connect_ex = local(socket.socket.connect_ex)
+socket.socket.connect = only_local(socket.socket.connect)
+socket.socket.connect_ex = only_local(socket.socket.connect_ex)
 """
 
 
-def start(*words: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run a Python command in `folder`, cut off from the network; `network-used` tells of tries."""
+def run_offline(*words: object, folder: Path) -> subprocess.CompletedProcess:
+    """Run a new Python in `folder`, without a network from its start; record tries in a file."""
     (folder / "site").mkdir(exist_ok=True)
-    (folder / "site/sitecustomize.py").write_text(NO_NETWORK)
+    (folder / "site/sitecustomize.py").write_text(BLOCK_NETWORK)
     more = {"PYTHONPATH": str(folder / "site"), "NETWORK_USED": str(folder / "network-used")}
     return subprocess.run(
         [sys.executable, *map(str, words)],
@@ -138,21 +138,18 @@ def start(*words: object, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-def runner(folder: Path, *words: object) -> subprocess.CompletedProcess:
-    """The real script on the dataset and the split of `folder`."""
+def runner_options(folder: Path, *words: object) -> tuple[object, ...]:
+    """Return options of run_winclip.py for the dataset and the split of `folder`."""
     config = write_config(folder, "small-corpus", 240, 16, layers=2, width=32)
-    given = ("--data-root", "raw", "--split", "splits/mvtec.csv", "--result-dir", "out")
+    paths = ("--data-root", "raw", "--split", "splits/mvtec.csv", "--result-dir", "out")
     model = ("--model", config, "--pretrained", "random", "--shots", "0", "1", "--seeds", "0")
-    return start(PROJECT / "run_winclip.py", *given, *model, *words, folder=folder)
+    return (*paths, *model, "--heatmaps", "1", *words)
 
 
-def preparation(folder: Path) -> subprocess.CompletedProcess:
-    """The real script on the folder `raw`."""
-    words = ("--data-root", "raw", "--splits-folder", "splits", "--allow-incomplete")
-    return start(PROJECT / "datasets/mvtec.py", *words, folder=folder)
+PREPARE_OPTIONS = ("--data-root", "raw", "--splits-folder", "splits", "--allow-incomplete")
 
 
-def test_the_scripts_score_every_kind_of_image_without_the_network(folder):
+def test_the_scripts_score_every_kind_of_image_without_a_network(folder):
     good = make_mvtec(folder / "raw", ["bottle"], each=1) / "bottle/test/good"
     odd = {case.label: case for case in corpus.readable_images()}
     kinds = {
@@ -163,33 +160,40 @@ def test_the_scripts_score_every_kind_of_image_without_the_network(folder):
     labels = {"TIFF 16-bit": "tif 16-bit"}
     for label, name in kinds.items():
         odd[labels.get(label, label)].write(good / name)
-    for done in (preparation(folder), runner(folder)):
+    runner = (PROJECT / "run_winclip.py", *runner_options(folder))
+    for words in ((PROJECT / "datasets/mvtec.py", *PREPARE_OPTIONS), runner):
+        done = run_offline(*words, folder=folder)
         assert done.returncode == 0, done.stderr
     scored = {Path(name).name for name in load_scores(folder / "out/scores/bottle.npz").image}
     assert scored >= set(kinds.values())
     assert not (folder / "network-used").exists()
-    tried = start("-c", "import urllib.request as u; u.urlopen('http://192.0.2.1')", folder=folder)
-    assert "the network is blocked" in tried.stderr
+    fetch = "import urllib.request as u; u.urlopen('http://192.0.2.1')"
+    assert "the network is blocked" in run_offline("-c", fetch, folder=folder).stderr
     assert (folder / "network-used").exists()
 
 
-def one_sentence(done: subprocess.CompletedProcess, told: str) -> None:
-    """A script has ended on a user's mistake."""
+def check_one_error(done: subprocess.CompletedProcess, message: str) -> None:
+    """Check that a script has ended on a user's mistake."""
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert told in done.stderr[done.stderr.index(line) :]
+    assert message in done.stderr[done.stderr.index(line) :]
 
 
-def test_the_scripts_end_in_a_sentence_and_run_no_foreign_code(folder):
+def test_the_scripts_refuse_foreign_files_and_run_no_code_of_theirs(folder):
+    def run(script: str, *words: object) -> subprocess.CompletedProcess:
+        return scripts.start(script, *words, cwd=folder).finish()
+
     root = make_mvtec(folder / "raw", ["bottle", "grid"], each=1)
-    assert preparation(folder).returncode == 0
+    assert run("datasets/mvtec.py", *PREPARE_OPTIONS).returncode == 0
     bad = root / "grid/test/good/001.png"
     bad.write_bytes(corpus.foreign()["program.eps"])
-    one_sentence(preparation(folder), "grid/test/good/001.png cannot be read")
-    one_sentence(runner(folder), "grid/test/good/001.png cannot be read")
+    message = "grid/test/good/001.png cannot be read"
+    check_one_error(run("datasets/mvtec.py", *PREPARE_OPTIONS), message)
+    check_one_error(run("run_winclip.py", *runner_options(folder)), message)
     assert (folder / "out/done/bottle.json").exists()  # the sound category beside it
     hostile = {case.name: case for case in corpus_weights.weight_files()}["system zip.pt"]
     hostile.write(folder / hostile.name)
-    one_sentence(runner(folder, "--pretrained", hostile.name), hostile.name)
+    words = runner_options(folder, "--pretrained", hostile.name)
+    check_one_error(run("run_winclip.py", *words), hostile.name)
     assert not (folder / "canary").exists()

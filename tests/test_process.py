@@ -1,33 +1,30 @@
-"""What is asked of the operating system: memory that stays with the process."""
+"""What a run asks of the operating system: memory that stays with the process."""
 
 import platform
-import subprocess
-import sys
+import resource
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-
-from utils.files import PROJECT
-
-SCRIPT = """
-import resource
 import torch
+
+from tests.scripts import CONTEXT
 from utils.run.distributed import reuse_freed_memory
-if {keep}:
-    reuse_freed_memory()
-torch.ones(65 * 2**20, dtype=torch.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(64 * 2**20, dtype=torch.uint8)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
 
 
-def faults(keep: bool) -> int:
-    """Pages that a large array, after a larger one was freed, has the system prepare."""
-    words = [sys.executable, "-c", SCRIPT.format(keep=keep)]
-    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
-    return int(done.stdout)
+def page_faults(reuse: bool) -> int:
+    """Count the pages that the system clears for an array after a larger one was freed."""
+    if reuse:
+        reuse_freed_memory()
+    torch.ones(65 * 2**20, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(64 * 2**20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
-def test_a_large_array_takes_the_place_of_one_that_was_freed():
-    assert faults(keep=True) < 100 < faults(keep=False)
+def test_a_large_array_reuses_the_memory_of_a_freed_one():
+    counts = []
+    for reuse in (True, False):
+        with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+            counts.append(pool.submit(page_faults, reuse).result())
+    assert counts[0] < 100 < counts[1]

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,13 +25,30 @@ def page(result) -> str:
     return (result / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    """Return a function that loads an address and returns the document after its scripts ran."""
+def find_browser() -> str:
+    """Return the path of Chromium; without one, skip the test, or fail it in CI."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
-        pytest.skip("no Chromium here")
+        stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        stop(f"browser tests need one of {', '.join(names)} on the PATH")
+    return program
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_a_missing_browser_fails_in_ci_and_skips_elsewhere(monkeypatch, ci, outcome):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="browser tests need one of chromium"):
+        find_browser()
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """Return a function that loads an address and returns the document its scripts leave."""
+    program = find_browser()
 
     def load(address: str) -> str:
         profile = tmp_path_factory.mktemp("profile")

@@ -1,7 +1,8 @@
-"""Whole runs of the real scripts, on small pictures and a small CLIP with random weights."""
+"""Whole runs on small images and a small CLIP with random weights."""
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,30 +15,16 @@ from datasets import mvtec
 from datasets.prepare import Options, prepare
 from datasets.splits import read_split
 from models.encoder import WindowedEncoder
-from tests.benches import RUNS, SEEDS, SHOTS, contents, small_mvtec, small_visa
+from tests.benches import RUNS, SEEDS, SHOTS, contents
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> Settings:
-    """Settings of a small MVTec AD."""
-    return small_mvtec(tmp_path_factory.mktemp("bench") / "mit Leerzeichen")
-
-
-@pytest.fixture(scope="module")
-def done(bench) -> Path:
-    """The result folder of one finished run."""
-    run(bench)
-    return bench.result_folder
-
-
-def test_a_run_writes_everything_it_promises(done):
-    names = set(contents(done))
+def test_a_run_writes_all_its_files(mvtec_result):
+    names = set(contents(mvtec_result))
     assert {"metrics.csv", "summary.csv", "summary.md", "shots.csv"} <= names
     for category in ("bottle", "metal_nut"):
         assert f"scores/{category}.npz" in names
@@ -48,8 +35,8 @@ def test_a_run_writes_everything_it_promises(done):
     assert not [name for name in names if name.endswith(".part")]
 
 
-def test_metrics_have_a_row_for_every_run_and_metric(done):
-    table = pd.read_csv(done / "metrics.csv")
+def test_metrics_have_a_row_for_every_run_and_metric(mvtec_result):
+    table = pd.read_csv(mvtec_result / "metrics.csv")
     assert list(table.columns) == ["category", "shots", "seed", "metric", "value"]
     assert len(table) == 2 * RUNS * len(METRICS)
     assert table["value"].between(0, 1).all()
@@ -57,9 +44,9 @@ def test_metrics_have_a_row_for_every_run_and_metric(done):
     assert sorted(table[table["shots"] == 2]["seed"].unique()) == list(SEEDS)
 
 
-def test_scores_hold_all_runs_of_all_images(done, bench):
-    scores = load_scores(done / "scores" / "bottle.npz")
-    rows = [s for s in read_split(Path(bench.split)) if s.class_name == "bottle"]
+def test_scores_hold_all_runs_of_all_images(mvtec_result, mvtec_settings):
+    scores = load_scores(mvtec_result / "scores" / "bottle.npz")
+    rows = [s for s in read_split(Path(mvtec_settings.split)) if s.class_name == "bottle"]
     tests = [sample for sample in rows if sample.split == "test"]
     assert scores.image.tolist() == [sample.image for sample in tests]
     assert scores.label.tolist() == [sample.label for sample in tests]
@@ -68,15 +55,15 @@ def test_scores_hold_all_runs_of_all_images(done, bench):
     assert scores.maps.shape == (RUNS, len(tests), 15, 15)
     assert scores.image_scores.shape == (RUNS, len(tests))
     assert np.unique(scores.maps[0, 0]).size > 100  # a map, not a constant
-    table = pd.read_csv(done / "scores" / "bottle.csv")
+    table = pd.read_csv(mvtec_result / "scores" / "bottle.csv")
     assert table["2-shot seed 1"].to_numpy(np.float32).tolist() == scores.image_scores[4].tolist()
 
 
-def test_settings_say_everything_a_result_depends_on(done, bench):
-    record = json.loads((done / "settings.json").read_text())
+def test_settings_json_records_what_results_depend_on(mvtec_result):
+    record = json.loads((mvtec_result / "settings.json").read_text())
     assert record["settings"]["shots"] == list(SHOTS)
-    assert record["identity"]["temperature"] == 0.07
-    assert len(record["identity"]["split_sha256"]) == 64
+    assert record["fingerprint"]["temperature"] == 0.07
+    assert len(record["fingerprint"]["split_sha256"]) == 64
     assert {"torch", "open_clip_torch", "numpy", "python"} <= set(record["versions"])
     stages = {"start-up", "text", "decode", "encode", "score", "metrics", "write", "heatmaps"}
     assert set(record["seconds"]) == stages | {"report"}
@@ -84,134 +71,140 @@ def test_settings_say_everything_a_result_depends_on(done, bench):
     assert record["weights"]["description"] == "random weights (seed 0)"
 
 
-def test_random_weights_are_announced_in_every_output(done, bench, capsys):
-    assert "RANDOM WEIGHTS" in (done / "summary.md").read_text()
-    assert "RANDOM WEIGHTS" in (done / "report.html").read_text()
-    assert "RANDOM WEIGHTS" in json.loads((done / "settings.json").read_text())["notes"][0]
-    assert "RANDOM WEIGHTS" in run(bench)
-    assert "RANDOM WEIGHTS" in capsys.readouterr().out
-    with Image.open(done / "heatmaps/bottle/good/000.png") as panel:
+def test_every_output_warns_of_random_weights(mvtec_result):
+    for name in ("summary.md", "report.html", "run.log"):
+        assert "RANDOM WEIGHTS" in (mvtec_result / name).read_text()
+    record = json.loads((mvtec_result / "settings.json").read_text())
+    assert "RANDOM WEIGHTS" in record["notes"][0]
+    with Image.open(mvtec_result / "heatmaps/bottle/good/000.png") as panel:
         red = (np.asarray(panel)[:80] == (185, 28, 28)).all(axis=-1)
-    assert red.sum() > 100  # the note, in its own colour, above the pictures
+    assert red.sum() > 100  # the note in its own colour, above the images
 
 
-def test_the_paper_stands_beside_ours(done):
-    table = pd.read_csv(done / "summary.csv").set_index(["category", "shots", "metric"])
+def test_the_summary_shows_the_papers_numbers_beside_ours(mvtec_result):
+    table = pd.read_csv(mvtec_result / "summary.csv").set_index(["category", "shots", "metric"])
     row = table.loc[("bottle", 0, "pixel_auroc")]
     assert (row["paper"], row["public"]) == (89.5, 85.7)
-    text = (done / "summary.md").read_text()
+    text = (mvtec_result / "summary.md").read_text()
     assert "| bottle" in text
     assert "No published mean" in text
 
 
-def test_every_distinct_image_is_encoded_exactly_once(bench, tmp_path, monkeypatch):
+def test_every_image_is_encoded_once(mvtec_settings, tmp_path, monkeypatch):
     encoded = []
     original = WindowedEncoder.encode_images
 
     def count(self, pixels):
-        encoded.extend(one.sum().item() for one in pixels)
+        encoded.extend(image.sum().item() for image in pixels)
         return original(self, pixels)
 
     monkeypatch.setattr(WindowedEncoder, "encode_images", count)
-    run(replace(bench, result_dir=str(tmp_path)))
+    run(replace(mvtec_settings, heatmaps="none", result_dir=str(tmp_path)))
     shots = pd.read_csv(tmp_path / "shots.csv")
-    tests = [s for s in read_split(Path(bench.split)) if s.split == "test"]
+    tests = [s for s in read_split(Path(mvtec_settings.split)) if s.split == "test"]
     assert len(shots) == 2 * 2 * (1 + 2)  # categories x seeds x (1-shot and 2-shot)
     assert len(encoded) == len(set(encoded)) == shots["image"].nunique() + len(tests)
 
 
-def test_a_rerun_skips_what_is_done_and_changes_no_byte(done, bench, monkeypatch, capsys):
-    before = contents(done)
-    monkeypatch.setattr(WindowedEncoder, "encode_images", None)  # would fail if it were called
-    run(bench)
-    assert "bottle: done before, skipped" in capsys.readouterr().out
-    assert contents(done) == before
-
-
-def test_batch_size_workers_and_the_order_of_the_split_change_no_byte(done, bench, tmp_path):
-    header, *lines = Path(bench.split).read_text().splitlines()
-    random.Random(0).shuffle(lines)
-    shuffled = tmp_path / "mvtec.csv"
-    shuffled.write_text("\n".join([header, *lines]) + "\n")
-    other = replace(
-        *(bench,), batch_size=1, num_workers=2, split=str(shuffled), result_dir=str(tmp_path / "r")
-    )
-    run(other)
-    assert contents(tmp_path / "r") == contents(done)
-
-
-def test_a_given_list_of_references_is_used(done, bench, tmp_path):
-    given = replace(bench, references=str(done / "shots.csv"), result_dir=str(tmp_path / "a"))
-    run(given)
-    assert contents(tmp_path / "a") == contents(done)
-    table = pd.read_csv(done / "shots.csv")
-    table["seed"] = 1 - table["seed"]  # the two seeds' draws, changed over
-    table.to_csv(tmp_path / "swapped.csv", index=False)
-    run(replace(given, references=str(tmp_path / "swapped.csv"), result_dir=str(tmp_path / "b")))
-    one = load_scores(done / "scores/bottle.npz").maps
-    other = load_scores(tmp_path / "b/scores/bottle.npz").maps
-    np.testing.assert_array_equal(one[[1, 2]], other[[2, 1]])
-
-
-def test_categories_can_be_added_to_a_folder(done, bench, tmp_path):
-    part = replace(bench, result_dir=str(tmp_path), categories=("metal_nut",))
-    run(part)
-    assert "bottle" not in (tmp_path / "shots.csv").read_text()
-    run(replace(part, categories=()))
-    assert contents(tmp_path) == contents(done)
-
-
-def test_a_split_may_have_categories_of_its_own(bench, tmp_path):
-    own = tmp_path / "own.csv"
-    own.write_text(Path(bench.split).read_text().replace("metal_nut,", "valve,"))
-    told = run(replace(bench, split=str(own), shots=(0,), result_dir=str(tmp_path / "r")))
-    assert (tmp_path / "r/scores/valve.csv").exists()
-    assert "valve" in told
-    summary = pd.read_csv(tmp_path / "r/summary.csv")
-    assert summary.query("category in ['valve', 'mean']")["paper"].isna().all()
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_tables_of_a_growing_run_are_written_while_they_cost_little(
-    bench, tmp_path, monkeypatch, share
+def test_a_rerun_skips_finished_categories(
+    mvtec_result, mvtec_settings, tmp_path, monkeypatch, capsys
 ):
-    written = []
-    monkeypatch.setattr(benchmark, "REPORT_SHARE", share)
-    monkeypatch.setattr("utils.report.page.write_report", lambda *_: written.append(1))
-    run(replace(bench, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
-    assert len(written) == (2 if share else 1)  # after the first of two categories, and at the end
-    assert "metal_nut" in (tmp_path / "summary.md").read_text()
+    copy = shutil.copytree(mvtec_result, tmp_path / "r")
+    monkeypatch.setattr(WindowedEncoder, "encode_images", None)  # would fail if it were called
+    assert "RANDOM WEIGHTS" in run(replace(mvtec_settings, result_dir=str(copy)))
+    printed = capsys.readouterr().out
+    assert "bottle: done before, skipped" in printed
+    assert "RANDOM WEIGHTS" in printed
+    assert contents(copy) == contents(mvtec_result)
+
+
+def test_batch_size_workers_and_row_order_change_no_byte(mvtec_result, mvtec_settings, tmp_path):
+    header, *lines = Path(mvtec_settings.split).read_text().splitlines()
+    random.Random(0).shuffle(lines)
+    split = tmp_path / "mvtec.csv"
+    split.write_text("\n".join([header, *lines]) + "\n")
+    changes = {"batch_size": 1, "num_workers": 2, "split": str(split)}
+    run(replace(mvtec_settings, **changes, result_dir=str(tmp_path / "r")))
+    assert contents(tmp_path / "r") == contents(mvtec_result)
+
+
+def test_listed_references_are_used(mvtec_result, mvtec_settings, tmp_path):
+    listed = replace(mvtec_settings, references=str(mvtec_result / "shots.csv"))
+    run(replace(listed, result_dir=str(tmp_path / "same")))
+    assert contents(tmp_path / "same") == contents(mvtec_result)
+    table = pd.read_csv(mvtec_result / "shots.csv")
+    table["seed"] = 1 - table["seed"]
+    table.to_csv(tmp_path / "swapped.csv", index=False)
+    changes = {"categories": ("bottle",), "heatmaps": "none"}
+    swapped = replace(mvtec_settings, references=str(tmp_path / "swapped.csv"), **changes)
+    run(replace(swapped, result_dir=str(tmp_path / "swapped")))
+    maps = load_scores(mvtec_result / "scores/bottle.npz").maps
+    swapped_maps = load_scores(tmp_path / "swapped/scores/bottle.npz").maps
+    np.testing.assert_array_equal(maps[[1, 2]], swapped_maps[[2, 1]])
+
+
+def test_categories_can_be_added_to_a_folder(mvtec_result, mvtec_settings, tmp_path):
+    first = replace(mvtec_settings, result_dir=str(tmp_path), categories=("metal_nut",))
+    run(first)
+    assert "bottle" not in (tmp_path / "shots.csv").read_text()
+    run(replace(first, categories=()))
+    assert contents(tmp_path) == contents(mvtec_result)
+
+
+def test_a_split_may_have_unknown_categories(mvtec_settings, tmp_path):
+    split = tmp_path / "own.csv"
+    split.write_text(Path(mvtec_settings.split).read_text().replace("metal_nut,", "valve,"))
+    changes = {"split": str(split), "shots": (0,), "heatmaps": "none"}
+    summary = run(replace(mvtec_settings, **changes, result_dir=str(tmp_path / "r")))
+    assert (tmp_path / "r/scores/valve.csv").exists()
+    assert "valve" in summary
+    table = pd.read_csv(tmp_path / "r/summary.csv")
+    assert table.query("category in ['valve', 'mean']")["paper"].isna().all()
+
+
+def test_tables_are_written_after_each_category_and_the_report_at_the_end(
+    mvtec_settings, tmp_path, monkeypatch
+):
+    reports, tables = [], []
+    monkeypatch.setattr("utils.report.page.write_report", reports.append)
+    monkeypatch.setattr(
+        benchmark, "write_tables", lambda folder, metrics, *_: tables.append(len(metrics))
+    )
+    monkeypatch.setattr(benchmark, "write_summary_page", lambda folder: "")
+    run(replace(mvtec_settings, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
+    assert tables == [7, 14, 14]  # seven metrics of one category, then of two
+    assert reports == [tmp_path]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"protocol": "public"}, "templates: paper there, public now"),
+        ({"protocol": "public"}, "templates: was paper, now public"),
         ({"shots": (0, 1)}, "shots:"),
-        ({"eval_size": 120}, "eval_size: 240 there, 120 now"),
+        ({"eval_size": 120}, "eval_size: was 240, now 120"),
         ({"limit": 1}, "limit: None there, 1 now"),
     ],
 )
-def test_other_settings_are_not_mixed_into_a_folder(done, bench, change, told):
-    before = contents(done)
+def test_results_of_other_settings_are_not_mixed(mvtec_result, mvtec_settings, change, message):
+    before = contents(mvtec_result)
     with pytest.raises(InputError) as caught:
-        run(replace(bench, **change))
-    assert told in str(caught.value)
+        run(replace(mvtec_settings, **change))
+    assert message in str(caught.value)
     assert "choose another folder with RESULT_DIR (--result-dir)" in str(caught.value)
-    assert contents(done) == before
+    assert contents(mvtec_result) == before
 
 
 @pytest.mark.parametrize("text", ["{}", "[]"])
-def test_a_settings_file_of_no_run_is_one_sentence(bench, tmp_path, text):
+def test_a_foreign_settings_file_is_refused(mvtec_settings, tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(InputError, match=r"settings\.json is not what a run writes; delete it"):
-        run(replace(bench, result_dir=str(tmp_path)))
+        run(replace(mvtec_settings, result_dir=str(tmp_path)))
     assert (tmp_path / "settings.json").read_text() == text
 
 
-def test_seconds_are_those_of_all_runs_into_the_folder(bench, tmp_path):
+def test_seconds_add_up_over_all_runs_into_a_folder(mvtec_settings, tmp_path):
     def record_after(**changes) -> dict:
-        run(replace(bench, heatmaps="none", result_dir=str(tmp_path), **changes))
+        run(replace(mvtec_settings, heatmaps="none", result_dir=str(tmp_path), **changes))
         return json.loads((tmp_path / "settings.json").read_text())
 
     first, second = record_after(categories=("bottle",)), record_after()
@@ -220,71 +213,63 @@ def test_seconds_are_those_of_all_runs_into_the_folder(bench, tmp_path):
         assert second["seconds"][stage] > first["seconds"][stage]
 
 
-def test_a_limit_takes_the_first_of_each_defect_and_is_said(bench, tmp_path):
-    text = run(replace(bench, limit=1, heatmaps="none", result_dir=str(tmp_path)))
-    assert "LIMIT = 1" in text
+def test_a_limit_takes_the_first_images_of_each_defect(mvtec_settings, tmp_path):
+    summary = run(replace(mvtec_settings, limit=1, heatmaps="none", result_dir=str(tmp_path)))
+    assert "LIMIT = 1" in summary
     scores = load_scores(tmp_path / "scores/bottle.npz")
     assert scores.image.tolist() == [f"bottle/test/{d}/000.png" for d in ("good", "crack", "hole")]
     assert not (tmp_path / "heatmaps").exists()
 
 
-def test_a_category_without_good_images_has_undefined_metrics_and_no_zeros(bench, tmp_path):
-    header, *lines = Path(bench.split).read_text().splitlines()
-    kept = [line for line in lines if "/test/good/" not in line]
-    (tmp_path / "mvtec.csv").write_text("\n".join([header, *kept]) + "\n")
-    text = run(replace(bench, split=str(tmp_path / "mvtec.csv"), result_dir=str(tmp_path / "r")))
-    assert "n/a" in text
+def test_image_metrics_are_undefined_without_good_images(mvtec_settings, tmp_path):
+    header, *lines = Path(mvtec_settings.split).read_text().splitlines()
+    anomalous = [line for line in lines if "/test/good/" not in line]
+    split = tmp_path / "mvtec.csv"
+    split.write_text("\n".join([header, *anomalous]) + "\n")
+    changes = {"split": str(split), "shots": (0, 1), "heatmaps": 1}
+    assert "n/a" in run(replace(mvtec_settings, **changes, result_dir=str(tmp_path / "r")))
     table = pd.read_csv(tmp_path / "r/metrics.csv")
     assert table[table["metric"].str.startswith("image")]["value"].isna().all()
     assert table[table["metric"].str.startswith("pixel")]["value"].notna().all()
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory, bench) -> Settings:
-    """Settings of a small VisA."""
-    return small_visa(tmp_path_factory.mktemp("visa"), bench)
-
-
-def test_images_that_are_not_square_are_scored_in_tiles(wide, tmp_path):
-    run(replace(wide, result_dir=str(tmp_path)))
-    scores = load_scores(tmp_path / "scores/capsules.npz")
+def test_images_that_are_not_square_are_scored_in_tiles(visa_result):
+    scores = load_scores(visa_result / "scores/capsules.npz")
     assert scores.tiles.tolist() == [2] * 6
     assert scores.maps.shape == (RUNS, 12, 15, 15)
     assert scores.size.tolist() == [[96, 144]] * 6
-    with Image.open(tmp_path / "heatmaps/capsules/anomaly/000.png") as panel:
-        assert panel.width > 5 * 256 * 1.4  # five pictures at their own aspect
+    with Image.open(visa_result / "heatmaps/capsules/anomaly/000.png") as panel:
+        assert panel.width > 5 * 256 * 1.4  # five images at their own aspect
 
 
 @pytest.mark.parametrize("eval_size", [240, "source"])
-def test_the_public_protocol_squashes(wide, tmp_path, eval_size):
-    run(replace(wide, protocol="public", eval_size=eval_size, result_dir=str(tmp_path)))
+def test_the_public_protocol_squashes(visa_settings, tmp_path, eval_size):
+    run(replace(visa_settings, protocol="public", eval_size=eval_size, result_dir=str(tmp_path)))
     scores = load_scores(tmp_path / "scores/capsules.npz")
     assert scores.tiles.tolist() == [1] * 6
     assert pd.read_csv(tmp_path / "metrics.csv")["value"].notna().all()
 
 
-def test_metrics_at_the_source_size_are_those_of_that_size(wide, tmp_path):
-    run(replace(wide, eval_size="source", heatmaps="none", result_dir=str(tmp_path / "s")))
-    run(replace(wide, eval_size=96, heatmaps="none", result_dir=str(tmp_path / "96")))
-    tables = [(tmp_path / name / "metrics.csv").read_text() for name in ("s", "96")]
+def test_metrics_at_the_source_size_are_those_of_that_size(visa_settings, tmp_path):
+    small = replace(visa_settings, shots=(0, 1), heatmaps="none")
+    run(replace(small, eval_size="source", result_dir=str(tmp_path / "source")))
+    run(replace(small, eval_size=96, result_dir=str(tmp_path / "96")))
+    tables = [(tmp_path / name / "metrics.csv").read_text() for name in ("source", "96")]
     assert tables[0] == tables[1]  # the shorter side is 96: the same shape
 
 
 @pytest.mark.slow
-def test_the_papers_backbone_runs_on_real_images(shared_data, tmp_path):
+def test_the_papers_backbone_runs_on_real_images(shared_data, mvtec_settings, tmp_path):
     options = Options(shared_data / "mvtec", splits_folder=tmp_path, allow_incomplete=True)
     split, _ = prepare(mvtec.MVTEC, options)
-    settings = Settings(
-        *("mvtec", str(shared_data / "mvtec"), str(split), ("grid",)),
-        shots=(0, 1),
-        seeds=(0,),
-        pretrained="random",
-        limit=1,
-        result_dir=str(tmp_path / "r"),
-    )
-    run(settings)
-    scores = load_scores(tmp_path / "r/scores/grid.npz")
-    assert scores.maps.shape == (2, 6, 15, 15)
-    assert (scores.maps.reshape(12, -1).std(axis=1) > 1e-4).all()  # no map is constant
+    header, *lines = split.read_text().splitlines()
+    few = [line for line in lines if "/good/" in line or "/hole/" in line]
+    split.write_text("\n".join([header, *few]) + "\n")
+    changes = {"shots": (0, 1), "seeds": (0,), "model": "ViT-B-16-plus-240", "limit": 1}
+    settings = replace(mvtec_settings, data_root=str(options.data_root), split=str(split))
+    run(replace(settings, categories=("hazelnut",), **changes, result_dir=str(tmp_path / "r")))
+    scores = load_scores(tmp_path / "r/scores/hazelnut.npz")
+    assert scores.maps.shape == (2, 2, 15, 15)
+    assert (scores.maps.reshape(4, -1).std(axis=1) > 1e-4).all()  # no map is constant
     seconds = json.loads((tmp_path / "r/settings.json").read_text())["seconds"]
     assert seconds["score"] < 0.05 * seconds["encode"]

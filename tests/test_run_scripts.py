@@ -1,41 +1,31 @@
-"""The runners as scripts: from other folders, killed, stopped, and given what is wrong."""
+"""The runners as scripts: from other folders, killed, stopped, and with a user's mistakes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import run_winclip
-from tests.benches import contents, small_mvtec, small_visa
+from tests import scripts
+from tests.benches import contents
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.results.folder import lock_folder
+from utils.run import benchmark
 from utils.run.benchmark import main, run
 from utils.run.settings import Settings
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> Settings:
-    """Settings of a small MVTec AD."""
-    return small_mvtec(tmp_path_factory.mktemp("bench") / "mit Leerzeichen")
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory, bench) -> Settings:
-    """Settings of a small VisA."""
-    return small_visa(tmp_path_factory.mktemp("visa"), bench)
-
-
 def options_of(settings: Settings) -> list[str]:
-    """The command line that gives these settings."""
+    """Return the command line that gives these settings."""
     words = []
     for name in ("data_root", "split", "model", "pretrained", "result_dir", "num_workers"):
         words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
@@ -43,71 +33,52 @@ def options_of(settings: Settings) -> list[str]:
     return [*words, "--batch-size", "2"]
 
 
-def start(settings: Settings, *more: str, cwd: Path) -> subprocess.Popen:
-    script = {"mvtec": "run_winclip.py"}.get(settings.dataset, f"run_{settings.dataset}.py")
-    command = [sys.executable, str(PROJECT / script), *options_of(settings), *more]
-    return subprocess.Popen(
-        *(command,), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def test_a_run_killed_in_a_category_goes_on_to_the_same_files(bench, tmp_path):
-    run(bench)
-    settings = replace(bench, result_dir=str(tmp_path / "r"))
-    process = start(settings, cwd=tmp_path)
+def test_a_killed_run_resumes_to_the_same_files(mvtec_result, mvtec_settings, tmp_path):
+    words = options_of(replace(mvtec_settings, result_dir=str(tmp_path / "r")))
+    killed = scripts.start("run_winclip.py", *words, cwd=tmp_path)
     first = tmp_path / "r/done/bottle.json"
     deadline = time.monotonic() + 60
     while not first.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.finish()
     assert first.exists()
     assert not (tmp_path / "r/done/metal_nut.json").exists()
     (tmp_path / "r/scores/metal_nut.npz").write_bytes(b"half a file of the killed category")
-    again = start(settings, cwd=tmp_path)
-    out, err = again.communicate()
-    assert again.returncode == 0, err
-    assert "bottle: done before, skipped" in out
-    left = contents(tmp_path / "r")
-    undisturbed = contents(bench.result_folder)
-    assert {name: left[name] for name in undisturbed} == undisturbed
+    resumed = scripts.start("run_winclip.py", *words, cwd=tmp_path).finish()
+    assert resumed.returncode == 0, resumed.stderr
+    assert "bottle: done before, skipped" in resumed.stdout
+    assert "seconds per stage" in resumed.stdout
+    files = contents(tmp_path / "r")
+    undisturbed = contents(mvtec_result)
+    assert {name: files[name] for name in undisturbed} == undisturbed
 
 
-def test_the_visa_script_runs_from_another_folder(wide, tmp_path):
-    process = start(replace(wide, result_dir="out"), "--heatmaps", "none", cwd=tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
+def test_a_quiet_script_in_another_folder_prints_nothing_and_logs_all(visa_settings, tmp_path):
+    words = options_of(replace(visa_settings, shots=(0, 1), result_dir="out"))
+    words += ["--heatmaps", "none", "--quiet"]
+    script = [sys.executable, str(PROJECT / "run_visa.py"), *words]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert "capsules" in (tmp_path / "out/summary.md").read_text()
-    assert "seconds per stage" in out
+    log = (tmp_path / "out/run.log").read_text()
+    assert "seconds per stage" in log and "| image_auroc |" in log
 
 
-def test_a_quiet_script_says_nothing_and_logs_everything(bench, tmp_path):
-    settings = replace(bench, result_dir=str(tmp_path / "r"), heatmaps="none")
-    process = start(settings, "--quiet", cwd=tmp_path)
-    assert (*process.communicate(), process.returncode) == ("", "", 0)
-    told = (tmp_path / "r/run.log").read_text()
-    assert "seconds per stage" in told and "| image_auroc |" in told
-
-
-def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
+def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
     root = make_mvtec(tmp_path / "raw", ["connector"])
     words = [str(PROJECT / "datasets/mpdd.py"), "--data-root", str(root), "--allow-incomplete"]
     subprocess.run([sys.executable, *words, "--splits-folder", str(tmp_path)], check=True)
-    settings = replace(
-        bench,
-        dataset="mpdd",
-        data_root=str(root),
-        split=str(tmp_path / "mpdd.csv"),
-        result_dir=str(tmp_path / "out"),
-    )
-    process = start(settings, cwd=tmp_path)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    split = str(tmp_path / "mpdd.csv")
+    settings = replace(mvtec_settings, dataset="mpdd", data_root=str(root), split=split)
+    words = options_of(replace(settings, shots=(0,), result_dir=str(tmp_path / "out")))
+    done = scripts.start("run_mpdd.py", *words, "--heatmaps", "none").finish()
+    assert done.returncode == 0, done.stderr
     assert "connector" in (tmp_path / "out/metrics.csv").read_text()
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (["--split", "gone/mvtec.csv"], 1, "there is no split gone/mvtec.csv"),
         (["--data-root", "gone"], 1, "DATA_ROOT: there is no folder gone"),
@@ -128,47 +99,55 @@ def test_the_mpdd_script_reads_the_same_layout(bench, tmp_path):
         (["--batch-size", "many"], 2, "--batch-size"),
     ],
 )
-def test_a_users_mistake_is_one_sentence(bench, tmp_path, monkeypatch, capsys, words, status, told):
+def test_a_users_mistake_is_one_sentence(
+    mvtec_settings, tmp_path, monkeypatch, capsys, words, status, message
+):
     (tmp_path / "file").write_text("")
     words = [str(tmp_path / "file") if word == "{file}" else word for word in words]
-    settings = replace(bench, result_dir=str(tmp_path / "out"))
+    settings = replace(mvtec_settings, result_dir=str(tmp_path / "out"))
     monkeypatch.setattr(sys, "argv", ["run_winclip.py", *options_of(settings), *words])
     with pytest.raises(SystemExit) as end:
         main(vars(run_winclip), "mvtec")
     assert end.value.code == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
     assert not (tmp_path / "out" / "metrics.csv").exists()
 
 
-def test_a_mistake_ends_the_script_with_status_1_and_no_traceback(bench, tmp_path):
-    process = start(bench, "--split", "gone/visa.csv", cwd=tmp_path)
-    out, err = process.communicate()
-    assert (process.returncode, out) == (1, "")
-    (line,) = err.splitlines()
+def test_a_mistake_ends_the_script_with_status_1_and_no_traceback(mvtec_settings, tmp_path):
+    words = [*options_of(mvtec_settings), "--split", "gone/visa.csv"]
+    done = scripts.start("run_winclip.py", *words, cwd=tmp_path).finish()
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
     assert line.startswith("error: there is no split gone/visa.csv; run python datasets/visa.py")
 
 
-def spoiled(bench: Settings, folder: Path) -> tuple[Settings, Path]:
-    """A copy of the small benchmark that may be damaged."""
-    root = make_mvtec(folder / "raw")
-    return replace(bench, data_root=str(root), result_dir=str(folder / "r")), root
+@pytest.fixture
+def finished_bottle(mvtec_result, mvtec_settings, tmp_path) -> Settings:
+    """Return settings whose result folder holds the finished category "bottle" alone."""
+    folder = shutil.copytree(mvtec_result, tmp_path / "r")
+    (folder / "done/metal_nut.json").unlink()
+    return replace(mvtec_settings, result_dir=str(folder))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("victim", "told"),
+    ("victim", "message"),
     [
         ("metal_nut/test/good/001.png", "cannot be read as an image"),
         ("metal_nut/ground_truth/crack/001_mask.png", "96 x 97 pixels, its image 96 x 96"),
         ("metal_nut/test/hole/000.png", "is in the split but does not exist"),
     ],
 )
-def test_a_bad_file_ends_the_run_in_one_sentence_and_keeps_what_is_done(
-    bench, tmp_path, victim, told, workers
+def test_a_bad_file_ends_the_run_and_finished_categories_stay(
+    mvtec_settings, tmp_path, monkeypatch, victim, message, workers
 ):
-    settings, root = spoiled(bench, tmp_path)
+    monkeypatch.setattr(benchmark, "REPORT_SHARE", 1.0, raising=False)  # tables at once
+    root = make_mvtec(tmp_path / "raw")
+    changes = {"shots": (0,), "heatmaps": "none", "num_workers": workers}
+    changes |= {"data_root": str(root), "result_dir": str(tmp_path / "r")}
+    settings = replace(mvtec_settings, **changes)
     whole = (root / victim).read_bytes()
     if "mask" in victim:
         Image.fromarray(np.ones((97, 96), np.uint8)).save(root / victim)
@@ -177,42 +156,43 @@ def test_a_bad_file_ends_the_run_in_one_sentence_and_keeps_what_is_done(
     else:
         (root / victim).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError) as caught:
-        run(replace(settings, num_workers=workers))
-    assert told in str(caught.value)
+        run(settings)
+    assert message in str(caught.value)
     assert victim in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "r/done/bottle.json").exists()
     assert "bottle" in (tmp_path / "r/summary.md").read_text()
     (root / victim).write_bytes(whole)
-    run(replace(settings, num_workers=workers))
+    run(settings)
     assert "metal_nut" in (tmp_path / "r/summary.md").read_text()
 
 
-def test_a_damaged_record_of_a_finished_category_is_one_sentence(bench, tmp_path):
-    settings = replace(bench, result_dir=str(tmp_path), heatmaps="none")
-    run(settings)
-    for text, told in (("{", "cannot be read .* delete it"), ("{}", "is not what a run writes")):
-        (tmp_path / "done/bottle.json").write_text(text)
-        with pytest.raises(InputError, match=rf"bottle\.json {told}"):
-            run(settings)
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read .* delete it"), ("{}", "is not what a run writes")]
+)
+def test_a_damaged_record_of_a_finished_category_is_refused(finished_bottle, text, message):
+    (finished_bottle.result_folder / "done/bottle.json").write_text(text)
+    with pytest.raises(InputError, match=rf"bottle\.json {message}"):
+        run(finished_bottle)
 
 
-def test_finished_categories_without_their_settings_are_not_mixed_in(bench, tmp_path):
-    settings = replace(bench, result_dir=str(tmp_path), heatmaps="none", categories=("bottle",))
-    run(settings)
-    (tmp_path / "settings.json").unlink()
+def test_finished_categories_without_their_settings_are_not_added_to(finished_bottle):
+    (finished_bottle.result_folder / "settings.json").unlink()
     with pytest.raises(InputError, match=r"finished categories but no settings\.json"):
-        run(replace(settings, protocol="public", categories=("metal_nut",)))
+        run(replace(finished_bottle, protocol="public", categories=("metal_nut",)))
 
 
-def test_a_folder_in_use_by_another_run_ends_in_a_sentence(bench, tmp_path):
-    with lock_folder(tmp_path), pytest.raises(InputError, match="in use by another run"):
-        run(replace(bench, result_dir=str(tmp_path)))
-    run(replace(bench, result_dir=str(tmp_path), shots=(0,)))  # free again
+def test_a_folder_in_use_by_another_run_is_refused(finished_bottle):
+    with (
+        lock_folder(finished_bottle.result_folder),
+        pytest.raises(InputError, match="in use by another run"),
+    ):
+        run(finished_bottle)
+    run(replace(finished_bottle, categories=("bottle",)))  # free again
 
 
-def test_sigterm_ends_with_one_line_and_its_own_status(tmp_path):
-    code = "import time; from utils.errors import run_cli as e; print('on', flush=True)"
+def test_sigterm_ends_with_one_line_and_its_own_status():
+    code = "import time; from utils.cli import run_cli as e; print('on', flush=True)"
     code += "; e(lambda: [print('in', flush=True), time.sleep(60)])"
     started = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -223,6 +203,6 @@ def test_sigterm_ends_with_one_line_and_its_own_status(tmp_path):
     )
     assert [started.stdout.readline(), started.stdout.readline()] == ["on\n", "in\n"]
     started.terminate()
-    _, told = started.communicate(timeout=20)
+    _, stderr = started.communicate(timeout=20)
     assert started.returncode == 128 + signal.SIGTERM
-    assert told == "interrupted; what was finished is kept\n"
+    assert stderr == "interrupted; what was finished is kept\n"

@@ -1,3 +1,5 @@
+"""Settings: the constants of a runner, what the command line overrides, what is refused."""
+
 import runpy
 import sys
 from pathlib import Path
@@ -7,19 +9,19 @@ import pytest
 import run_winclip
 from utils.errors import InputError
 from utils.files import PROJECT
-from utils.run.settings import PRESETS, Settings, settings_from
+from utils.run.settings import PRESETS, Settings, parse_settings
 
 
 @pytest.fixture
 def arguments(monkeypatch):
     def give(*words: str) -> Settings:
         monkeypatch.setattr(sys, "argv", ["run_winclip.py", *words])
-        return settings_from(vars(run_winclip), "mvtec")
+        return parse_settings(vars(run_winclip), "mvtec")
 
     return give
 
 
-def test_a_runners_constants_are_the_settings(arguments):
+def test_a_runners_constants_become_settings(arguments):
     settings = arguments()
     assert settings.dataset == "mvtec"
     assert settings.shots == run_winclip.SHOTS == (0, 1, 2, 4)
@@ -27,7 +29,7 @@ def test_a_runners_constants_are_the_settings(arguments):
     assert settings.result_folder == PROJECT / "result" / "mvtec"
 
 
-def test_random_weights_have_a_result_folder_of_their_own():
+def test_random_weights_have_their_own_result_folder():
     assert Settings("visa", pretrained="random").result_folder.name == "visa-random"
 
 
@@ -58,7 +60,7 @@ def test_help_explains_every_setting(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--bogus", "3"], "Unrecognized options: --bogus"),
         (["--shots", "zero"], "--shots"),
@@ -66,12 +68,12 @@ def test_help_explains_every_setting(arguments, capsys):
         (["--protocol", "mine"], "--protocol"),
     ],
 )
-def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, told):
+def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
     with pytest.raises(InputError) as caught:
         arguments(*words)
     assert caught.value.status == 2
     (line,) = str(caught.value).splitlines()
-    assert told in line
+    assert message in line
     assert "--help lists all options" in line
 
 
@@ -91,13 +93,13 @@ def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, told):
         {"temperature": float("nan")},
     ],
 )
-def test_values_that_no_run_can_have_are_refused(given):
+def test_values_out_of_range_are_refused(given):
     (name,) = given
     with pytest.raises(InputError, match=name.upper()):
         Settings("mvtec", **given)
 
 
-def test_extra_states_must_name_a_class_and_hold_its_place():
+def test_extra_states_need_a_category_and_a_placeholder():
     settings = Settings("mvtec", extra_normal_states=("bottle shiny {}",))
     with pytest.raises(InputError, match='"class: state with one'):
         settings.extra_states("bottle")
@@ -119,24 +121,24 @@ def test_extra_states_must_name_a_class_and_hold_its_place():
         ("limit", "5"),
     ],
 )
-def test_a_constant_of_another_type_is_refused(name, value):
+def test_a_constant_of_the_wrong_type_is_refused(name, value):
     constants = {"__file__": "r.py", "__doc__": "", name.upper(): value}
     with pytest.raises(InputError, match=f"^{name.upper()} = .*: it must be of the type"):
-        settings_from(constants, "mvtec")
+        parse_settings(constants, "mvtec")
 
 
-def test_a_list_serves_as_a_tuple(monkeypatch):
+def test_a_list_is_taken_as_a_tuple(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["r.py"])
     constants = {"__file__": "r.py", "__doc__": "", "SHOTS": [0, 2], "DATA_ROOT": "d"}
-    assert settings_from(constants, "mvtec").shots == (0, 2)
+    assert parse_settings(constants, "mvtec").shots == (0, 2)
 
 
 def test_a_misspelled_constant_is_named():
     with pytest.raises(InputError, match="no setting BATCHSIZE"):
-        settings_from({"__file__": "r.py", "__doc__": "", "BATCHSIZE": 3}, "mvtec")
+        parse_settings({"__file__": "r.py", "__doc__": "", "BATCHSIZE": 3}, "mvtec")
 
 
-def test_the_presets_differ_as_the_readme_says():
+def test_the_presets_differ_as_documented():
     paper, public = PRESETS["paper"], PRESETS["public"]
     assert (paper.templates, public.templates) == ("paper", "public")
     assert (paper.class_words, public.class_words) == (True, False)
@@ -146,7 +148,7 @@ def test_the_presets_differ_as_the_readme_says():
     assert paper.temperature == public.temperature == 0.07
 
 
-def test_an_override_that_says_what_the_preset_says_is_the_same_run():
+def test_an_override_equal_to_the_preset_changes_no_identity():
     same = Settings("mvtec", temperature=0.07, batch_size=3, device="cpu", num_workers=0)
     assert same.identity() == Settings("mvtec").identity()
     assert Settings("mvtec", precision="bf16").identity() != same.identity()

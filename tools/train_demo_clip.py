@@ -26,7 +26,6 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from utils.run.distributed import reuse_freed_memory
 
 from models.encoder import embed_patches
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
@@ -48,6 +47,7 @@ from utils.errors import InputError
 from utils.files import PROJECT, atomic_path, sha256_of, write_text
 from utils.log import progress_bar
 from utils.results.folder import git_revision
+from utils.run.distributed import reuse_freed_memory
 
 CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
 CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # relative to 1 for the states
