@@ -31,7 +31,7 @@ SURFACE_DEFECTS = {
 
 @dataclass(frozen=True)
 class Category:
-    """How a category is drawn and rotated, and which defects it can have."""
+    """A category: the function that draws it, its rotation, and the defects it can have."""
 
     draw: Callable[..., Surface]
     role: Literal["seen", "unseen", "training"]

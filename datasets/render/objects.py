@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,23 +17,25 @@ def metal(look: Look, plane: Plane, base: tuple) -> tuple[np.ndarray, np.ndarray
     return np.clip(look.hue(base, 0.03) * shade, 0, 1), 0.04 * fine
 
 
-def add_body(
-    surface: Surface,
-    plane: Plane,
-    distance: np.ndarray,
-    colour: np.ndarray | tuple,
-    rise: float,
-    bevel: float = 0.05,
-    gloss: float = 0.1,
-    relief: np.ndarray | float = 0,
-) -> None:
-    """Add a body, given by its signed distance, that rises `rise` pixels above the background."""
+@dataclass(frozen=True)
+class Body:
+    """The look of a body: its top is flat but for the relief and a bevel along its outline."""
+
+    colour: np.ndarray | tuple
+    rise: float  # in pixels above the background
+    bevel: float = 0.05
+    gloss: float = 0.1
+    relief: np.ndarray | float = 0
+
+
+def add(surface: Surface, plane: Plane, distance: np.ndarray, body: Body) -> None:
+    """Add a body whose outline is given by its signed distance (H, W)."""
     alpha = inside(distance, plane)
-    surface.paint(colour, alpha)
-    surface.shine(gloss, alpha)
-    ramp = np.clip(-distance / bevel, 0, 1)
-    body = surface.height + rise * np.sqrt(np.clip(1 - (1 - ramp) ** 2, 0, 1)) + relief
-    surface.height = surface.height * (1 - alpha) + body * alpha
+    surface.paint(body.colour, alpha)
+    surface.shine(body.gloss, alpha)
+    ramp = np.clip(-distance / body.bevel, 0, 1)
+    top = surface.height + body.rise * np.sqrt(np.clip(1 - (1 - ramp) ** 2, 0, 1)) + body.relief
+    surface.height = surface.height * (1 - alpha) + top * alpha
     surface.foreground = np.maximum(surface.foreground, alpha)
 
 
@@ -53,7 +56,7 @@ def hex_nut(look: Look, plane: Plane) -> Surface:
     )
     colour, fine = metal(look, plane, (0.62, 0.62, 0.64))
     outer, hole = look.vary(0.64, 0.015), look.vary(0.33, 0.015)
-    add_body(surface, plane, hexagon(plane, outer), colour, 7, 0.07, 0.35, fine)
+    add(surface, plane, hexagon(plane, outer), Body(colour, 7, 0.07, 0.35, fine))
     ring = np.abs(circle(plane, (outer + hole) / 2 + 0.06)) - 0.008
     surface.height = surface.height - 1.5 * inside(ring, plane, 3)
     far = circle(plane, hole)
@@ -69,7 +72,7 @@ def washer(look: Look, plane: Plane) -> Surface:
     base = (0.30, 0.31, 0.33)
     surface, floor = background(look, plane, base), background(look, plane, base)
     colour, fine = metal(look, plane, (0.66, 0.66, 0.64))
-    add_body(surface, plane, circle(plane, look.vary(0.70, 0.015)), colour, 4, 0.05, 0.3, fine)
+    add(surface, plane, circle(plane, look.vary(0.70, 0.015)), Body(colour, 4, 0.05, 0.3, fine))
     hole = circle(plane, look.vary(0.36, 0.02))
     surface.height = surface.height - 2 * np.clip(1 - hole / 0.05, 0, 1) * (hole > 0)
     cut_hole(surface, plane, hole, floor)
@@ -84,7 +87,7 @@ def gear(look: Look, plane: Plane) -> Surface:
     angle = np.arctan2(plane.v, plane.u)
     teeth = np.clip(2.5 * np.cos(16 * angle), -1, 1)
     body = circle(plane, look.vary(0.66, 0.01)) - 0.055 * teeth
-    add_body(surface, plane, body, colour, 6, 0.04, 0.25, fine)
+    add(surface, plane, body, Body(colour, 6, 0.04, 0.25, fine))
     surface.height = surface.height - 2.5 * inside(np.abs(circle(plane, 0.40)) - 0.11, plane, 6)
     cut_hole(surface, plane, circle(plane, look.vary(0.18, 0.02)), floor)
     return surface
@@ -94,7 +97,7 @@ def coin(look: Look, plane: Plane) -> Surface:
     """Draw a coin with a rim, a ring of dots and a star."""
     surface = background(look, plane, (0.16, 0.22, 0.30))
     colour, fine = metal(look, plane, (0.66, 0.50, 0.34))
-    add_body(surface, plane, circle(plane, look.vary(0.72, 0.01)), colour, 4, 0.03, 0.3, fine)
+    add(surface, plane, circle(plane, look.vary(0.72, 0.01)), Body(colour, 4, 0.03, 0.3, fine))
     surface.height = (
         surface.height + 2.5 * inside(-circle(plane, 0.65), plane, 4) * surface.foreground
     )
@@ -111,7 +114,7 @@ def bottle_mouth(look: Look, plane: Plane) -> Surface:
     surface = background(look, plane, (0.88, 0.88, 0.86), 0.008)
     radius = length(plane.u, plane.v)
     wall = look.hue((0.20, 0.10, 0.05), 0.06)
-    add_body(surface, plane, circle(plane, look.vary(0.80, 0.01)), wall, 2, 0.1, 0.3)
+    add(surface, plane, circle(plane, look.vary(0.80, 0.01)), Body(wall, 2, 0.1, 0.3))
     glow = 1 + 0.25 * noise(look, plane, 2.5, 1)
     for middle, width, share in ((0.66, 0.05, 0.55), (0.52, 0.02, 0.35), (0.735, 0.015, 0.3)):
         ring = np.exp(-(((radius - look.vary(middle, 0.01)) / width) ** 2))
@@ -131,7 +134,7 @@ def capsule(look: Look, plane: Plane) -> Surface:
     body = box(plane, (long, half), half)
     left, right = look.hue((0.12, 0.13, 0.14)), look.hue((0.80, 0.36, 0.12))
     seam = inside(plane.u - look.vary(0.10, 0.15) + 0.06, plane, 2)
-    add_body(surface, plane, body, mix(right, left, seam), 16, half, 0.45)
+    add(surface, plane, body, Body(mix(right, left, seam), 16, half, 0.45))
     step = inside(np.abs(plane.u - 0.05) - 0.012, plane, 3) * surface.foreground
     surface.height = surface.height - 0.9 * step
     return surface
@@ -146,7 +149,7 @@ def pill(look: Look, plane: Plane) -> Surface:
     spots = inside(grains[0] - 0.28 * grains[2], plane, 8) * (grains[2] > 0.6)
     colour = mix(colour, look.hue((0.72, 0.42, 0.34)), 0.55 * spots)
     body = box(plane, (look.vary(0.66, 0.015), look.vary(0.5, 0.015)), 0.48)
-    add_body(surface, plane, body, colour, 8, 0.16, 0.08, 0.2 * chalk)
+    add(surface, plane, body, Body(colour, 8, 0.16, 0.08, 0.2 * chalk))
     surface.height = (
         surface.height - 3 * inside(np.abs(plane.u) - 0.012, plane, 5) * surface.foreground
     )
@@ -160,7 +163,7 @@ def button(look: Look, plane: Plane) -> Surface:
     swirl = noise(look, plane, 2.0, 3, (1, 0.5))
     colour = look.hue((0.76, 0.74, 0.68)) * (1 + 0.05 * swirl)
     disc = circle(plane, look.vary(0.68, 0.015))
-    add_body(surface, plane, disc, np.clip(colour, 0, 1), 6, 0.08, 0.4)
+    add(surface, plane, disc, Body(np.clip(colour, 0, 1), 6, 0.08, 0.4))
     surface.height = surface.height - 3 * inside(circle(plane, 0.46), plane, 8)
     for x in (-0.14, 0.14):
         for y in (-0.14, 0.14):
@@ -177,7 +180,7 @@ def biscuit(look: Look, plane: Plane) -> Surface:
     colour = base * ((1 - 0.45 * brown) * (1 + 0.04 * crumb))
     half = look.vary(0.66, 0.015)
     edge = box(plane, (half, half * 0.8), 0.1) + 0.012 * np.cos(38 * np.maximum(plane.u, plane.v))
-    add_body(surface, plane, edge, np.clip(colour, 0, 1), 6, 0.08, 0.03, 0.5 * crumb)
+    add(surface, plane, edge, Body(np.clip(colour, 0, 1), 6, 0.08, 0.03, 0.5 * crumb))
     for x in np.linspace(-0.42, 0.42, 4):
         for y in np.linspace(-0.3, 0.3, 3):
             dot = inside(circle(plane, 0.028, (x, y)), plane, 3)
@@ -199,7 +202,7 @@ def cable(look: Look, plane: Plane, omit: float | None = None) -> Surface:
     """Draw the cut end of a cable: sheath, three insulated cores, copper strands."""
     surface = background(look, plane, (0.52, 0.54, 0.55))
     sheath = circle(plane, look.vary(0.82, 0.01))
-    add_body(surface, plane, sheath, look.hue((0.20, 0.20, 0.21)), 5, 0.06, 0.1)
+    add(surface, plane, sheath, Body(look.hue((0.20, 0.20, 0.21)), 5, 0.06, 0.1))
     filler = inside(circle(plane, 0.70), plane, 3)
     surface.paint(look.hue((0.62, 0.61, 0.58)), filler)
     surface.height = surface.height - 1.5 * filler
@@ -209,8 +212,8 @@ def cable(look: Look, plane: Plane, omit: float | None = None) -> Surface:
         angle = 2 * math.pi * index / 3 - math.pi / 2 + 0.03 * look.rng.normal()
         centre = 0.37 * math.cos(angle), 0.37 * math.sin(angle)
         core, empty = circle(plane, 0.30, centre), copy.copy(surface)
-        add_body(surface, plane, core, look.hue(hue), 3, 0.05, 0.15)
-        add_body(surface, plane, circle(plane, 0.205, centre), (0.30, 0.17, 0.09), 0, 0.05, 0.05)
+        add(surface, plane, core, Body(look.hue(hue), 3, 0.05, 0.15))
+        add(surface, plane, circle(plane, 0.205, centre), Body((0.30, 0.17, 0.09), 0, 0.05, 0.05))
         strands(look, plane, surface, centre)
         if index == omitted:
             surface = empty
@@ -232,14 +235,14 @@ def strands(look: Look, plane: Plane, surface: Surface, centre: tuple) -> None:
             distance = circle(plane, 0.040, (x, y))
             number[distance < nearest] = first + index
             nearest = np.minimum(nearest, distance)
-    add_body(surface, plane, nearest, coppers[:, number], 2, 0.03, 0.35)
+    add(surface, plane, nearest, Body(coppers[:, number], 2, 0.03, 0.35))
 
 
 def circuit_board(look: Look, plane: Plane, omit: float | None = None) -> Surface:
     """Draw a small circuit board with traces, chips, resistors and pads."""
     surface = background(look, plane, (0.80, 0.80, 0.79), 0.008)
     green = look.hue((0.07, 0.30, 0.17))
-    add_body(surface, plane, box(plane, (0.84, 0.66), 0.05), green, 3, 0.02, 0.15)
+    add(surface, plane, box(plane, (0.84, 0.66), 0.05), Body(green, 3, 0.02, 0.15))
     traces = np.full_like(plane.u, 9.0)
     for y in np.linspace(-0.5, 0.5, 9, dtype=np.float32):
         bend = np.where(plane.u > 0.1, y * 0.7, y) + np.clip(np.abs(plane.u) - 0.3, 0, 0.2) * 0.2
@@ -247,16 +250,18 @@ def circuit_board(look: Look, plane: Plane, omit: float | None = None) -> Surfac
     surface.paint(green * 1.6 + 0.03, 0.8 * inside(traces, plane) * (np.abs(plane.u) < 0.76))
     corners = Plane(np.abs(plane.u), np.abs(plane.v))
     for radius, colour in ((0.06, (0.72, 0.62, 0.36)), (0.03, (0.75, 0.75, 0.74))):
-        add_body(surface, plane, circle(corners, radius, (0.74, 0.56)), colour, 0.5, 0.02, 0.4)
+        add(surface, plane, circle(corners, radius, (0.74, 0.56)), Body(colour, 0.5, 0.02, 0.4))
     pads = [pins_of(plane, *component) for component in COMPONENTS]
     bodies = [box(plane, core(half), 0.005, centre) for centre, half in COMPONENTS]
     omitted = omitted_index(omit, len(COMPONENTS))
     if omitted >= 0:
         bare = pads.pop(omitted)
         surface.omitted = inside(np.minimum(bare, bodies.pop(omitted)), plane)
-        add_body(surface, plane, bare, (0.70, 0.64, 0.45), 0.5, 0.02, 0.4)
-    add_body(surface, plane, np.minimum.reduce(pads), (0.74, 0.74, 0.75), 0.5, 0.02, 0.4)
-    add_body(surface, plane, np.minimum.reduce(bodies), look.hue((0.10, 0.10, 0.11)), 3, 0.03, 0.15)
+        add(surface, plane, bare, Body((0.70, 0.64, 0.45), 0.5, 0.02, 0.4))
+    add(surface, plane, np.minimum.reduce(pads), Body((0.74, 0.74, 0.75), 0.5, 0.02, 0.4))
+    add(
+        surface, plane, np.minimum.reduce(bodies), Body(look.hue((0.10, 0.10, 0.11)), 3, 0.03, 0.15)
+    )
     return surface
 
 

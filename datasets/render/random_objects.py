@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from datasets.render.objects import add_body, cut_hole, omitted_index
+from datasets.render.objects import Body, add, cut_hole, omitted_index
 from datasets.render.shapes import box, circle, inside, length, polygon, square
 from datasets.render.surface import Look, Plane, Surface, as_colour, background, cells, mix, noise
 from datasets.render.textures import rotate, textured, tinted
@@ -116,7 +116,7 @@ def stamped_part(look: Look, plane: Plane) -> Surface:
     body = outline(look, plane, rng.uniform(0.5, 0.78))
     colour, relief = finish(look, plane, base)
     bevel, gloss = rng.uniform(0.02, 0.12), rng.uniform(0.02, 0.45)
-    add_body(surface, plane, body, colour, rng.uniform(2, 8), bevel, gloss, relief)
+    add(surface, plane, body, Body(colour, rng.uniform(2, 8), bevel, gloss, relief))
     for _ in range(rng.integers(0, 3)):
         line = np.abs(body + rng.uniform(0.06, 0.25)) - rng.uniform(0.006, 0.03)
         groove = inside(line, plane, 3) * surface.foreground
@@ -142,10 +142,8 @@ def moulded_part(look: Look, plane: Plane) -> Surface:
         where = inside(rotate(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3), plane, 2)
         colour = mix(colour, other, where)
     body = outline(look, plane, rng.uniform(0.45, 0.75))
-    depth = rng.uniform(0.1, 0.4)
-    add_body(
-        surface, plane, body, colour, rng.uniform(6, 16), depth, rng.uniform(0.05, 0.5), relief
-    )
+    bevel, rise, gloss = rng.uniform(0.1, 0.4), rng.uniform(6, 16), rng.uniform(0.05, 0.5)
+    add(surface, plane, body, Body(colour, rise, bevel, gloss, relief))
     for _ in range(rng.integers(0, 3)):
         seam = np.abs(rotate(plane, rng.uniform(0, np.pi)).u - rng.uniform(-0.3, 0.3)) - 0.01
         surface.height = surface.height - inside(seam, plane, 3) * surface.foreground
@@ -159,7 +157,9 @@ def assembly(look: Look, plane: Plane, omit: float | None = None) -> Surface:
     surface = background(look, plane, (level,) * 3, 0.01)
     carrier = any_colour(look, away_from=level)
     body = circle(plane, 0.8) if rng.random() < 0.5 else box(plane, (0.8, 0.72), 0.08)
-    add_body(surface, plane, body, finish(look, plane, carrier)[0], 3, 0.05, rng.uniform(0.02, 0.3))
+    add(
+        surface, plane, body, Body(finish(look, plane, carrier)[0], 3, 0.05, rng.uniform(0.02, 0.3))
+    )
     if rng.random() < 0.5:
         count = rng.integers(3, 8)
         angles = 2 * np.pi * np.arange(count) / count + rng.uniform(0, 2)
@@ -182,10 +182,10 @@ def assembly(look: Look, plane: Plane, omit: float | None = None) -> Surface:
             surface.omitted = inside(piece, plane, 3)
             surface.paint(carrier * 0.5, surface.omitted * surface.foreground)
             continue
-        add_body(surface, plane, piece, colour, rise, 0.4 * size, gloss)
+        add(surface, plane, piece, Body(colour, rise, 0.4 * size, gloss))
         if core:
             piece = shape(plane, core * size, tuple(centre))
-            add_body(surface, plane, piece, inner, 0.5, 0.02, gloss, relief)
+            add(surface, plane, piece, Body(inner, 0.5, 0.02, gloss, relief))
     return surface
 
 

@@ -38,7 +38,7 @@ class Plane:
 
 @dataclass
 class Surface:
-    """What the camera sees, (H, W) each but for the colours; all but the height in [0, 1]."""
+    """A surface to capture: arrays (H, W) but for the colours; all but the height in [0, 1]."""
 
     colour: np.ndarray  # (3, H, W)
     height: np.ndarray  # relief, in pixels
