@@ -129,7 +129,7 @@ def split_by_image(
             scores=image_scores[:, index],
             maps=maps[:, ends[index] - counts[index] : ends[index]],
             size=item.size,
-            mask=np.array(item.mask),
+            mask=item.mask.numpy().copy(),
             thumbnail=item.thumbnail.numpy().tobytes(),
         )
         for index, item in enumerate(items)
