@@ -1,4 +1,4 @@
-"""The demo CLIP on the demo benchmark: scores mean something, so wrong ones turn a test red."""
+"""The demo CLIP on the demo benchmark: its scores mean something, so wrong ones fail a test."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ GOLDEN = (0.7061, 0.5026, 0.4134)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
-    """The runner's own settings, on the unseen categories alone, rendered into a new folder."""
+    """Render the unseen categories; return the runner's settings for them."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(OFFICIAL, "demo", {name: OFFICIAL["demo"][name] for name in UNSEEN})
@@ -44,6 +44,7 @@ def settings(tmp_path_factory) -> Settings:
         data_root=str(folder / "raw"),
         split=str(folder / "splits" / "demo.csv"),
         result_dir=str(folder / "result"),
+        shots=(0, 4),
         seeds=(0, 1),
         heatmaps=1,
         num_workers=0,
@@ -52,7 +53,7 @@ def settings(tmp_path_factory) -> Settings:
 
 @pytest.fixture(scope="module")
 def done(settings) -> Path:
-    """The result folder of a run on all unseen categories."""
+    """Return the result folder of a run on all unseen categories."""
     run(settings)
     return Path(settings.result_dir)
 
@@ -71,12 +72,12 @@ def test_unseen_categories_score_above_a_floor(done, shots, metric):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("metric", "points"), [("image_auroc", 2), ("pixel_auroc", 5)])
-def test_references_help_with_pictures_and_with_pixels(done, metric, points):
+def test_references_raise_image_and_pixel_auroc(done, metric, points):
     assert mean_of_unseen(done, 4, metric) > mean_of_unseen(done, 0, metric) + points
 
 
 @pytest.mark.slow
-def test_every_output_says_what_the_numbers_are(done):
+def test_every_output_names_the_demo_model(done):
     assert "not comparable with published results" in (done / "summary.md").read_text()
     assert "DEMO MODEL" in (done / "summary.md").read_text()
     assert "DEMO MODEL" in (done / "settings.json").read_text()
@@ -84,7 +85,7 @@ def test_every_output_says_what_the_numbers_are(done):
 
 @pytest.mark.slow
 def test_swapped_prompts_invert_the_ranking(done, settings, tmp_path, monkeypatch):
-    """Normal states in the place of anomalous ones: the same zero-shot scores, from one down."""
+    """With normal and anomalous states exchanged, a zero-shot score s becomes 1 - s."""
     ensemble = benchmark.prompt_ensemble
     monkeypatch.setattr(benchmark, "prompt_ensemble", lambda *a: ensemble(*a)[::-1])
     run(
@@ -99,14 +100,14 @@ def test_swapped_prompts_invert_the_ranking(done, settings, tmp_path, monkeypatc
     )
     swapped = load_scores(tmp_path / "scores" / "leather.npz")
     right = load_scores(done / "scores" / "leather.npz")
-    place = [right.image.tolist().index(image) for image in swapped.image.tolist()]
-    assert swapped.image_scores[0] == pytest.approx(1 - right.image_scores[0, place], abs=1e-4)
+    rows = [right.image.tolist().index(image) for image in swapped.image.tolist()]
+    assert swapped.image_scores[0] == pytest.approx(1 - right.image_scores[0, rows], abs=1e-4)
     assert swapped.image_scores[0, swapped.label == 0].mean() > (
         swapped.image_scores[0, swapped.label == 1].mean()
     )
 
 
-def test_the_weights_fit_the_repository_and_are_known():
+def test_the_weights_are_small_and_recognised():
     file = Path(run_demo.PRETRAINED)
     assert file.is_relative_to(PROJECT) and file.stat().st_size <= 16e6
     clip = load_clip(run_demo.MODEL, run_demo.PRETRAINED)
@@ -114,7 +115,7 @@ def test_the_weights_fit_the_repository_and_are_known():
     assert (clip.image_size, clip.model.visual.grid_size) == (240, (15, 15))
 
 
-def test_the_models_numbers_are_not_those_of_random_weights():
+def test_the_weights_are_not_random():
     loaded = load_clip(run_demo.MODEL, run_demo.PRETRAINED).model.state_dict()
     random = load_clip(run_demo.MODEL, "random").model.state_dict()
     assert loaded.keys() == random.keys()
@@ -122,9 +123,9 @@ def test_the_models_numbers_are_not_those_of_random_weights():
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_the_committed_weights(done):
-    """Worked out once; a wrong temperature, prompt or window moves them by far more."""
+def test_scores_are_those_recorded_for_the_weights(done):
+    """Compare with GOLDEN: a wrong temperature, prompt or window changes scores far more."""
     scores = load_scores(done / "scores" / "leather.npz")
-    place = scores.image.tolist().index("leather/test/hole/000.png")
-    found = scores.image_scores[0, place], scores.maps[0, place].max(), scores.maps[0, place].min()
-    assert found == pytest.approx(GOLDEN, abs=2e-3)
+    row = scores.image.tolist().index("leather/test/hole/000.png")
+    measured = scores.image_scores[0, row], scores.maps[0, row].max(), scores.maps[0, row].min()
+    assert measured == pytest.approx(GOLDEN, abs=2e-3)
