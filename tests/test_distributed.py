@@ -168,7 +168,7 @@ def test_a_killed_process_ends_the_others(launch, mvtec_settings, tmp_path):
     done = first.finish()
     assert done.returncode == 1
     (line,) = error_lines(done)
-    assert "another process of this run has ended" in line
+    assert "another process of this run has exited" in line
 
 
 def test_processes_cannot_share_one_gpu(monkeypatch):

@@ -44,7 +44,7 @@ def test_runs_append_to_the_log_and_errors_are_logged(tmp_path):
 
 def test_a_missing_folder_is_refused(tmp_path):
     with (
-        pytest.raises(InputError, match="choose another folder"),
+        pytest.raises(InputError, match="choose another result folder"),
         log_to_file(tmp_path / "a/run.log"),
     ):
         pass

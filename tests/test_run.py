@@ -113,7 +113,7 @@ def test_a_rerun_skips_finished_categories(
     monkeypatch.setattr(WindowedEncoder, "encode_images", None)  # would fail if it were called
     assert "RANDOM WEIGHTS" in run(replace(mvtec_settings, result_dir=str(copy)))
     printed = capsys.readouterr().out
-    assert "bottle: done before, skipped" in printed
+    assert "bottle: already finished, skipped" in printed
     assert "RANDOM WEIGHTS" in printed
     assert contents(copy) == contents(mvtec_result)
 
@@ -182,7 +182,7 @@ def test_tables_are_written_after_each_category_and_the_report_at_the_end(
         ({"protocol": "public"}, "templates: was paper, now public"),
         ({"shots": (0, 1)}, "shots:"),
         ({"eval_size": 120}, "eval_size: was 240, now 120"),
-        ({"limit": 1}, "limit: None there, 1 now"),
+        ({"limit": 1}, "limit: was None, now 1"),
     ],
 )
 def test_results_of_other_settings_are_not_mixed(mvtec_result, mvtec_settings, change, message):
@@ -190,14 +190,16 @@ def test_results_of_other_settings_are_not_mixed(mvtec_result, mvtec_settings, c
     with pytest.raises(InputError) as caught:
         run(replace(mvtec_settings, **change))
     assert message in str(caught.value)
-    assert "choose another folder with RESULT_DIR (--result-dir)" in str(caught.value)
+    assert "choose another result folder with --result-dir" in str(caught.value)
     assert contents(mvtec_result) == before
 
 
 @pytest.mark.parametrize("text", ["{}", "[]"])
 def test_a_foreign_settings_file_is_refused(mvtec_settings, tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(InputError, match=r"settings\.json is not what a run writes; delete it"):
+    with pytest.raises(
+        InputError, match=r"settings\.json is damaged, or was not written by a run of this version"
+    ):
         run(replace(mvtec_settings, result_dir=str(tmp_path)))
     assert (tmp_path / "settings.json").read_text() == text
 

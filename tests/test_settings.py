@@ -9,7 +9,7 @@ import pytest
 import run_winclip
 from utils.errors import InputError
 from utils.files import PROJECT
-from utils.run.settings import PRESETS, Settings, parse_settings
+from utils.run.settings import Settings, parse_settings
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_every_constant_can_be_overridden(arguments):
     assert settings.shots == (0, 1)
     assert settings.categories == ("bottle", "grid")
     assert (settings.eval_size, settings.heatmaps, settings.limit) == ("source", 3, 2)
-    assert settings.method.temperature == 0.01
-    assert settings.method.patch_tokens == "penultimate"
-    assert settings.method.templates == "public"
+    assert settings.resolve().temperature == 0.01
+    assert settings.resolve().patch_tokens == "penultimate"
+    assert settings.resolve().templates == "public"
     assert settings.extra_states("grid") == ([], ["{} with bent wire"])
     assert settings.extra_states("bottle") == ([], [])
 
@@ -101,7 +101,7 @@ def test_values_out_of_range_are_refused(given):
 
 def test_extra_states_need_a_category_and_a_placeholder():
     settings = Settings("mvtec", extra_normal_states=("bottle shiny {}",))
-    with pytest.raises(InputError, match='"class: state with one'):
+    with pytest.raises(InputError, match='"class: state" with one'):
         settings.extra_states("bottle")
 
 
@@ -123,7 +123,7 @@ def test_extra_states_need_a_category_and_a_placeholder():
 )
 def test_a_constant_of_the_wrong_type_is_refused(name, value):
     constants = {"__file__": "r.py", "__doc__": "", name.upper(): value}
-    with pytest.raises(InputError, match=f"^{name.upper()} = .*: it must be of the type"):
+    with pytest.raises(InputError, match=f"^{name.upper()} = .*: expected"):
         parse_settings(constants, "mvtec")
 
 
@@ -134,12 +134,16 @@ def test_a_list_is_taken_as_a_tuple(monkeypatch):
 
 
 def test_a_misspelled_constant_is_named():
-    with pytest.raises(InputError, match="no setting BATCHSIZE"):
+    with pytest.raises(InputError, match="unknown setting BATCHSIZE"):
         parse_settings({"__file__": "r.py", "__doc__": "", "BATCHSIZE": 3}, "mvtec")
 
 
+def resolved(**changes) -> Settings:
+    return Settings("mvtec", split="s.csv", data_root="raw", result_dir="r", **changes).resolve()
+
+
 def test_the_presets_differ_as_documented():
-    paper, public = PRESETS["paper"], PRESETS["public"]
+    paper, public = resolved(), resolved(protocol="public")
     assert (paper.templates, public.templates) == ("paper", "public")
     assert (paper.class_words, public.class_words) == (True, False)
     assert (paper.normalise_prompts, public.normalise_prompts) == (True, False)
@@ -148,11 +152,19 @@ def test_the_presets_differ_as_documented():
     assert paper.temperature == public.temperature == 0.07
 
 
-def test_an_override_equal_to_the_preset_changes_no_identity():
-    same = Settings("mvtec", temperature=0.07, batch_size=3, device="cpu", num_workers=0)
-    assert same.identity() == Settings("mvtec").identity()
-    assert Settings("mvtec", precision="bf16").identity() != same.identity()
-    assert Settings("mvtec", protocol="public").identity() != same.identity()
+def test_paths_are_expanded_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = Settings("mvtec", **dict.fromkeys(("split", "data_root", "result_dir"), "~/x"))
+    settings = settings.resolve()
+    assert settings == settings.resolve()
+    assert {settings.split, settings.data_root, settings.result_dir} == {str(tmp_path / "x")}
+
+
+def test_an_override_equal_to_the_preset_changes_no_fingerprint():
+    same = resolved(temperature=0.07, batch_size=3, device="cpu", num_workers=0)
+    assert same.fingerprint() == resolved().fingerprint()
+    assert resolved(precision="bf16").fingerprint() != same.fingerprint()
+    assert resolved(protocol="public").fingerprint() != same.fingerprint()
 
 
 def test_importing_a_runner_runs_nothing():

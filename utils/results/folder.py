@@ -22,7 +22,7 @@ from string import hexdigits
 import torch
 from filelock import FileLock, Timeout
 
-from utils.errors import ANOTHER_FOLDER, InputError, describe_error
+from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
 from utils.stopwatch import Stopwatch
 
@@ -110,8 +110,8 @@ def read_json(path: Path, *keys: str) -> dict:
         return content | {key: content[key] for key in keys}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} was not written by a run of this version ({describe_error(error)}); delete "
-            f"it, or choose {ANOTHER_FOLDER}"
+            f"{path} is damaged, or was not written by a run of this version; delete it, or choose "
+            f"{ANOTHER_FOLDER}"
         ) from error
 
 
