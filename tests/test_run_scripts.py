@@ -19,7 +19,6 @@ from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.results.folder import lock_folder
-from utils.run import benchmark
 from utils.run.benchmark import main, run
 from utils.run.settings import Settings
 
@@ -47,7 +46,7 @@ def test_a_killed_run_resumes_to_the_same_files(mvtec_result, mvtec_settings, tm
     (tmp_path / "r/scores/metal_nut.npz").write_bytes(b"half a file of the killed category")
     resumed = scripts.start("run_winclip.py", *words, cwd=tmp_path).finish()
     assert resumed.returncode == 0, resumed.stderr
-    assert "bottle: done before, skipped" in resumed.stdout
+    assert "bottle: already finished, skipped" in resumed.stdout
     assert "seconds per stage" in resumed.stdout
     files = contents(tmp_path / "r")
     undisturbed = contents(mvtec_result)
@@ -85,16 +84,16 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
         (
             ["--categories", "bottel"],
             1,
-            'no category "bottel" in the split (did you mean "bottle"?); it has bottle, metal_nut',
+            'no category "bottel" in the split (did you mean "bottle"?); its categories are',
         ),
-        (["--pretrained", "gone.pt"], 1, 'PRETRAINED = "gone.pt" is no file'),
+        (["--pretrained", "gone.pt"], 1, 'PRETRAINED = "gone.pt" is not a file'),
         (["--shots", "9"], 1, "SHOTS asks for 9 reference images, but bottle has 4"),
         (["--device", "cuda:7"], 1, 'DEVICE = "cuda:7"'),
         (["--precision", "fp16", "--device", "cpu"], 1, 'PRECISION = "fp16"'),
         (["--references", "gone.csv"], 1, "REFERENCES: gone.csv cannot be read"),
         (["--extra-normal-states", "x"], 1, "EXTRA_..._STATES"),
         (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
-        (["--result-dir", "{file}"], 1, "RESULT_DIR: cannot write into"),
+        (["--result-dir", "{file}"], 1, "RESULT_DIR: cannot write to"),
         (["--bogus"], 2, "Unrecognized options: --bogus"),
         (["--batch-size", "many"], 2, "--batch-size"),
     ],
@@ -143,7 +142,6 @@ def finished_bottle(mvtec_result, mvtec_settings, tmp_path) -> Settings:
 def test_a_bad_file_ends_the_run_and_finished_categories_stay(
     mvtec_settings, tmp_path, monkeypatch, victim, message, workers
 ):
-    monkeypatch.setattr(benchmark, "REPORT_SHARE", 1.0, raising=False)  # tables at once
     root = make_mvtec(tmp_path / "raw")
     changes = {"shots": (0,), "heatmaps": "none", "num_workers": workers}
     changes |= {"data_root": str(root), "result_dir": str(tmp_path / "r")}
@@ -167,12 +165,10 @@ def test_a_bad_file_ends_the_run_and_finished_categories_stay(
     assert "metal_nut" in (tmp_path / "r/summary.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "cannot be read .* delete it"), ("{}", "is not what a run writes")]
-)
-def test_a_damaged_record_of_a_finished_category_is_refused(finished_bottle, text, message):
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_damaged_record_of_a_finished_category_is_refused(finished_bottle, text):
     (finished_bottle.result_folder / "done/bottle.json").write_text(text)
-    with pytest.raises(InputError, match=rf"bottle\.json {message}"):
+    with pytest.raises(InputError, match=r"bottle\.json is damaged, or was not written"):
         run(finished_bottle)
 
 
@@ -205,4 +201,4 @@ def test_sigterm_ends_with_one_line_and_its_own_status():
     started.terminate()
     _, stderr = started.communicate(timeout=20)
     assert started.returncode == 128 + signal.SIGTERM
-    assert stderr == "interrupted; what was finished is kept\n"
+    assert stderr == "interrupted; finished work is kept\n"

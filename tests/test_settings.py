@@ -35,6 +35,7 @@ def test_random_weights_have_their_own_result_folder():
 
 def test_every_constant_can_be_overridden(arguments):
     settings = arguments(
+        *("--split", "s.csv", "--data-root", "raw"),
         *("--shots", "0", "1", "--categories", "bottle", "grid", "--eval-size", "source"),
         *("--heatmaps", "3", "--protocol", "public", "--temperature", "0.01", "--limit", "2"),
         *("--extra-anomalous-states", "grid: {} with bent wire", "--patch-tokens", "penultimate"),

@@ -64,6 +64,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
             f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
             f"python datasets/{settings.dataset}.py --data-root DIR again"
         )
+    tasks = plan_categories(settings, samples)
     fingerprint = {"split_sha256": sha256_of(Path(settings.split)), "references": "draw"}
     if settings.references != "draw":
         fingerprint["references"] = sha256_of(Path(settings.references))
@@ -74,7 +75,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
     return Experiment(
         title=TITLES[settings.dataset],
         root=root,
-        tasks=plan_categories(settings, samples),
+        tasks=tasks,
         categories=official if set(in_split).issubset(official) else in_split,
         notes=notes_on_data(settings, samples),
         fingerprint=fingerprint,
