@@ -13,7 +13,7 @@ from datasets.official import GROUPS, OFFICIAL
 from models.weights import load_clip
 from tests.conftest import PROJECT
 from utils.results.scores import load_scores
-from utils.run import benchmark
+from utils.run import session
 from utils.run.benchmark import run
 from utils.run.settings import Settings
 
@@ -86,8 +86,8 @@ def test_every_output_names_the_demo_model(done):
 @pytest.mark.slow
 def test_swapped_prompts_invert_the_ranking(done, settings, tmp_path, monkeypatch):
     """With normal and anomalous states exchanged, a zero-shot score s becomes 1 - s."""
-    ensemble = benchmark.prompt_ensemble
-    monkeypatch.setattr(benchmark, "prompt_ensemble", lambda *a: ensemble(*a)[::-1])
+    ensemble = session.prompt_ensemble
+    monkeypatch.setattr(session, "prompt_ensemble", lambda *a: ensemble(*a)[::-1])
     run(
         replace(
             settings,

@@ -113,7 +113,7 @@ def test_a_full_disk_ends_the_run_and_it_resumes_with_room(options, tmp_path):
     done = full.finish()
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "File too large; make room there" in line
+    assert "File too large; free some space" in line
     assert str(tmp_path / "r") in line
     assert "Traceback" not in done.stderr
     check_files_are_whole(tmp_path / "r")

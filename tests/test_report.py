@@ -153,7 +153,7 @@ def test_damaged_report_data_raises_one_sentence(result, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(result, folder)
     (folder / "report/grid.json").write_text("{")
-    with pytest.raises(InputError, match=r"grid\.json cannot be read .* delete it"):
+    with pytest.raises(InputError, match=r"grid\.json is damaged, or was not written"):
         write_report(folder)
 
 
