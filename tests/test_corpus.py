@@ -111,7 +111,7 @@ def test_weight_files_are_never_unpickled_with_code(folder, monkeypatch):
     assert set(weights_only) == {True}
 
 
-def test_there_are_over_500_cases():
+def test_there_are_hundreds_of_cases():
     """A corpus without cases would pass too."""
     images = corpus.readable_images() + corpus.refused_images() + corpus.masks()
     tables = corpus_files.splits() + corpus_files.reference_lists() + corpus_files.score_files()
@@ -119,7 +119,7 @@ def test_there_are_over_500_cases():
         corpus_files.archives() + corpus_weights.weight_files() + corpus_weights.model_configs()
     )
     assert len(images) > 300
-    assert len(images + tables + others) > 800
+    assert len(images + tables + others) > 700
 
 
 @pytest.mark.parametrize("name", ["mvtec/bottle/test/good", "visa/capsules/Data/Images/Anomaly"])

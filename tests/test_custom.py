@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from datasets.custom import find_custom_images
 from datasets.decode import read_image
 from datasets.splits import UNKNOWN
+from tests import scripts
 from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
@@ -236,17 +235,12 @@ def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
     odd_formats(tmp_path / "in put")
     (tmp_path / "in put" / "broken.png").write_bytes(b"\x89PNG no more")
     config = write_config(tmp_path, "small-custom", 240, 16, layers=2, width=32)
-    options = ["--images", "in put", "--class-name", "metal nut", "--model", str(config)]
-    options += ["--pretrained", "random", "--num-workers", "0", "--result-dir", "out"]
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "run_custom.py"), *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    options = ["--images", "in put", "--class-name", "metal nut", "--model", config]
+    options += ["--pretrained", "random", "--num-workers", 0, "--result-dir", "out"]
+    done = scripts.start("run_custom.py", *options, cwd=tmp_path).finish()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert re.match(r"error: 1 of 12 \w+ could not be used", done.stderr.splitlines()[-1])
+    assert re.match(r"error: 1 of 12 images could not be used", done.stderr.splitlines()[-1])
     assert "broken.png" in done.stderr
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 

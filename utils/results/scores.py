@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from datasets.references import NO_SEED
-from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, write_text
 
@@ -52,28 +51,31 @@ class Scores:
 
 
 def save_scores(path: Path, scores: Scores) -> None:
-    """Write `scores` to `path` (NPZ), atomically; raise `InputError` if they are inconsistent."""
-    check_scores(scores, path)
+    """Write `scores` to `path` (NPZ), atomically.
+
+    Raise `InputError` if a score is not finite, as after an overflow in fp16.
+    """
+    if not (np.isfinite(scores.image_scores).all() and np.isfinite(scores.maps).all()):
+        raise InputError(
+            f"the scores for {path} are not all finite numbers; use --precision fp32, and check "
+            "the weights"
+        )
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **vars(scores))
 
 
 def load_scores(path: Path) -> Scores:
-    """Read a file written by `save_scores`.
-
-    Raise `InputError` if it is missing, damaged or inconsistent.
-    """
+    """Read a file written by `save_scores`; raise `InputError` if it is missing or damaged."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            scores = Scores(**{field.name: archive[field.name] for field in fields(Scores)})
-        check_scores(scores, path)
-        return scores
-    except InputError:
-        raise
+            return Scores(**{field.name: archive[field.name] for field in fields(Scores)})
     except FileNotFoundError as error:
         raise InputError(f"there is no score file {path}; run the benchmark to write it") from error
     except Exception as error:  # NumPy and zipfile document no common base class for damaged files
-        raise score_file_error(path, describe_error(error)) from error
+        raise InputError(
+            f"{path} is damaged ({describe_error(error)}); delete it and its category in done/, "
+            "then run again"
+        ) from error
 
 
 def write_score_table(path: Path, scores: Scores, defects: Mapping[str, str]) -> None:
@@ -89,34 +91,3 @@ def write_score_table(path: Path, scores: Scores, defects: Mapping[str, str]) ->
     for image, label, row in zip(*columns, strict=True):
         writer.writerow([image, label, defects[image], *map(str, row.astype(np.float32))])
     write_text(path, text.getvalue())
-
-
-def check_scores(scores: Scores, path: Path) -> None:
-    """Raise `InputError`, naming `path`, unless every array has its type, shape and range."""
-    n, r, m = len(scores.image), len(scores.shots), int(scores.tiles.sum())
-    grid = scores.maps.shape[-1] if scores.maps.ndim else 0
-    expected = {
-        "image": ("U", (n,)),
-        "label": ("iub", (n,)),
-        "shots": ("iu", (r,)),
-        "seed": ("i", (r,)),
-        "image_scores": ("f", (r, n)),
-        "maps": ("f", (r, m, grid, grid)),
-        "tiles": ("iu", (n,)),
-        "size": ("iu", (n, 2)),
-    }
-    for name, (kinds, shape) in expected.items():
-        array = getattr(scores, name)
-        if array.dtype.kind not in kinds or array.shape != shape:
-            raise score_file_error(path, f"{name} is {array.dtype} {array.shape}, not {shape}")
-        if kinds == "f" and (array.dtype != np.float32 or not np.isfinite(array).all()):
-            raise score_file_error(path, f"{name} must be float32 and finite")
-    if not np.isin(scores.label, (UNKNOWN, 0, 1)).all() or (scores.tiles < 1).any():
-        raise score_file_error(path, "labels must be 0, 1 or -1 (unknown), and tiles at least 1")
-    if ((scores.shots == 0) != (scores.seed == NO_SEED)).any():
-        raise score_file_error(path, f"0-shot runs, and no others, must have the seed {NO_SEED}")
-
-
-def score_file_error(path: Path, reason: str) -> InputError:
-    """Return the error for a score file that cannot be used."""
-    return InputError(f"{path} is not a usable score file: {reason}; delete it and run again")

@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
 
@@ -75,7 +74,7 @@ def write_tables(
     same arguments write the same bytes, whatever the order of the rows.
     """
     tables = {
-        "metrics.csv": validate_metrics(metrics),
+        "metrics.csv": sort_metrics(metrics),
         "summary.csv": summarise(metrics, dataset, categories, groups),
     }
     for name, table in tables.items():
@@ -91,30 +90,11 @@ def read_summary(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(columns=SUMMARY_COLUMNS)
 
 
-def validate_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return `metrics` reduced to COLUMNS, typed and sorted; raise `InputError` on an invalid row.
-
-    Rows are sorted by category, shots and seed, then in the order of METRICS.
-    """
-    missing = [name for name in COLUMNS if name not in metrics.columns]
-    if missing:
-        raise InputError(f"metric rows lack the column {missing[0]}; they need {COLUMNS}")
-    if not len(metrics):
-        raise InputError("there are no metric rows to write; finish at least one category")
+def sort_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return the COLUMNS of `metrics`, sorted by category, shots, seed and the order of METRICS."""
     rows = metrics[COLUMNS].astype({"shots": int, "seed": "Int64", "value": float})
-    unknown = sorted(set(rows["metric"]) - set(METRICS))
-    if unknown:
-        raise InputError(f"unknown metric {unknown[0]!r}; expected one of {', '.join(METRICS)}")
-    outside = rows[(rows["value"] < 0) | (rows["value"] > 1)]
-    if len(outside):
-        raise InputError(f"metric outside [0, 1]: {outside.iloc[0].to_dict()}; give fractions")
-    if ((rows["shots"] == 0) != rows["seed"].isna()).any():
-        raise InputError("0-shot rows, and no others, must have an empty seed")
-    duplicates = rows[rows.duplicated(COLUMNS[:-1])]
-    if len(duplicates):
-        raise InputError(f"duplicate metric: {duplicates.iloc[0].to_dict()}; keep one row")
-    order = rows["metric"].map(METRICS.index)
-    rows = rows.assign(order=order).sort_values(["category", "shots", "seed", "order"])
+    rows["order"] = rows["metric"].map(METRICS.index)
+    rows = rows.sort_values(["category", "shots", "seed", "order"])
     return rows.drop(columns="order").reset_index(drop=True)
 
 
@@ -137,8 +117,7 @@ def summarise(
     one of `categories` is finished, and every published one. A metric that is undefined in one
     category has no mean. A finished group has its mean as the category "mean of <group>".
     """
-    rows = validate_metrics(metrics)
-    check_categories(rows, categories)
+    rows = sort_metrics(metrics)
     finished = set(rows["category"])
     means = [category_means(rows, MEAN)]
     for name, members in groups.items():
@@ -174,25 +153,3 @@ def mean_or_nan(values: pd.Series) -> float:
 def std_or_nan(values: pd.Series) -> float:
     """Return the sample standard deviation, or NaN if any value is NaN or there is only one."""
     return values.std(ddof=1, skipna=False)
-
-
-def check_categories(rows: pd.DataFrame, categories: Sequence[str]) -> None:
-    """Raise `InputError` unless all categories are official and have the same runs.
-
-    A mean over categories needs both.
-    """
-    unknown = sorted(set(rows["category"]) - set(categories))
-    if unknown:
-        known = ", ".join(categories)
-        raise InputError(f"unknown category {unknown[0]!r}; expected one of {known}")
-    runs = {
-        name: frozenset(zip(group["shots"], group["seed"].fillna(-1), group["metric"], strict=True))
-        for name, group in rows.groupby("category")
-    }
-    first, *others = runs
-    for name in others:
-        if runs[name] != runs[first]:
-            raise InputError(
-                f"{name} and {first} have different shots, seeds or metrics, so there is no mean "
-                "over them; run the missing ones"
-            )
