@@ -13,7 +13,7 @@ from utils.run.custom import main
 
 # --------------------------------------------------------------------------------------------------
 # What to run
-IMAGES = ""  # an image or a folder; with a subfolder "good", subfolders are labels: metrics too
+IMAGES = ""  # an image or a folder; with a subfolder "good", subfolder names are labels
 CLASS_NAME = ""  # what the images show, in English words: "metal nut"
 REFERENCES = ""  # folder of images of good parts (2 or more for a threshold); "": zero-shot only
 MASKS = ""  # folder of masks, named like the images, for pixel metrics; "" for none

@@ -6,8 +6,7 @@
 Reads datasets/splits/mpdd.csv and the images; writes tables, scores, heatmaps and a report to
 result/mpdd/. The published 0-shot numbers beside ours are from AnomalyCLIP's paper. Edit the
 constants below, or override them: python run_mpdd.py --shots 0 --categories connector metal_plate;
---help lists all options. A run that was stopped continues where it stopped when it is started
-again.
+--help lists all options. Start a stopped run again to resume it.
 """
 
 from utils.run.benchmark import main

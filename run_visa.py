@@ -6,8 +6,7 @@
 Reads datasets/splits/visa.csv and the images; writes tables, scores, heatmaps and a report to
 result/visa/. The images are not square: the paper's protocol cuts them into overlapping square
 tiles. Edit the constants below, or override them: python run_visa.py --shots 0 --categories
-capsules pcb1; --help lists all options. A run that was stopped continues where it stopped when it
-is started again.
+capsules pcb1; --help lists all options. Start a stopped run again to resume it.
 """
 
 from utils.run.benchmark import main

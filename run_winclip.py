@@ -5,8 +5,7 @@
 
 Reads datasets/splits/mvtec.csv and the images; writes tables, scores, heatmaps and a report to
 result/mvtec/. Edit the constants below, or override them: python run_winclip.py --shots 0
---categories bottle grid; --help lists all options. A run that was stopped continues where it
-stopped when it is started again.
+--categories bottle grid; --help lists all options. Start a stopped run again to resume it.
 """
 
 from utils.run.benchmark import main

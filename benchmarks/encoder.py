@@ -51,8 +51,12 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     visual = encoder.visual
     width, blocks = visual.conv1.out_channels, len(visual.transformer.resblocks)
     hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
-    patches, tokens, read = encoder.sizes[0] - 1, len(encoder.gather), len(encoder.read)
-    windows = sum(count for count, _ in encoder.shapes[1:])
+    patches, tokens, read = (
+        encoder.group_tokens[0] - 1,
+        len(encoder.token_index),
+        len(encoder.output_index),
+    )
+    windows = sum(count for count, _ in encoder.group_shapes[1:])
     pixels = visual.conv1.weight[0].numel()
     rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
     products = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]

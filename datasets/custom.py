@@ -35,15 +35,17 @@ class CustomImages:
 def find_custom_images(
     images: Path, name: str, references: Path | None, masks: Path | None
 ) -> CustomImages:
-    """Find images, references and masks, each a folder or a file; `name` is their category.
+    """Find images and references, each a folder or a file, and masks, a folder.
 
-    Paths of test images are relative to `images`, those of references and masks absolute. Raise
-    `InputError` if a folder is missing or has no images, if no mask matches an image, or if no
-    image or no reference can be decoded.
+    `name` is the category. Paths of test images are relative to `images`, those of references and
+    masks absolute. Raise `InputError` if a folder is missing or has no images, if no mask matches
+    an image, or if no image or no reference can be decoded.
     """
     for option, folder in (("IMAGES", images), ("REFERENCES", references), ("MASKS", masks)):
         if folder is not None and not folder.exists():
             raise InputError(f"{option}: {folder} does not exist; give a folder of images")
+    if masks is not None and not masks.is_dir():
+        raise InputError(f"MASKS: {masks} is not a folder; give the folder of the masks")
     samples = find_tests(images, name)
     if masks is not None:
         samples = add_masks(samples, masks)

@@ -32,8 +32,8 @@ class Item:
     """One image, ready to be encoded and evaluated, or the sentence that says why it is not.
 
     The arrays are tensors because a worker process sends tensors through shared memory and
-    everything else through a pipe: while it writes to the pipe of a main process that was killed,
-    it would block forever.
+    everything else through a pipe: a worker that writes to the pipe of a killed main process would
+    block forever.
     """
 
     image: str  # path of the sample's image, which identifies it
@@ -136,8 +136,8 @@ def read_eval_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, in
     """Read the mask of an anomalous image at the evaluation `shape` (height, width): (H, W) bool.
 
     Resize bilinearly (with Pillow's antialiasing) and threshold at one half, as the public
-    implementations do. A defect that covers no pixel to one half keeps the pixels where it covers
-    most, so that no mask vanishes. `image_size` and errors as in `read_mask`.
+    implementations do. If no pixel reaches one half, those with the highest
+    coverage are kept, so that no mask vanishes. `image_size` and errors as in `read_mask`.
     """
     anomalous = read_mask(path, image_size)
     if anomalous.shape == shape:

@@ -114,15 +114,17 @@ def count_images(samples: Sequence[Sample]) -> dict[str, Counts]:
     return counts
 
 
-def differences(dataset: str, samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
+def count_mismatches(dataset: str, samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
     """Return the categories missing from a split, and those with other counts than the official."""
     actual, official = count_images(samples), OFFICIAL[dataset]
     missing = [category for category in official if category not in actual]
-    wrong = [name for name, counts in actual.items() if not agree(counts, official.get(name))]
+    wrong = [
+        name for name, counts in actual.items() if not matches_official(counts, official.get(name))
+    ]
     return missing, wrong
 
 
-def agree(actual: Counts, official: Counts | None) -> bool:
+def matches_official(actual: Counts, official: Counts | None) -> bool:
     """Return whether a category has exactly its official images."""
     if official is not None and not official.defects:
         official = replace(official, defects=actual.defects)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets.decode import find_fault
 from datasets.download import Archive, fetch, unpack
-from datasets.official import OFFICIAL, Counts, count_images, differences
+from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
 from datasets.splits import SPLITS_FOLDER, Sample, row_fault, write_root, write_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
@@ -81,13 +81,14 @@ def prepare(spec: BenchmarkSpec, options: Options) -> list[Path]:
         download(spec, options)
     root = find_root(spec, user_path(options.data_root))
     samples, faults = scan(spec, root)
-    refuse(check_rows(root, samples))
+    raise_faults(check_rows(root, samples))
     print(f"{spec.title} in {root}\n\n{format_counts(spec, samples)}\n")
     if spec.official:
         check_counts(spec, samples, options.allow_incomplete)
-    refuse(faults + check_files(root, samples))
-    files = write_split(samples, options.splits_folder, spec.stem, spec.named_defects)
-    write_root(root, options.splits_folder, spec.name)
+    raise_faults(faults + check_files(root, samples))
+    splits_folder = user_path(options.splits_folder)
+    files = write_split(samples, splits_folder, spec.stem, spec.named_defects)
+    write_root(root, splits_folder, spec.name)
     print(f"wrote {files[0]}\n      {files[1]}")
     return files
 
@@ -135,7 +136,7 @@ def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
     return samples, faults
 
 
-def refuse(faults: Sequence[str]) -> None:
+def raise_faults(faults: Sequence[str]) -> None:
     """Raise `InputError` with all `faults`, one per line, if there are any."""
     if faults:
         lines = [f"fix these files before the split can be written ({len(faults)} in total):"]
@@ -146,8 +147,8 @@ def refuse(faults: Sequence[str]) -> None:
 
 
 def check_counts(spec: BenchmarkSpec, samples: Sequence[Sample], allow_incomplete: bool) -> None:
-    """Compare the counts with the official ones; raise `InputError` unless that is allowed."""
-    missing, wrong = differences(spec.name, samples)
+    """Compare the counts with the official ones; if they differ, warn or raise `InputError`."""
+    missing, wrong = count_mismatches(spec.name, samples)
     if not missing and not wrong:
         print("complete: all counts are the official ones\n")
         return
@@ -170,26 +171,28 @@ def format_counts(spec: BenchmarkSpec, samples: Sequence[Sample]) -> str:
     for name in dict.fromkeys((*OFFICIAL[spec.name], *actual)):
         counts, target = actual.get(name, Counts(0, 0, 0)), official.get(name)
         kinds = ("train", "good", "anomalous")
-        sums = [ratio(getattr(counts, kind), getattr(target, kind, None)) for kind in kinds]
+        sums = [format_count(getattr(counts, kind), getattr(target, kind, None)) for kind in kinds]
         by_name = target.defects if target else {}
-        defects = [f"{kind} {ratio(n, by_name.get(kind))}" for kind, n in counts.defects.items()]
+        defects = [
+            f"{kind} {format_count(n, by_name.get(kind))}" for kind, n in counts.defects.items()
+        ]
         rows.append((name, *sums, ", ".join(defects)))
     w = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{a:{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d:>{w[3]}}  {e}" for a, b, c, d, e in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def ratio(actual: int, official: int | None) -> str:
+def format_count(actual: int, official: int | None) -> str:
     """Format a count beside the official one, if that is on record.
 
-    >>> ratio(8, 209), ratio(8, None)
+    >>> format_count(8, 209), format_count(8, None)
     ('8/209', '8')
     """
     return str(actual) if official is None else f"{actual}/{official}"
 
 
 def check_rows(root: Path, samples: Sequence[Sample]) -> list[str]:
-    """Return the faults of samples that could not be read back from a split, with their paths."""
+    """Return the faults of samples that `read_split` would reject, with their paths."""
     faults, seen = [], set()
     for sample in samples:
         row = {column: str(value) for column, value in asdict(sample).items()}

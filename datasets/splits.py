@@ -58,9 +58,10 @@ def write_split(
 
 
 def build_meta(samples: Sequence[Sample], named_defects: bool) -> dict:
-    """Build the field's meta.json: "train" or "test", then category, then a list of images.
+    """Build the meta.json that AnomalyCLIP and related code read.
 
-    `specie_name` is the defect if `named_defects`, else "", as the field writes it for VisA.
+    Keys are "train" and "test", then the category; values are lists of images. `specie_name` is
+    the defect if `named_defects`, else "", as they have it for VisA.
     """
     meta: dict[str, dict[str, list[dict]]] = {"train": {}, "test": {}}
     for sample in samples:

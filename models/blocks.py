@@ -45,8 +45,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, sequences: int, heads:
 def attend_from_class_token(block: nn.Module, x: Tensor, sequences: int) -> Tensor:
     """Compute attention of each sequence's first token only: (B, S * L, D) to (B, S, D).
 
-    With one query q per sequence and tokens x, two identities (exact but for rounding) save the
-    keys and the values of all tokens:
+    With one query q per sequence and tokens x, two identities (exact up to rounding)
+    avoid computing keys and values for all tokens:
 
     - q^T (W_k x + b_k) = (W_k^T q)^T x + q^T b_k: fold W_k into the query. The last term is the
       same for every token, and softmax is invariant to such a shift, so b_k drops out.

@@ -1,7 +1,8 @@
 """CLIP's vision tower, applied to an image and all of its windows in one pass.
 
 A window's embedding is the class token's, after the tower has seen only the window's patches
-(section 4.2). Dropping patches before the transformer is exact, because they meet only there;
+(section 4.2). Dropping patches before the transformer is exact, because they interact only in
+its attention;
 positional embeddings and ln_pre are applied first, as in the full forward pass.
 
 All sequences lie side by side in one list of tokens, so that each layer runs once. For a grid of
@@ -44,9 +45,9 @@ PatchTokens = Literal["post_ln", "pre_ln", "penultimate"]
 class WindowedEncoder:
     """Embed images and their windows with a frozen vision tower (`model.visual` of open_clip).
 
-    `scales` are the windows' sizes in patches. `tf32` lets CUDA compute the products of images in
-    tf32. Raises InputError for a tower that is not a plain transformer with a class token, and for
-    a scale that does not fit its grid.
+    `scales` are the windows' sizes in patches. `tf32` runs fp32 matrix products in TF32 on CUDA.
+    Raises InputError for a tower that is not a plain transformer with a class token and two or
+    more blocks, and for a scale that does not fit its grid.
     """
 
     def __init__(
@@ -80,20 +81,22 @@ class WindowedEncoder:
         return self.visual.class_embedding.dtype
 
     def _lay_out_sequences(self) -> None:
-        """Set the layout of the module docstring, as indices into an image's tokens."""
+        """Precompute the token indices of the layout in the module docstring."""
         patches = self.grid[0] * self.grid[1]
         # Each sequence starts with the class token, index 0; patch p is token p + 1.
         groups = [torch.arange(patches + 1)[None]]
         for size in self.scales:
             groups.append(F.pad(window_indices(self.grid, size) + 1, (1, 0), value=0))
-        self.shapes = [tuple(group.shape) for group in groups]  # (sequences, tokens in each)
-        self.sizes = [count * length for count, length in self.shapes]
-        self.gather = torch.cat([group.flatten() for group in groups]).to(self.device)
-        lengths = torch.tensor([length for count, length in self.shapes for _ in range(count)])
+        self.group_shapes = [tuple(group.shape) for group in groups]  # (sequences, tokens in each)
+        self.group_tokens = [count * length for count, length in self.group_shapes]
+        self.token_index = torch.cat([group.flatten() for group in groups]).to(self.device)
+        lengths = torch.tensor(
+            [length for count, length in self.group_shapes for _ in range(count)]
+        )
         starts = F.pad(lengths.cumsum(0)[:-1], (1, 0))  # the index of each sequence's class token
         # The last block computes all class tokens, and the full image's patches if they are read.
-        self.full_read = 1 if self.patch_tokens == "penultimate" else patches + 1
-        self.read = torch.cat([torch.arange(self.full_read), starts[1:]]).to(self.device)
+        self.full_outputs = 1 if self.patch_tokens == "penultimate" else patches + 1
+        self.output_index = torch.cat([torch.arange(self.full_outputs), starts[1:]]).to(self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
@@ -105,7 +108,7 @@ class WindowedEncoder:
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             classes, patches = self._transform(tokens)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
-        image, *windows = embeddings.split([count for count, _ in self.shapes], dim=1)
+        image, *windows = embeddings.split([count for count, _ in self.group_shapes], dim=1)
         patches = patches.to(torch.float32, copy=True)  # a view would keep all tokens in memory
         return Features(image[:, 0], tuple(windows), patches, self.grid, self.scales)
 
@@ -113,14 +116,16 @@ class WindowedEncoder:
         """Run all blocks: tokens (B, 1 + N, D) to class tokens (B, S, D), patches (B, N, D)."""
         first, *middle, last = self.visual.transformer.resblocks
         shared_qkv = project_qkv(first, tokens)  # once per patch, for all windows
-        x = tokens[:, self.gather]
-        x = finish_block(first, x, self._attend(first, *(t[:, self.gather] for t in shared_qkv)))
+        x = tokens[:, self.token_index]
+        x = finish_block(
+            first, x, self._attend(first, *(t[:, self.token_index] for t in shared_qkv))
+        )
         for block in middle:
             x = finish_block(block, x, self._attend(block, *project_qkv(block, x)))
         full = tokens.shape[1]
         penultimate = x[:, 1:full]
         x = self._last_block(last, x)
-        classes = torch.cat([x[:, :1], x[:, self.full_read :]], dim=1)
+        classes = torch.cat([x[:, :1], x[:, self.full_outputs :]], dim=1)
         if self.patch_tokens == "penultimate":
             return classes, penultimate
         patches = x[:, 1:full]
@@ -128,19 +133,19 @@ class WindowedEncoder:
 
     def _attend(self, block: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Compute attention within each sequence: (B, T, D) to (B, T, D)."""
-        groups = (tokens.split(self.sizes, dim=1) for tokens in (queries, keys, values))
-        counts, heads = (count for count, _ in self.shapes), block.attn.num_heads
+        groups = (tokens.split(self.group_tokens, dim=1) for tokens in (queries, keys, values))
+        counts, heads = (count for count, _ in self.group_shapes), block.attn.num_heads
         attended = [attend(*group, heads) for group in zip(*groups, counts, strict=True)]
         return torch.cat(attended, dim=1)
 
     def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """Run the last block for the tokens that are read: (B, T, D) to (B, T_read, D)."""
-        full, *windows = x.split(self.sizes, dim=1)
+        full, *windows = x.split(self.group_tokens, dim=1)
         queries, keys, values = project_qkv(block, full)
-        attended = [attend(queries[:, : self.full_read], keys, values, 1, block.attn.num_heads)]
-        for tokens, (count, _) in zip(windows, self.shapes[1:], strict=True):
+        attended = [attend(queries[:, : self.full_outputs], keys, values, 1, block.attn.num_heads)]
+        for tokens, (count, _) in zip(windows, self.group_shapes[1:], strict=True):
             attended.append(attend_from_class_token(block, tokens, count))
-        return finish_block(block, x[:, self.read], torch.cat(attended, dim=1))
+        return finish_block(block, x[:, self.output_index], torch.cat(attended, dim=1))
 
 
 def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ TEMPLATE_LISTS: dict[Templates, tuple[str, ...]] = {
 }
 
 
-def words(class_name: str) -> str:
+def spaced_words(class_name: str) -> str:
     """Write a class name as words.
 
-    >>> words("metal_nut")
+    >>> spaced_words("metal_nut")
     'metal nut'
     """
     return " ".join(class_name.replace("_", " ").split())

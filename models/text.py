@@ -43,7 +43,7 @@ def can_share_prefixes(text: nn.Module) -> bool:
 
 
 def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
-    """Embed prompts (P, L) with a causal text tower: (P, E), each node of their trie once.
+    """Embed prompts (P, L) with a causal text tower: (P, E), computing each trie node once.
 
     Tokens after the end token are not computed.
     """

@@ -32,7 +32,7 @@ KNOWN_WEIGHTS = {
     "91f8e267606a68b5ff3029e4bc74a270c9bb2dd0c01c03734616deddfefe328d": DEMO,
 }
 PAPER_MODEL = "ViT-B-16-plus-240"
-PAPER_WEIGHTS = (
+PAPER_WEIGHTS_ADVICE = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840) in the hub repository "
     "timm/vit_base_patch16_plus_clip_240.laion400m_e31; download that file and give its path as "
@@ -83,7 +83,7 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     """
     name = register_config(model_name)
     tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
-    file = None if pretrained == RANDOM else find_file(name, pretrained, tag)
+    file = None if pretrained == RANDOM else locate_weights(name, pretrained, tag)
     # A weight file holds neither the normalisation of images nor the kind of GELU.
     options = tag or (read_hub_config(file) if file else {})
     quick_gelu = any(c.get("quick_gelu") for c in (options, open_clip.get_model_config(name)))
@@ -134,12 +134,14 @@ def register_config(model_name: str) -> str:
     return model_name
 
 
-def find_file(name: str, pretrained: str, tag: dict) -> Path:
+def locate_weights(name: str, pretrained: str, tag: dict) -> Path:
     """Return the local weight file; `tag`, open_clip's entry for a tag, is downloaded if necessary.
 
     Raises InputError if there is no such file, folder or tag, or if the download fails.
     """
-    advice = PAPER_WEIGHTS if name == PAPER_MODEL else "give a weight file, or a folder with one"
+    advice = (
+        PAPER_WEIGHTS_ADVICE if name == PAPER_MODEL else "give a weight file, or a folder with one"
+    )
     if tag:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry
         try:
@@ -203,12 +205,16 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says it in one sentence
             if file.suffix != ".safetensors":
-                # If this raised a TypeError, open_clip would read again and execute code.
+                # Check first: after a TypeError, open_clip retries and would execute code.
                 torch.load(file, map_location="meta", weights_only=True)
             open_clip.load_checkpoint(model, str(file), weights_only=True)
     except Exception as error:  # readers raise many types for damaged files
         pickled = isinstance(error, pickle.UnpicklingError)
-        reason = "damaged, or pickled code: not executed" if pickled else describe_error(error)
+        reason = (
+            "damaged, or with pickled code, which is never executed"
+            if pickled
+            else describe_error(error)
+        )
         raise InputError(
             f"PRETRAINED: {file} does not load into {name} ({reason}); check its sha256, and that "
             "MODEL names its architecture, or use a .safetensors file"

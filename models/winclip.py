@@ -91,7 +91,7 @@ def winclip(
 ) -> tuple[Tensor, Tensor]:
     """Score images with each of R reference sets, in order: (R, B) and maps (R, B, G_h, G_w).
 
-    A set is the rows of `visual` of one run (shots, seed); None is zero-shot and needs no `visual`.
+    A reference set is a tensor of row indices into `visual`; None means zero-shot.
     """
     # Section 4, WinCLIP: compare the image and its windows with the two states.
     zero_shot_scores = text.score(features.image)  # equation 2
@@ -117,7 +117,7 @@ def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
     """Compute equation 4 per reference: half the cosine distance to its nearest entry.
 
     `queries` (B, Q, D) of any length, `references` (M, K, D) of length 1; returns (M, B, Q) in
-    [0, 1]. The minimum over a set of references is that over its rows of dimension 0.
+    [0, 1]. For a set of references, take the minimum over dimension 0.
     """
     vectors = F.normalize(queries, dim=-1).flatten(0, 1)
     distances = []
@@ -147,8 +147,8 @@ def leave_one_out_scores(
 ) -> Tensor:
     """Score each of I >= 1 reference images against all others: (I,) in [0, 1], mean over tiles.
 
-    `features` has the tiles of the I images, `tile_counts[i]` of image i; they are the rows of
-    `visual` from `first_row` on. The bank must hold two images or more.
+    `features` has the tiles of the I images, `tile_counts[i]` of image i; `visual` holds them
+    contiguously from `first_row` on, and at least one more image.
     """
     bank_rows = torch.arange(len(visual.entries[0]), device=features.image.device)
     scores, start = [], 0

@@ -13,7 +13,7 @@ from datasets.download import unpack
 from datasets.images import ImageDataset
 from datasets.references import read_references
 from datasets.splits import Sample, read_split
-from models.weights import find_file, load_clip, load_file
+from models.weights import load_clip, load_file, locate_weights
 from tests import corpus, corpus_files, corpus_weights
 from tests.corpus import Case
 from tests.limits import time_limit
@@ -87,7 +87,9 @@ def test_an_archive_is_unpacked_inside_its_folder_or_refused(case, folder):
 @each(corpus_weights.weight_files())
 def test_a_weight_file_is_read_or_refused(case, folder):
     model = corpus_weights.tiny_clip()
-    check(case, lambda path: load_file(model, find_file("tiny", str(path), {}), "tiny"), folder)
+    check(
+        case, lambda path: load_file(model, locate_weights("tiny", str(path), {}), "tiny"), folder
+    )
 
 
 @each(corpus_weights.model_configs())

@@ -228,7 +228,7 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
 def test_the_meaning_of_scores_is_explained():
     assert "not calibrated" in explain_scores(0, None)
     assert "Two or more reference images" in explain_scores(1, None)
-    assert "once in 5" in explain_scores(4, 0.5)
+    assert "1 in 5" in explain_scores(4, 0.5)
 
 
 def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):

@@ -77,9 +77,9 @@ def test_the_window_that_covers_the_whole_grid_is_the_image_embedding(clip):
 
 def test_the_layout_has_the_sequences_and_tokens_of_the_module_docstring(plain):
     encoder = WindowedEncoder(plain.model.visual)
-    assert encoder.shapes == [(1, 226), (196, 5), (169, 10)]
-    assert sum(count for count, _ in encoder.shapes) == 366
-    assert len(encoder.gather) == 2896
+    assert encoder.group_shapes == [(1, 226), (196, 5), (169, 10)]
+    assert sum(count for count, _ in encoder.group_shapes) == 366
+    assert len(encoder.token_index) == 2896
 
 
 def test_every_window_equals_the_plain_forward_of_its_patches(clip):

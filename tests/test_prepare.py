@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets import mpdd, mvtec, visa
-from datasets.official import OFFICIAL, count_images, differences
+from datasets.official import OFFICIAL, count_images, count_mismatches
 from datasets.prepare import Options, prepare
 from datasets.splits import read_root, read_split
 from tests.conftest import PROJECT
@@ -73,7 +73,7 @@ def test_a_complete_dataset_is_reported_as_complete(tmp_path, capsys, monkeypatc
     monkeypatch.setitem(OFFICIAL, "mvtec", official)
     prepare_mvtec(root, tmp_path / "splits")
     assert "complete: all counts are the official ones" in capsys.readouterr().out
-    assert differences("mvtec", read_split(files[0])) == ([], [])
+    assert count_mismatches("mvtec", read_split(files[0])) == ([], [])
 
 
 @pytest.mark.parametrize("suffix", ["_mask", ""])

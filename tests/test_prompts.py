@@ -1,4 +1,4 @@
-from models.prompts import PUBLIC_TEMPLATES, TEMPLATES, prompt_ensemble, words
+from models.prompts import PUBLIC_TEMPLATES, TEMPLATES, prompt_ensemble, spaced_words
 
 
 def test_the_paper_has_154_normal_and_88_anomalous_distinct_prompts():
@@ -24,8 +24,8 @@ def test_states_go_inside_templates():
 
 
 def test_underscores_become_spaces():
-    assert words("metal_nut") == "metal nut"
-    assert words("bottle") == "bottle"
+    assert spaced_words("metal_nut") == "metal nut"
+    assert spaced_words("bottle") == "bottle"
 
 
 def test_extra_states_are_added_to_their_side():

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.encoder import embed_patches
-from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, words
+from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, spaced_words
 from models.weights import RANDOM, load_clip
 from models.windows import window_indices
 from tools.demo_losses import (
@@ -102,7 +102,7 @@ class Captions:
 
     def __init__(self, tokenizer, names: tuple[str, ...], rng: np.random.Generator):
         self.tokenizer, self.rng = tokenizer, rng
-        self.names = [words(name) for name in names]
+        self.names = [spaced_words(name) for name in names]
         self.vocabulary = [word for word in tokenizer.encoder if word.endswith("</w>")]
         # An array, because NumPy copies a list each time it draws from it.
         self.vocabulary = np.array([w[:-4] for w in self.vocabulary if w[:-4].isalpha()])

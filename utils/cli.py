@@ -50,7 +50,7 @@ def print_stderr(line: str) -> None:
 def exit_on_error(report: Callable[[str], None] = print_stderr) -> Iterator[None]:
     """End the process with one line on standard error if the block raises an `InputError`.
 
-    Ctrl-C and SIGTERM also end it with one line, and with the exit status that shells give them.
+    Ctrl-C and SIGTERM also end it with one line, and with exit status 128 + signal number.
     `report` writes the line; a distributed run passes one that prints it only once.
     """
     signal.signal(signal.SIGTERM, _raise_interrupt)

@@ -6,7 +6,7 @@ ANOTHER_FOLDER = "another result folder with --result-dir"
 
 
 class InputError(Exception):
-    """A user's mistake, as one sentence, and the exit status that it ends a script with.
+    """A user's mistake, described in one sentence, with the script's exit status.
 
     Missing files, unknown categories, unwritable folders and wrong options are all raised as this
     error; `utils.cli` prints the sentence instead of a traceback.

@@ -1,4 +1,4 @@
-"""What a run prints: to the console unless it is quiet, and to run.log in its result folder."""
+"""Log to the console, unless a run is quiet, and to run.log in its result folder."""
 
 import logging
 import os

@@ -1,8 +1,8 @@
 """The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO.
 
 Image metrics come from scikit-learn. Pixel metrics are exact without holding a category's maps in
-memory: every distinct score of an anomalous pixel is a threshold, and normal pixels only matter by
-how many of them score more and how many the same. These counts are summed map by map.
+memory: every distinct score of an anomalous pixel is a threshold, and for each threshold only the
+numbers of normal pixels above and equal to it are needed. These are summed map by map.
 """
 
 import os
@@ -20,7 +20,7 @@ IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
 FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
-F1_TOLERANCE = 1e-12  # more than rounding changes an F1, less than two F1 of 10^5 images differ
+F1_TOLERANCE = 1e-12  # above rounding, below the gap between distinct F1 of 10^5 images
 THREADS = min(4, os.cpu_count() or 1)  # each has its own counts, 16 bytes a threshold
 
 
@@ -95,8 +95,8 @@ def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> di
 class PixelEvaluator:
     """Evaluate the anomaly maps of any number of runs against the masks of one category.
 
-    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous. NumPy counts
-    unless `compiled`, and in any case scores that `CompiledCounter` does not support.
+    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous. Counts
+    with NumPy if `compiled` is False or `CompiledCounter` does not support the scores.
     """
 
     def __init__(self, masks: Sequence[np.ndarray], compiled: bool = True):
@@ -112,8 +112,8 @@ class PixelEvaluator:
     def count_scores(self, maps: Sequence[np.ndarray]) -> ScoreCounts:
         """Count the scores of one run's maps, (N, H, W) or a sequence of N (H_i, W_i).
 
-        Every map is read twice, one at a time in each of THREADS threads, so a lazy sequence can
-        make it on reading. Raise `InputError` for NaN scores and for maps whose number or shape
+        Every map is read twice, one at a time in each of THREADS threads, so maps may
+        be computed lazily. Raise `InputError` for NaN scores and for maps whose number or shape
         is not that of the masks.
         """
         if len(maps) != len(self.masks):

@@ -1,7 +1,7 @@
 """Collect what one category contributes to report.html: numbers, curves, thumbnails, small maps.
 
-It is written to report/<category>.json in the result folder, so that the page can be written again
-after every category without the images. "Shown runs" are the first run of each number of shots.
+It is written to report/<category>.json in the result folder, so that the page can be written
+without the images. "Shown runs" are the first run of each number of shots.
 
 runs        one object per shown run, fewest shots first
   name        string: "0-shot", "1-shot seed 0"
@@ -38,7 +38,7 @@ from utils.evaluation.metrics import f1_max_threshold
 from utils.evaluation.stitching import stitch_tiles
 from utils.files import write_text
 from utils.results.folder import read_json
-from utils.results.heatmaps import Scale, colour_range, score_levels
+from utils.results.heatmaps import ColourRange, colour_range, score_levels
 from utils.results.scores import Scores
 
 OUTLINE_UNIT = 1000  # coordinates of a mask's outline go from 0 to this along both axes
@@ -84,7 +84,9 @@ def category_data(
     return {"runs": runs, "images": images}
 
 
-def image_data(scores: Scores, index: int, shown: Sequence[int], scales: Sequence[Scale]) -> dict:
+def image_data(
+    scores: Scores, index: int, shown: Sequence[int], scales: Sequence[ColourRange]
+) -> dict:
     """Return the size of one image, and its scores and small maps in the shown runs."""
     size = tuple(scores.size[index].tolist())
     start = int(scores.tiles[:index].sum())
@@ -96,7 +98,7 @@ def image_data(scores: Scores, index: int, shown: Sequence[int], scales: Sequenc
     }
 
 
-def run_data(scores: Scores, run: int, scale: Scale, curves: Mapping[str, Curve]) -> dict:
+def run_data(scores: Scores, run: int, scale: ColourRange, curves: Mapping[str, Curve]) -> dict:
     """Return the name, threshold, colour scale and curves of one run."""
     threshold = f1_max_threshold(scores.image_scores[run], scores.label)
     return {
@@ -152,7 +154,7 @@ def outline(mask: np.ndarray) -> str:
     return "".join(path)
 
 
-def small_map(tiles: np.ndarray, size: tuple[int, int], scale: Scale) -> dict:
+def small_map(tiles: np.ndarray, size: tuple[int, int], scale: ColourRange) -> dict:
     """Return the map of one image at patch resolution: its rows, columns and levels in base64.
 
     `tiles` (T, G, G) are the maps of the image's tiles, `size` its height and width. A single tile

@@ -41,7 +41,7 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     total = len(record["categories"])
     for shots, rows in summary.groupby("shots"):
         title = f"## {shots}-shot{seeds_text(rows)}"
-        blocks += [title, own_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
+        blocks += [title, our_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
     published = summary[summary[["paper", "public"]].notna().any(axis=1)]
     for shots, rows in published[~is_mean(published)].groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"
@@ -69,7 +69,7 @@ def mean_label(finished: int, total: int) -> str:
     return MEAN if finished == total else f"{MEAN_OF}{finished}/{total}"
 
 
-def own_table(rows: pd.DataFrame, label: str) -> str:
+def our_table(rows: pd.DataFrame, label: str) -> str:
     """Format our numbers for one number of shots: one row per category, one column per metric.
 
     `label` names the row of means.
@@ -77,7 +77,7 @@ def own_table(rows: pd.DataFrame, label: str) -> str:
     metrics = metrics_of(rows)
     body = []
     for category, numbers in rows.groupby("category", sort=False):
-        cells = dict(zip(numbers["metric"], map(own_cell, numbers.itertuples()), strict=True))
+        cells = dict(zip(numbers["metric"], map(our_cell, numbers.itertuples()), strict=True))
         name = label if category == MEAN else category
         body.append([name, *(cells[metric] for metric in metrics)])
     return table(["category", *metrics], body, text_columns=1)
@@ -99,7 +99,7 @@ def comparison_table(rows: pd.DataFrame, by: str) -> str:
             texts = [cells.get(metric) or UNPUBLISHED for metric in metrics]
             if set(texts) != {UNPUBLISHED}:
                 body.append([str(key), name, *texts])
-        ours = {m: own_cell(r) for m, r in by_metric.items()}
+        ours = {m: our_cell(r) for m, r in by_metric.items()}
         body.append([str(key), "ours", *(ours.get(metric, UNPUBLISHED) for metric in metrics)])
     return table([by, "source", *metrics], body, text_columns=2)
 
@@ -134,7 +134,7 @@ def metrics_of(rows: pd.DataFrame) -> list[str]:
     return [metric for metric in METRICS if metric in set(rows["metric"])]
 
 
-def own_cell(row) -> str:
+def our_cell(row) -> str:
     """Format our number of a summary row: `93.1 ± 2.0`, or n/a if the metric is undefined."""
     return cell(row.mean, row.std) or UNDEFINED
 

@@ -21,7 +21,7 @@ from utils.files import atomic_path
 from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
 from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome, read_category_data
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
-from utils.report.markdown import UNDEFINED, cell, mean_label, own_cell, seeds_text, source_texts
+from utils.report.markdown import UNDEFINED, cell, mean_label, our_cell, seeds_text, source_texts
 from utils.results.folder import read_finished, read_json
 from utils.results.summary import MEAN, read_summary
 
@@ -149,7 +149,7 @@ def table_rows(summary: pd.DataFrame, by: str) -> list[dict]:
                 published.append(("paper", text, difference(row.mean - row.paper)))
             if not pd.isna(row.public):
                 published.append(("public", cell(row.public), difference(row.mean - row.public)))
-            cells[row.metric] = {"ours": own_cell(row), "published": published}
+            cells[row.metric] = {"ours": our_cell(row), "published": published}
         rows.append({"name": key, "cells": cells})
     return rows
 

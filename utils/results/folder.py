@@ -1,4 +1,4 @@
-"""A result folder: what it was made with and which categories are finished, never mixing two runs.
+"""Manage a result folder: its settings and finished categories, never mixing different settings.
 
 settings.json           everything that the run depends on (see `ResultFolder`), and its seconds
 done/<category>.json    marks a finished category; written after all of its other files, so that a
@@ -35,8 +35,9 @@ class ResultFolder:
 
     `record` becomes settings.json: title, categories (all of the benchmark), settings, notes,
     weights, device, processes; added are fingerprint, versions, git_revision, started, seconds (per
-    stage, of all runs into the folder; of a stopped run, up to its last finished category) and
-    seconds_total. A folder that was made with another `fingerprint` is an `InputError`.
+    stage, summed over all runs that wrote to the folder; a stopped run counts up to its last
+    finished category) and seconds_total. Raises `InputError` if the folder was made with another
+    `fingerprint`.
     """
 
     def __init__(self, path: Path, record: dict, fingerprint: dict):
@@ -107,8 +108,10 @@ def read_json(path: Path, *keys: str) -> dict:
     """Read a JSON object that a run wrote; raise `InputError` if it is damaged or lacks `keys`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content | {key: content[key] for key in keys}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if not isinstance(content, dict) or not content.keys() >= set(keys):
+            raise ValueError("keys are missing")
+        return content
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is damaged, or was not written by a run of this version; delete it, or choose "
             f"{ANOTHER_FOLDER}"
@@ -129,8 +132,9 @@ def lock_folder(path: Path) -> Iterator[None]:
             f"{path} is in use by another run; wait for it to end, or choose {ANOTHER_FOLDER}"
         ) from error
     try:
-        for partial in path.rglob(".*.part"):
-            partial.unlink(missing_ok=True)
+        if (path / "settings.json").exists():  # it is a result folder
+            for partial in path.rglob(".*.part"):
+                partial.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

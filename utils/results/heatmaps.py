@@ -27,8 +27,8 @@ COLOUR_MAP = cv2.COLORMAP_INFERNO  # perceptually uniform: brightness alone show
 OVERLAY = 0.65  # opacity of the colours in an overlay, over the image in grey
 MIDDLE_GREY = 128  # grey under the colour bar, so that it shows the colours of the overlay
 
-Scale = tuple[float, float]  # the scores at the low and the high end of the colours
-Map = tuple[str, np.ndarray, float, Scale]  # title, (h, w) map, image score, scale
+ColourRange = tuple[float, float]  # the scores at the low and the high end of the colours
+Map = tuple[str, np.ndarray, float, ColourRange]  # title, (h, w) map, image score, scale
 
 
 def draw_panel(
@@ -58,7 +58,7 @@ def draw_panel(
 
 
 def lay_out(
-    columns: Sequence[tuple[str, np.ndarray, Scale | None]], name: str, note: str
+    columns: Sequence[tuple[str, np.ndarray, ColourRange | None]], name: str, note: str
 ) -> np.ndarray:
     """Put `(title, image, scale)` columns side by side; a column with a scale gets a colour bar.
 
@@ -83,7 +83,7 @@ def lay_out(
     return np.asarray(sheet)
 
 
-def colour_range(maps: Iterable[np.ndarray]) -> Scale:
+def colour_range(maps: Iterable[np.ndarray]) -> ColourRange:
     """Return the lowest and the highest score in all `maps`, the colour scale of a category."""
     lows, highs = zip(*((float(values.min()), float(values.max())) for values in maps), strict=True)
     return min(lows), max(highs)
@@ -96,7 +96,7 @@ def fit(image: np.ndarray, height: int = IMAGE_HEIGHT) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
 
 
-def overlay(image: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+def overlay(image: np.ndarray, values: np.ndarray, scale: ColourRange) -> np.ndarray:
     """Blend the colours of a map over the image in grey: (h, w, 3) uint8, the size of `image`."""
     height, width = image.shape[:2]
     stretched = cv2.resize(
@@ -111,12 +111,12 @@ def blend(colour: np.ndarray, grey: np.ndarray | int) -> np.ndarray:
     return np.rint(OVERLAY * colour + (1 - OVERLAY) * grey).astype(np.uint8)
 
 
-def colours(values: np.ndarray, scale: Scale) -> np.ndarray:
+def colours(values: np.ndarray, scale: ColourRange) -> np.ndarray:
     """Colour the scores of a map: (h, w) to (h, w, 3) uint8 RGB."""
     return palette()[score_levels(values, scale)]
 
 
-def score_levels(values: np.ndarray, scale: Scale) -> np.ndarray:
+def score_levels(values: np.ndarray, scale: ColourRange) -> np.ndarray:
     """Quantise scores to uint8: 0 and 255 are the ends of `scale`, and also what lies beyond them.
 
     If both ends are equal, because all maps are constant, every level is 0.
@@ -151,7 +151,7 @@ def draw_contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.rint(drawn).astype(np.uint8)
 
 
-def colour_bar(sheet: Image.Image, corner: tuple[int, int], width: int, scale: Scale) -> None:
+def colour_bar(sheet: Image.Image, corner: tuple[int, int], width: int, scale: ColourRange) -> None:
     """Draw `low [colours] high` on one line of the sheet, from its top left `corner`."""
     left, top = corner
     low, high = (f"{end:#.3g}" for end in scale)

@@ -62,7 +62,10 @@ def run(
 
 
 def write_summary(session: Session) -> str:
-    """Write all tables from the finished categories; return the summary as Markdown."""
+    """Write shots.csv and all tables from the finished categories.
+
+    Returns the summary as Markdown, or a sentence where no category has labels.
+    """
     folder, experiment = session.folder, session.experiment
     records = folder.finished().values()
     references = [row for record in records for row in record["references"]]

@@ -1,7 +1,7 @@
 """Evaluate, write and draw one scored category.
 
-Written are scores/<category>.npz and .csv, heatmaps/<category>/, report/<category>.json and, last,
-done/<category>.json: a category without it is not finished and is scored again.
+This writes scores/<category>.npz and .csv, heatmaps/<category>/ and report/<category>.json;
+done/<category>.json comes last and marks the category as finished.
 """
 
 from collections import Counter
@@ -78,7 +78,9 @@ def evaluate(
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
             rows.append((category, int(shots), int(seed) if shots else None, metric, value))
-    return [] if (scores.label == UNKNOWN).any() else rows, curves
+    if (scores.label == UNKNOWN).any():
+        rows = []
+    return rows, curves
 
 
 def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Custom images through the same run: scores, heatmaps, and a threshold from reference images."""
+"""Score custom images like a benchmark, with a threshold from reference images."""
 
 import json
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
                 f"{option} is not set; set it at the top of run_custom.py, or run python "
                 f'run_custom.py --images DIR --class-name "metal nut"'
             )
-    for category in settings.named_categories():
+    for category in settings.mentioned_categories():
         if category != settings.class_name:
             raise InputError(
                 f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
@@ -174,8 +174,8 @@ def explain_scores(references: int, threshold: float | None) -> str:
     if threshold is not None:
         return (
             f"threshold: {threshold:.3f}, the highest score of a reference image against the other "
-            f"{references - 1}. A good part like them exceeds it about once in {references + 1}; "
-            "more reference images make it more reliable."
+            f"{references - 1}. Expect about 1 in {references + 1} good "
+            "parts to exceed it; more reference images make it more reliable."
         )
     text = (
         "The scores rank the images. They are not calibrated: 0.5 does not separate good from "

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from utils.cli import print_stderr
-from utils.errors import InputError
+from utils.errors import InputError, describe_error
 
 T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(hours=6)  # the main process evaluates while the others wait
@@ -129,7 +129,8 @@ def peer_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise InputError(
-            "another process of this run has exited; start the run again: finished work is kept"
+            f"another process of this run has exited or does not answer ({describe_error(error)}); "
+            "start the run again: finished work is kept"
         ) from error
 
 
@@ -150,7 +151,8 @@ def reuse_freed_memory() -> None:
     """Make glibc reuse large freed buffers. No effect on other platforms.
 
     By default glibc returns buffers above 32 MiB to the system and gets new ones, whose pages the
-    system clears. For the hidden layer of an MLP that takes ten times as long as its GELU.
+    system clears. For an MLP's hidden layer, clearing
+    those pages takes ten times as long as the GELU.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

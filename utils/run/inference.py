@@ -1,4 +1,4 @@
-"""Score one category: every (shots, seed) from one encoding of each of its images."""
+"""Score a category for every (shots, seed), encoding each image once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from utils.run.session import Session
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What a run keeps of one test image."""
+    """The scores, maps and mask of one test image."""
 
     image: str  # the path of its sample
     scores: np.ndarray  # (R,) float32: the image score of every run
@@ -28,7 +28,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class CategoryResult:
-    """What is known about a category once all of its images are scored."""
+    """The results of a category whose images are all scored."""
 
     scores: Scores
     masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`

@@ -1,11 +1,11 @@
-"""What a run does, decided before it starts: categories, reference images and test images."""
+"""Plan a run before it starts: categories, reference images and test images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets.official import GROUPS, OFFICIAL, differences
+from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import ShotSetting, draw_references, listed_references, read_references
 from datasets.splits import Sample, first_of_each_defect, read_recipe, read_split
 from utils.errors import InputError
@@ -18,7 +18,7 @@ TITLES = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo
 
 @dataclass(frozen=True)
 class CategoryTask:
-    """What one category needs; all images are sorted by path."""
+    """The runs and images of one category; all images are sorted by path."""
 
     category: str
     shot_settings: list[ShotSetting]  # one per run
@@ -38,13 +38,13 @@ class CategoryTask:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run does: a benchmark, or one category of custom images."""
+    """A benchmark, or one category of custom images, ready to be scored."""
 
     title: str
     root: Path  # image paths are relative to it
     tasks: list[CategoryTask]
     categories: list[str]  # all categories of the benchmark; tasks may cover fewer
-    notes: list[str]  # what a reader of any number must know about the data
+    notes: list[str]  # warnings to show beside every result
     fingerprint: dict  # what results depend on besides settings and weights
     groups: dict[str, list[str]] = field(default_factory=dict)  # categories with their own mean
     apply_exif: bool = False  # rotate images as their EXIF data says
@@ -86,7 +86,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
 def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[CategoryTask]:
     """Return the tasks of the selected categories, sorted by name."""
     in_split = sorted({sample.class_name for sample in samples})
-    for category in settings.named_categories():
+    for category in settings.mentioned_categories():
         if category not in in_split:
             near = " or ".join(f'"{name}"' for name in get_close_matches(category, in_split))
             hint = f" (did you mean {near}?)" if near else ""
@@ -119,13 +119,13 @@ def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[Categ
 
 
 def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
-    """Return what a reader of any number must know about the data."""
+    """Return the warnings about the data to show beside every result."""
     notes = []
     if settings.dataset == "demo":
         notes.append("RENDERED DATA: not comparable with published results")
     if settings.limit is not None:
         notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
-    _, wrong = differences(settings.dataset, samples)
+    _, wrong = count_mismatches(settings.dataset, samples)
     if wrong:
         count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
         notes.append(f"NOT THE OFFICIAL DATA: the image counts of {count} differ")

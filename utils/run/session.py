@@ -1,4 +1,4 @@
-"""What is set up once around a run: lock, log, clock, model, result folder and feature stream."""
+"""Set up a run: lock, log, clock, model, result folder and feature stream."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from models.device import check_precision, resolve_device, to_device
 from models.encoder import WindowedEncoder
-from models.prompts import prompt_ensemble, words
+from models.prompts import prompt_ensemble, spaced_words
 from models.text import encode_states
 from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
@@ -42,7 +42,7 @@ class Session:
         """Return the text bank of a category, built from its prompt ensemble."""
         settings = self.settings
         with self.clock.stage("text"):
-            name = words(category) if settings.class_words else category
+            name = spaced_words(category) if settings.class_words else category
             prompts = prompt_ensemble(name, settings.templates, *settings.extra_states(category))
             normal, anomalous = encode_states(self.clip.model, self.clip.tokenizer, *prompts)
             return TextBank.from_prompts(
@@ -56,9 +56,9 @@ def open_session(
 ) -> Iterator[Session]:
     """Lock the result folder, start the log, load the model and open the stream of images.
 
-    `settings` must be resolved. Everything is closed when the block ends, however it ends. Raises
-    `InputError` if the folder is in use, cannot be written or holds results of other settings, and
-    if the model or the device is not available.
+    `settings` must be resolved. The lock and the log are released when the block ends, however it
+    ends. Raises `InputError` if the folder is in use, cannot be written or holds results of other
+    settings, and if the model or the device is not available.
     """
     clock = Stopwatch()
     with ExitStack() as stack:
@@ -77,9 +77,10 @@ def open_session(
             folder = open_folder(settings, experiment, clip, encoder.device, context.world_size)
             clock.add_earlier(*folder.earlier_times())
         finished = context.broadcast(list(folder.finished()) if folder else [])
-        for category in finished:
-            log.info(f"{category}: already finished, skipped")
         pending = [task for task in experiment.tasks if task.category not in finished]
+        for task in experiment.tasks:
+            if task not in pending:
+                log.info(f"{task.category}: already finished, skipped")
         shards = [task.shard(context) for task in pending]
         loader = make_loader(settings, experiment, shards, clip.image_size)
         progress = progress_bar(
@@ -114,7 +115,7 @@ def open_folder(
     device: torch.device,
     processes: int,
 ) -> ResultFolder:
-    """Open the result folder with everything in its record that is known before the run."""
+    """Open the result folder and record title, settings, notes, weights and device."""
     model = sha256_of(Path(settings.model)) if settings.model.endswith(".json") else settings.model
     weights = clip.weights
     fingerprint = settings.fingerprint() | {
@@ -146,9 +147,9 @@ def open_folder(
 
 
 def notes_on_weights(clip: LoadedClip) -> list[str]:
-    """Return what a reader of any number must know about the model."""
+    """Return the warnings about the model to show beside every result."""
     if clip.weights.random:
         return ["RANDOM WEIGHTS: the numbers only show that the program runs"]
     if clip.weights.demo:
-        return ["DEMO MODEL: trained on rendered images alone, for trying out the program"]
+        return ["DEMO MODEL: trained only on rendered images; use it to try out the program"]
     return []

@@ -36,11 +36,13 @@ PRESETS = {
         "resize": "squash",
     },
 }
-# Settings ignored on resume: they do not affect results, or a checksum is compared instead.
+# Settings ignored on resume: they do not affect scores (on CUDA, beyond rounding), or a checksum is
+# compared instead.
 NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
     *("heatmap_size", "deterministic"),
-    *("protocol", "split", "references", "model", "pretrained"),  # compared by content
+    # Compared by content:
+    *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
 )
 
 
@@ -110,7 +112,7 @@ class Settings:
     """Print nothing but errors; run.log in the result folder has the rest."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for values that no run can have."""
+        """Raise `InputError` for invalid values."""
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not has_type(value, hint):
@@ -118,7 +120,8 @@ class Settings:
                 raise InputError(f"{name.upper()} = {value!r}: expected {expected}")
             if isinstance(value, str) and not is_printable_name(value):
                 raise InputError(
-                    f"{name.upper()} = {value!a}: not UTF-8, or with control characters; rename it"
+                    f"{name.upper()} = {value!a}: control characters or invalid UTF-8; use another"
+                    " value"
                 )
         for name in ("shots", "seeds"):
             values = getattr(self, name)
@@ -175,13 +178,16 @@ class Settings:
         )
         return normal, anomalous
 
-    def named_categories(self) -> list[str]:
+    def mentioned_categories(self) -> list[str]:
         """Return all categories that the settings name; each must exist in the split."""
         extra = parse_states((*self.extra_normal_states, *self.extra_anomalous_states))
         return [*self.categories, *(name for name, _ in extra)]
 
     def fingerprint(self) -> dict:
-        """Return the resolved settings that results depend on: runs that differ must not mix."""
+        """Return the resolved settings that determine the results.
+
+        Results made with different ones are never mixed.
+        """
         return {
             name: value for name, value in asdict(self).items() if name not in NOT_FINGERPRINTED
         }
@@ -212,7 +218,7 @@ def parse_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
     states = []
     for entry in entries:
         name, colon, state = (text.strip() for text in entry.partition(":"))
-        if not colon or state.count("{}") != 1:
+        if not colon or state.count("{}") != 1 or set(state.replace("{}", "")) & set("{}"):
             raise InputError(
                 f'EXTRA_..._STATES: "{entry}" is not of the form "class: state" with one {{}} for '
                 'the class name, such as "pcb1: {} with bad soldering"'
@@ -224,8 +230,8 @@ def parse_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
 def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Settings) -> Settings:
     """Return the settings of a runner as a `kind`: its constants, overridden by the command line.
 
-    `constants` is the runner's globals(). An unknown constant is an `InputError`, a wrong option
-    one with exit status 2.
+    `constants` is the runner's globals(). Raises `InputError` for an unknown constant (exit status
+    1) and for a wrong option (2).
     """
     script = Path(constants["__file__"])
     given = {name.lower(): value for name, value in constants.items() if name.isupper()}

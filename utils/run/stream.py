@@ -62,7 +62,9 @@ class FeatureStream:
             batches = tiles.split(1 if self.on_cpu else len(tiles))
             features = [self.encoder.encode_images(batch) for batch in batches]
             if not self.on_cpu:
-                torch.cuda.synchronize()  # so that this stage's seconds are complete
+                torch.cuda.synchronize(
+                    self.encoder.device
+                )  # so that this stage's seconds are complete
         return Features.concatenate(features)
 
 
