@@ -38,7 +38,7 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         raise InputError(unknown)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f'DEVICE = "{name}": torch sees {torch.cuda.device_count()} CUDA devices (from cuda:0); '
+            f'DEVICE = "{name}": torch sees {torch.cuda.device_count()} GPUs (from cuda:0); '
             'choose one of them or "cpu". If a GPU is missing, check its driver, and that torch is '
             "a CUDA build"
         )
