@@ -20,7 +20,7 @@ CATEGORIES = ()  # such as ("leather", "capsule"); () for all categories of the 
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+
 SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; the paper uses 5
 REFERENCES = "draw"  # or a CSV in the format of a run's shots.csv: category, shots, seed, image
-LIMIT = None  # use only the first N test images of each defect, for a trial; None for all
+LIMIT = None  # use only the first N good images and N of each defect; None for all
 # The model
 MODEL = str(Path(__file__).parent / "models/demo_clip/demo-clip.json")
 PRETRAINED = str(Path(__file__).parent / "models/demo_clip/demo-clip.safetensors")

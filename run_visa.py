@@ -18,7 +18,7 @@ CATEGORIES = ()  # such as ("capsules", "pcb1"); () for all categories of the sp
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+
 SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; the paper uses 5
 REFERENCES = "draw"  # or a CSV in the format of a run's shots.csv: category, shots, seed, image
-LIMIT = None  # use only the first N test images of each defect, for a trial; None for all
+LIMIT = None  # use only the first N good images and N of each defect; None for all
 # The model
 MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
 PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"

@@ -10,12 +10,12 @@ from utils.errors import InputError
 
 DTYPES = {
     "fp32": torch.float32,
-    "tf32": torch.float32,  # CUDA devices round products to 10 bits of mantissa
+    "tf32": torch.float32,  # on CUDA, matrix products round their inputs to a 10-bit mantissa
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
 TF32_CAPABILITY = 8  # compute capability of the first GPUs with tf32 (Ampere)
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 CPUs, and of Arm's, in /proc/cpuinfo
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and Arm CPUs
 
 
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:
@@ -36,11 +36,11 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         raise InputError(unknown) from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(unknown)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise InputError(
-            f'DEVICE = "{name}": torch sees {torch.cuda.device_count()} GPUs (from cuda:0); '
-            'choose one of them or "cpu". If a GPU is missing, check its driver, and that torch is '
-            "a CUDA build"
+            f'DEVICE = "{name}": torch sees {count or "no"} GPUs, counted from 0; choose one that it '
+            'sees or "cpu", or check the driver and that torch is a CUDA build'
         )
     return device
 

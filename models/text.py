@@ -1,7 +1,8 @@
 """CLIP's text tower over many prompts, computing each shared prefix only once.
 
 The prompts of an ensemble begin alike, so their tokens are put into a trie (prefix sharing): under
-causal attention a token's activations depend only on the tokens before it, that is, on its node.
+causal attention a token's activations depend only on itself and the tokens before it, that is, on
+its node.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,8 @@ RANDOM = "random"
 RANDOM_SEED = 0
 DEMO = "demo weights, trained on rendered images"
 # The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags
-# (laion400m_e31 and laion400m_e32) load the e31 file of the hub: only the sha256 tells them apart.
+# (laion400m_e31 and laion400m_e32) load the e31 file of the hub: only the sha256 shows
+# which epoch was loaded.
 KNOWN_WEIGHTS = {
     "8fb26589b9a8bab2e7a683d280e48df89b8e742f3a82132707282620b36facba": "LAION-400M, epoch 31",
     "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
@@ -49,7 +50,7 @@ class Weights:
 
     pretrained: str  # as given
     sha256: str  # of the file; "" for random weights
-    description: str  # for people
+    description: str  # human-readable
 
     @property
     def random(self) -> bool:
@@ -82,10 +83,10 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     model or its weights are missing, damaged, of another architecture, or not for square images.
     """
     name = register_config(model_name)
-    tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
-    file = None if pretrained == RANDOM else locate_weights(name, pretrained, tag)
+    tag_config = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    file = None if pretrained == RANDOM else locate_weights(name, pretrained, tag_config)
     # A weight file holds neither the normalisation of images nor the kind of GELU.
-    options = tag or (read_hub_config(file) if file else {})
+    options = tag_config or (read_hub_config(file) if file else {})
     quick_gelu = any(c.get("quick_gelu") for c in (options, open_clip.get_model_config(name)))
     try:
         model = create_model(name, quick_gelu)
@@ -134,18 +135,18 @@ def register_config(model_name: str) -> str:
     return model_name
 
 
-def locate_weights(name: str, pretrained: str, tag: dict) -> Path:
-    """Return the local weight file; `tag`, open_clip's entry for a tag, is downloaded if necessary.
+def locate_weights(name: str, pretrained: str, tag_config: dict) -> Path:
+    """Return the local weight file; download it for a tag if necessary.
 
-    Raises InputError if there is no such file, folder or tag, or if the download fails.
+    `tag_config` is open_clip's configuration of the tag, {} if `pretrained` is not a tag. Raises InputError if there is no such file, folder or tag, or if the download fails.
     """
     advice = (
         PAPER_WEIGHTS_ADVICE if name == PAPER_MODEL else "give a weight file, or a folder with one"
     )
-    if tag:
+    if tag_config:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry
         try:
-            return Path(open_clip.download_pretrained(tag))
+            return Path(open_clip.download_pretrained(tag_config))
         except Exception as error:  # the hub's client raises many types
             problem = f"the download failed ({type(error).__name__}: {describe_error(error)})"
             raise InputError(f'PRETRAINED = "{pretrained}": {problem}; {advice}') from error
@@ -182,7 +183,7 @@ def read_hub_config(file: Path) -> dict:
         return options | {"quick_gelu": bool(config.get("model_cfg", {}).get("quick_gelu"))}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         problem = f"cannot read {path} ({describe_error(error)}), which defines the normalisation"
-        raise InputError(f"PRETRAINED: {problem}; replace it, or move the weights away") from error
+        raise InputError(f"PRETRAINED: {problem}; replace it, or move the weight file") from error
 
 
 def create_model(name: str, quick_gelu: bool) -> nn.Module:
@@ -211,7 +212,7 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
     except Exception as error:  # readers raise many types for damaged files
         pickled = isinstance(error, pickle.UnpicklingError)
         reason = (
-            "damaged, or with pickled code, which is never executed"
+            "it is damaged, or contains pickled code, which is never executed"
             if pickled
             else describe_error(error)
         )

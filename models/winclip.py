@@ -89,7 +89,7 @@ def winclip(
     visual: VisualBank | None,
     reference_sets: Sequence[Tensor | None],
 ) -> tuple[Tensor, Tensor]:
-    """Score images with each of R reference sets, in order: (R, B) and maps (R, B, G_h, G_w).
+    """Return scores (R, B) and maps (R, B, G_h, G_w), one per reference set, in order.
 
     A reference set is a tensor of row indices into `visual`; None means zero-shot.
     """

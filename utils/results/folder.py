@@ -34,8 +34,8 @@ class ResultFolder:
     """The result folder of one run.
 
     `record` becomes settings.json: title, categories (all of the benchmark), settings, notes,
-    weights, device, processes; added are fingerprint, versions, git_revision, started, seconds (per
-    stage, summed over all runs that wrote to the folder; a stopped run counts up to its last
+    weights, device, processes. The class adds fingerprint, versions, git_revision, started, seconds
+    (per stage, summed over all runs that wrote to the folder; a stopped run counts up to its last
     finished category) and seconds_total. Raises `InputError` if the folder was made with another
     `fingerprint`.
     """

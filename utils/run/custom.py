@@ -42,9 +42,11 @@ class CustomSettings(Settings):
     shots: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     seeds: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     limit: tyro.conf.Suppress[int | None] = None
+    result_dir: str = "auto"
+    """Folder of the results; "auto": result/custom/<name of images>, or ...-with-references."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for class names that no file can have."""
+        """Raise `InputError` for a class name that cannot be part of a file name."""
         super().__post_init__()
         if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
             raise InputError(
@@ -174,8 +176,8 @@ def explain_scores(references: int, threshold: float | None) -> str:
     if threshold is not None:
         return (
             f"threshold: {threshold:.3f}, the highest score of a reference image against the other "
-            f"{references - 1}. Expect about 1 in {references + 1} good "
-            "parts to exceed it; more reference images make it more reliable."
+            f"{references - 1}. Expect about 1 in {references + 1} good parts to exceed it; "
+            "more reference images make it more reliable."
         )
     text = (
         "The scores rank the images. They are not calibrated: 0.5 does not separate good from "

@@ -137,10 +137,10 @@ def peer_errors() -> Iterator[None]:
 def exit_with_parent(worker: int) -> None:
     """Make a decoding worker exit silently with its run (a `worker_init_fn` of DataLoader).
 
-    `timeout` and job schedulers send SIGTERM to all processes of a run. If a worker dies of the
-    signal, torch prints a traceback while the run ends; if it exits, torch does not. When the run
-    is killed, Linux kills the worker at once. Elsewhere torch ends it within 5 s; until then it
-    holds the lock of the result folder.
+    `timeout` and job schedulers send SIGTERM to all processes of a run. torch prints a traceback if
+    the signal kills a worker, so the worker exits instead. If the run itself is killed, Linux kills
+    its workers at once; on other systems torch ends them within 5 s, and until then they hold the
+    lock of the result folder.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if sys.platform == "linux":
@@ -151,8 +151,8 @@ def reuse_freed_memory() -> None:
     """Make glibc reuse large freed buffers. No effect on other platforms.
 
     By default glibc returns buffers above 32 MiB to the system and gets new ones, whose pages the
-    system clears. For an MLP's hidden layer, clearing
-    those pages takes ten times as long as the GELU.
+    system clears. For an MLP's hidden layer, clearing those pages takes ten times as long as the
+    GELU. (Some older versions of glibc ignore the thresholds.)
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -37,10 +37,10 @@ class CategoryResult:
 
 
 @dataclass(frozen=True)
-class ReferenceBank:
-    """The visual bank of all reference images of a category, from all processes."""
+class References:
+    """The reference images of a category, from all processes."""
 
-    visual: VisualBank | None  # None without reference images
+    bank: VisualBank | None  # None without reference images
     rows: dict[str, torch.Tensor]  # the rows of the bank (tiles) of each image
     batches: list[tuple[list[Item], Features]]  # this process's reference images
 
@@ -56,13 +56,13 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     """
     text = session.text_bank(task.category)
     shard = task.shard(session.context)
-    bank = build_reference_bank(shard, session)
-    leave_one_out = score_references(bank, text) if task.leave_one_out else []
-    reference_sets = [bank.rows_of(setting.images) for setting in task.shot_settings]
+    references = encode_references(shard, session)
+    leave_one_out = score_references(references, text) if task.leave_one_out else []
+    reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
     results = []
     for items, features in session.stream.take(len(shard.tests)):
         with session.clock.stage("score"):
-            scores, maps = winclip(features, text, bank.visual, reference_sets)
+            scores, maps = winclip(features, text, references.bank, reference_sets)
             results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy())
         session.progress.update(len(items))
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
@@ -75,7 +75,7 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     return collect(task, results, leave_one_out)
 
 
-def build_reference_bank(shard: CategoryTask, session: Session) -> ReferenceBank:
+def encode_references(shard: CategoryTask, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
     context, device = session.context, session.stream.encoder.device
     batches = []
@@ -87,27 +87,27 @@ def build_reference_bank(shard: CategoryTask, session: Session) -> ReferenceBank
     if batches:
         features = Features.concatenate([features for _, features in batches])
         entries = tuple(entry.cpu() for entry in VisualBank.from_features(features).entries)
-    shards = context.all_gather((counts, entries))  # at most 61 MB a category with the defaults
+    shards = context.all_gather((counts, entries))
     rows, start = {}, 0
     for image, count in chain.from_iterable(counts for counts, _ in shards):
         rows[image] = torch.arange(start, start + count, device=device)
         start += count
     if not rows:
-        return ReferenceBank(None, {}, [])
+        return References(None, {}, [])
     scales = zip(*(entries for _, entries in shards if entries), strict=True)
     visual = VisualBank(tuple(torch.cat(scale).to(device) for scale in scales))
-    return ReferenceBank(visual, rows, batches)
+    return References(visual, rows, batches)
 
 
-def score_references(bank: ReferenceBank, text: TextBank) -> list[float]:
-    """Score each of this process's reference images against all others; [] if there is one."""
-    if len(bank.rows) < 2:
+def score_references(references: References, text: TextBank) -> list[float]:
+    """Score each of this process's reference images against all others; [] if there is only one."""
+    if len(references.rows) < 2:
         return []
     scores = []
-    for items, features in bank.batches:
+    for items, features in references.batches:
         counts = [len(item.tiles) for item in items]
-        first_row = int(bank.rows[items[0].image][0])
-        scores += leave_one_out_scores(features, counts, first_row, text, bank.visual).tolist()
+        first_row = int(references.rows[items[0].image][0])
+        scores += leave_one_out_scores(features, counts, first_row, text, references.bank).tolist()
     return scores
 
 

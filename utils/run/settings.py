@@ -16,8 +16,8 @@ from utils.cli import parse_options
 from utils.errors import InputError
 from utils.files import PROJECT, is_printable_name, user_path
 
-# Where the paper and the closest public code, Accurate-WinCLIP, differ. docs/protocol.md explains
-# each field; everything that is not named here is the same in both.
+# What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
+# docs/protocol.md explains each field.
 PRESETS = {
     "paper": {
         "templates": "paper",
@@ -40,7 +40,7 @@ PRESETS = {
 # compared instead.
 NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
-    *("heatmap_size", "deterministic"),
+    *("heatmaps", "heatmap_size", "deterministic"),
     # Compared by content:
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
 )
@@ -93,21 +93,21 @@ class Settings:
     device: str = "auto"
     """"auto" (CUDA if available), "cpu", "cuda" or "cuda:N"."""
     deterministic: bool = False
-    """Bitwise-reproducible on CUDA (slower); CPU runs always are."""
+    """Make CUDA runs bitwise reproducible, but slower; CPU runs always are."""
     batch_size: int = 8
     """Images decoded and sent to the device together; 1 or more."""
     num_workers: int = 2
     """Processes that decode images ahead of the encoder; 0: decode in the main process."""
     eval_size: int | Literal["source"] = 240
-    """Shorter side of maps and masks in the pixel metrics, or each image's own size."""
+    """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size."""
     heatmaps: int | Literal["all", "none"] = "all"
-    """Heatmaps to draw: all, none, or the first N of each defect."""
+    """Heatmaps to draw: all, none, or the first N of each defect and of the good images."""
     heatmap_size: int = 256
     """Height of each image in a heatmap, in pixels; 64 or more."""
     limit: int | None = None
-    """Use only the first N test images of each defect (for a trial; every output says so)."""
+    """Use only the first N good test images and the first N of each defect, for a trial."""
     result_dir: str = "auto"
-    """Folder of the results; "auto": result/<dataset>, or result/<dataset>-random."""
+    """Folder of the results; "auto": result/<dataset>, with -random appended for random weights."""
     quiet: bool = False
     """Print nothing but errors; run.log in the result folder has the rest."""
 
@@ -140,15 +140,16 @@ class Settings:
             raise InputError(f"TEMPERATURE = {self.temperature}: expected a number > 0")
 
     def resolve(self) -> "Settings":
-        """Return a copy with presets, "auto" and ~ replaced by their values.
+        """Return a copy in which presets, "auto" and ~ are replaced by their values.
 
         Only `device` stays, because each process of a distributed run chooses its own. Raises
         `InputError` where a preparation script has not been run.
         """
         protocol = PRESETS[self.protocol]
         values = {name: value for name, value in protocol.items() if getattr(self, name) is None}
-        for name in ("split", "references", "model", "pretrained", "data_root"):
-            if getattr(self, name).startswith("~"):
+        paths = ("split", "references", "model", "pretrained", "data_root", "images", "masks")
+        for name in paths:
+            if getattr(self, name, "").startswith("~"):
                 values[name] = str(user_path(getattr(self, name)))
         values["result_dir"] = str(self.result_folder)
         return replace(self, **values | self.data_paths())
