@@ -39,8 +39,8 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise InputError(
-            f'DEVICE = "{name}": torch sees {count or "no"} GPUs, counted from 0; choose one that it '
-            'sees or "cpu", or check the driver and that torch is a CUDA build'
+            f'DEVICE = "{name}": torch sees {count or "no"} GPUs, counted from 0; choose '
+            'one of them or "cpu", or check the driver and that torch is a CUDA build'
         )
     return device
 

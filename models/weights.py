@@ -138,7 +138,8 @@ def register_config(model_name: str) -> str:
 def locate_weights(name: str, pretrained: str, tag_config: dict) -> Path:
     """Return the local weight file; download it for a tag if necessary.
 
-    `tag_config` is open_clip's configuration of the tag, {} if `pretrained` is not a tag. Raises InputError if there is no such file, folder or tag, or if the download fails.
+    `tag_config` is open_clip's configuration of the tag, {} if `pretrained` is not a tag. Raises
+    InputError if there is no such file, folder or tag, or if the download fails.
     """
     advice = (
         PAPER_WEIGHTS_ADVICE if name == PAPER_MODEL else "give a weight file, or a folder with one"
