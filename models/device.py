@@ -14,7 +14,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-TF32_CAPABILITY = 8  # compute capability of the first GPUs with tf32 (Ampere)
+AMPERE_CAPABILITY = 8  # compute capability of the first GPUs with tf32 and bf16
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and Arm CPUs
 
 
@@ -38,10 +38,12 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         raise InputError(unknown)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise InputError(
-            f'DEVICE = "{name}": torch sees {count or "no"} GPUs, counted from 0; choose '
-            'one of them or "cpu", or check the driver and that torch is a CUDA build'
-        )
+        problem = f"there is no such GPU; torch sees {count}, numbered from 0"
+        if not count:
+            problem = (
+                'torch sees no GPU; use "cpu", or check the driver and that torch is a CUDA build'
+            )
+        raise InputError(f'DEVICE = "{name}": {problem}')
     return device
 
 
@@ -58,10 +60,11 @@ def check_precision(device: torch.device, precision: str) -> str:
     Returns a warning for one that is likely slower than fp32, otherwise "".
     """
     if device.type == "cuda":
-        if precision == "tf32" and torch.cuda.get_device_capability(device)[0] < TF32_CAPABILITY:
-            raise InputError('PRECISION = "tf32": this GPU has no tf32; use "fp16" or "fp32"')
-        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise InputError('PRECISION = "bf16": this GPU has no bf16; use "fp16" or "fp32"')
+        older = torch.cuda.get_device_capability(device)[0] < AMPERE_CAPABILITY
+        if precision in ("tf32", "bf16") and older:
+            raise InputError(
+                f'PRECISION = "{precision}": this GPU has no {precision}; use "fp16" or "fp32"'
+            )
     elif precision in ("fp16", "tf32"):
         raise InputError(
             f'PRECISION = "{precision}" needs a CUDA device; on a CPU use "fp32" or "bf16"'

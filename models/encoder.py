@@ -1,9 +1,9 @@
 """CLIP's vision tower, applied to an image and all of its windows in one pass.
 
-A window's embedding is the class token's, after the tower has seen only the window's patches
-(section 4.2). Dropping patches before the transformer is exact, because they interact only in
-its attention;
-positional embeddings and ln_pre are applied first, as in the full forward pass.
+A window is embedded as the class token's output when the tower sees only that window's patches
+(section 4.2). Dropping the other patches before the transformer is exact, because patches interact
+only in its attention; positional embeddings and ln_pre are applied first, as in the full forward
+pass.
 
 All sequences lie side by side in one list of tokens, so that each layer runs once. For a grid of
 15 x 15 and windows of 2 and 3 patches, it holds 2,896 tokens in 366 sequences:
@@ -106,13 +106,13 @@ class WindowedEncoder:
         """
         with tf32_matmul(self.tf32):
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
-            classes, patches = self._transform(tokens)
+            classes, patches = self._run_blocks(tokens)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
         image, *windows = embeddings.split([count for count, _ in self.group_shapes], dim=1)
         patches = patches.to(torch.float32, copy=True)  # a view would keep all tokens in memory
         return Features(image[:, 0], tuple(windows), patches, self.grid, self.scales)
 
-    def _transform(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run all blocks: tokens (B, 1 + N, D) to class tokens (B, S, D), patches (B, N, D)."""
         first, *middle, last = self.visual.transformer.resblocks
         shared_qkv = project_qkv(first, tokens)  # once per patch, for all windows
@@ -170,7 +170,7 @@ def tf32_matmul(tf32: bool) -> Iterator[None]:
 
 
 def check_tower(visual: nn.Module) -> None:
-    """Raise InputError for a vision tower whose windows have no embedding of their own."""
+    """Raise InputError for a vision tower that cannot embed windows separately."""
     reason = None
     if not isinstance(visual, VisionTransformer):
         reason = f"its vision tower is a {type(visual).__name__}"

@@ -73,7 +73,7 @@ def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def prefix_trie(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Number the nodes of the trie of prompts `tokens` (P, L), each up to its index in `ends`.
+    """Build the trie of prompts `tokens` (P, L), numbering its nodes; prompt i ends at `ends[i]`.
 
     Returns the node of each token, (P, L) and 0 after the end, and the first index of each node in
     the flattened tokens, (K,). In the example, all prompts share the node of token 7:

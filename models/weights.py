@@ -22,9 +22,8 @@ CONFIG_KEYS = {"embed_dim", "vision_cfg", "text_cfg"}  # of a model config
 RANDOM = "random"
 RANDOM_SEED = 0
 DEMO = "demo weights, trained on rendered images"
-# The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags
-# (laion400m_e31 and laion400m_e32) load the e31 file of the hub: only the sha256 shows
-# which epoch was loaded.
+# The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags,
+# laion400m_e31 and laion400m_e32, download the e31 file; only the sha256 identifies the epoch.
 KNOWN_WEIGHTS = {
     "8fb26589b9a8bab2e7a683d280e48df89b8e742f3a82132707282620b36facba": "LAION-400M, epoch 31",
     "699c4b843885d82733517f36f0911d7e1b360bcc1314dda81d8c56c76fe9524d": "LAION-400M, epoch 32",
@@ -205,7 +204,7 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the error below says it in one sentence
+            warnings.simplefilter("ignore")  # the InputError below reports the problem
             if file.suffix != ".safetensors":
                 # Check first: after a TypeError, open_clip retries and would execute code.
                 torch.load(file, map_location="meta", weights_only=True)

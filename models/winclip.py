@@ -1,6 +1,7 @@
 """WinCLIP and WinCLIP+: from embeddings to scores (arXiv 2303.14814, sections 4 and 5).
 
-The paper's f(x) are image embeddings, g(s) text embeddings, F windows' embeddings and patch tokens.
+In the paper's notation, f(x) is an image embedding, g(s) a text embedding, and F are the window
+embeddings and patch tokens.
 Shapes: B images (tiles, if an image is not square), a grid of G_h x G_w = N patches, W_s windows of
 scale s, E the joint width, D the width of patch tokens, M rows (tiles) of the visual bank, R runs.
 """
@@ -67,7 +68,7 @@ class TextBank:
 
 @dataclass(frozen=True)
 class VisualBank:
-    """The windows per scale, then the patches, of M reference tiles, all of length 1."""
+    """Unit vectors: the windows of M reference tiles per scale, then their patches."""
 
     entries: tuple[Tensor, ...]  # per scale (M, W_s, E), then (M, N, D)
 
@@ -114,9 +115,9 @@ def winclip(
 
 
 def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
-    """Compute equation 4 per reference: half the cosine distance to its nearest entry.
+    """Compute equation 4 per reference: half the cosine distance to the reference's nearest entry.
 
-    `queries` (B, Q, D) of any length, `references` (M, K, D) of length 1; returns (M, B, Q) in
+    `queries` (B, Q, D), normalised here, `references` (M, K, D) of length 1; returns (M, B, Q) in
     [0, 1]. For a set of references, take the minimum over dimension 0.
     """
     vectors = F.normalize(queries, dim=-1).flatten(0, 1)
@@ -147,8 +148,8 @@ def leave_one_out_scores(
 ) -> Tensor:
     """Score each of I >= 1 reference images against all others: (I,) in [0, 1], mean over tiles.
 
-    `features` has the tiles of the I images, `tile_counts[i]` of image i; `visual` holds them
-    contiguously from `first_row` on, and at least one more image.
+    `features` holds the tiles of the I images, `tile_counts[i]` for image i. The same tiles are
+    consecutive rows of `visual` from `first_row`; it must hold at least one other image.
     """
     bank_rows = torch.arange(len(visual.entries[0]), device=features.image.device)
     scores, start = [], 0

@@ -1,4 +1,4 @@
-"""A run from top to bottom, and the entry point of the benchmark runners.
+"""A run from start to finish, and the entry point of the benchmark runners.
 
 Each image is encoded once, and all (shots, seed) runs are scored from that encoding. A category is
 the unit of work: its files are written when it is finished, and a run that was stopped continues

@@ -58,9 +58,9 @@ def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
 def evaluate(
     category: str, scores: Scores, masks: Masks
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
-    """Return the rows of metrics.csv, and the curves of the shown runs by run index.
+    """Return the rows of metrics.csv, and the curves of the first run of each number of shots.
 
-    A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
+    Curves are keyed by run index. A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
     rows if a label is unknown, and pixel metrics are undefined if an anomalous image has no mask.
     """
     complete = all(

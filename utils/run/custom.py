@@ -10,6 +10,7 @@ import tyro
 from datasets.custom import CustomImages, find_custom_images
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
+from models.weights import RANDOM
 from utils.cli import exit_on_error
 from utils.errors import InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
@@ -50,7 +51,8 @@ class CustomSettings(Settings):
         super().__post_init__()
         if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
             raise InputError(
-                f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut"'
+                f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut", '
+                r'without / \ : * ? " < > | { } and without a leading dot'
             )
 
     @property
@@ -60,6 +62,7 @@ class CustomSettings(Settings):
             images = real_path(user_path(self.images))
             name = images.stem if images.is_file() else images.name
             suffix = "-with-references" if self.references else ""
+            suffix += "-random" if self.pretrained == RANDOM else ""
             return PROJECT / "result" / "custom" / f"{name}{suffix}"
         return user_path(self.result_dir)
 
@@ -135,7 +138,8 @@ def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
     records = score_records(scores, threshold)
     write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     name = scores.run_names()[-1]
-    log.info(f"highest of {len(records)} scores ({name})")
+    shown = min(MAX_LISTED, len(records))
+    log.info(f"highest {shown} of {len(records)} scores ({name})")
     for record in sorted(records, key=lambda record: -record[name])[:MAX_LISTED]:
         mark = "  above the threshold" if record.get("above_threshold") else ""
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")

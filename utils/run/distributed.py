@@ -93,7 +93,8 @@ class DistributedContext:
             return
         if ":" in name:
             raise InputError(
-                f'DEVICE = "{name}": {self.world_size} processes cannot share one GPU; use "auto"'
+                f'DEVICE = "{name}": {self.world_size} processes cannot share one GPU; with '
+                'torchrun, use "auto"'
             )
         if self.local_rank >= torch.cuda.device_count():
             raise InputError(

@@ -41,7 +41,7 @@ class References:
     """The reference images of a category, from all processes."""
 
     bank: VisualBank | None  # None without reference images
-    rows: dict[str, torch.Tensor]  # the rows of the bank (tiles) of each image
+    rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
     batches: list[tuple[list[Item], Features]]  # this process's reference images
 
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:

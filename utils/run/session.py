@@ -57,7 +57,7 @@ def open_session(
     """Lock the result folder, start the log, load the model and open the stream of images.
 
     `settings` must be resolved. The lock and the log are released when the block ends, however it
-    ends. Raises `InputError` if the folder is in use, cannot be written or holds results of other
+    ends. Raises `InputError` if the folder is in use, cannot be written or was made with other
     settings, and if the model or the device is not available.
     """
     clock = Stopwatch()

@@ -36,8 +36,8 @@ PRESETS = {
         "resize": "squash",
     },
 }
-# Settings ignored on resume: they do not affect scores (on CUDA, beyond rounding), or a checksum is
-# compared instead.
+# Settings that may change when a run is resumed: they do not affect scores (on CUDA, beyond
+# rounding), or their content is compared instead. Finished categories keep their heatmaps.
 NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
     *("heatmaps", "heatmap_size", "deterministic"),
@@ -93,7 +93,7 @@ class Settings:
     device: str = "auto"
     """"auto" (CUDA if available), "cpu", "cuda" or "cuda:N"."""
     deterministic: bool = False
-    """Make CUDA runs bitwise reproducible, but slower; CPU runs always are."""
+    """Make CUDA runs bitwise reproducible, but slower; CPU runs are always reproducible."""
     batch_size: int = 8
     """Images decoded and sent to the device together; 1 or more."""
     num_workers: int = 2
@@ -120,8 +120,8 @@ class Settings:
                 raise InputError(f"{name.upper()} = {value!r}: expected {expected}")
             if isinstance(value, str) and not is_printable_name(value):
                 raise InputError(
-                    f"{name.upper()} = {value!a}: control characters or invalid UTF-8; use another"
-                    " value"
+                    f"{name.upper()} = {value!a}: contains control characters or invalid UTF-8;"
+                    " use another value"
                 )
         for name in ("shots", "seeds"):
             values = getattr(self, name)
@@ -142,7 +142,7 @@ class Settings:
     def resolve(self) -> "Settings":
         """Return a copy in which presets, "auto" and ~ are replaced by their values.
 
-        Only `device` stays, because each process of a distributed run chooses its own. Raises
+        `device` keeps "auto", because each process of a distributed run chooses its own. Raises
         `InputError` where a preparation script has not been run.
         """
         protocol = PRESETS[self.protocol]
