@@ -261,11 +261,13 @@ def test_a_cpu_refuses_the_precisions_of_gpus_and_names_its_own(precision):
         check_precision(CPU, precision)
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
 @pytest.mark.parametrize(("capability", "allowed"), [((7, 5), False), ((8, 0), True)])
-def test_tf32_needs_a_gpu_that_has_it(monkeypatch, capability, allowed):
+def test_tf32_and_bf16_need_a_gpu_that_has_them(monkeypatch, precision, capability, allowed):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
-    with nullcontext() if allowed else pytest.raises(InputError, match="this GPU has no tf32"):
-        check_precision(torch.device("cuda"), "tf32")
+    refused = pytest.raises(InputError, match=f"this GPU has no {precision}")
+    with nullcontext() if allowed else refused:
+        check_precision(torch.device("cuda:1"), precision)
 
 
 @pytest.mark.parametrize("tf32", [True, False])

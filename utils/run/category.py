@@ -60,8 +60,9 @@ def evaluate(
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
     """Return the rows of metrics.csv, and the curves of the first run of each number of shots.
 
-    Curves are keyed by run index. A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
-    rows if a label is unknown, and pixel metrics are undefined if an anomalous image has no mask.
+    Curves are keyed by run index. A row is (category, shots, seed, metric, value); the value is
+    None where undefined. There are no rows if a label is unknown, and pixel metrics are undefined
+    if an anomalous image has no mask.
     """
     complete = all(
         mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1
