@@ -34,9 +34,10 @@ def split_heads(tokens: Tensor, sequences: int, heads: int) -> Tensor:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, sequences: int, heads: int) -> Tensor:
-    """Compute attention within each of S sequences of equal length, (B, S * L, D) each.
+    """Compute attention within each of S sequences of equal length.
 
-    A sequence may have fewer queries than keys. The result has the shape of `queries`.
+    `queries`, `keys` and `values` are (B, S * L, D); a sequence may have fewer queries than keys.
+    The result has the shape of `queries`.
     """
     q, k, v = (split_heads(tokens, sequences, heads) for tokens in (queries, keys, values))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(queries.shape)
@@ -50,7 +51,7 @@ def attend_from_class_token(block: nn.Module, x: Tensor, sequences: int) -> Tens
 
     - q^T (W_k x + b_k) = (W_k^T q)^T x + q^T b_k: fold W_k into the query. The last term is the
       same for every token, and softmax is invariant to such a shift, so b_k drops out.
-    - sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) + b_v, as attention weights a sum to 1: mix
+    - sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) + b_v, as the attention weights a_i sum to 1: mix
       tokens first, project once.
     """
     attn, (batch, _, width) = block.attn, x.shape

@@ -78,7 +78,7 @@ def check_precision(device: torch.device, precision: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Return True if Linux or torch reports bf16 instructions of this CPU."""
+    """Return True if Linux or torch reports that this CPU has bf16 instructions."""
     try:
         words = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:  # not Linux; older versions of torch lack the function

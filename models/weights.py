@@ -188,7 +188,7 @@ def read_hub_config(file: Path) -> dict:
 
 def create_model(name: str, quick_gelu: bool) -> nn.Module:
     """Create an open_clip model with seeded random weights; torch's random state is unchanged."""
-    logging.disable(logging.WARNING)  # open_clip warns that no weights were loaded yet
+    logging.disable(logging.WARNING)  # open_clip warns that no weights have been loaded yet
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)

@@ -131,7 +131,7 @@ def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
 def few_shot_map(
     distances: Sequence[Tensor], rows: Tensor, grid: tuple[int, int], scales: Sequence[int]
 ) -> Tensor:
-    """Average one set's `VisualBank.distances` over all scales: M^W, (B, G_h, G_w) in [0, 1]."""
+    """Average one set's `VisualBank.distances` over all scales: the map M^W, (B, G_h, G_w)."""
     *windows, patches = (scale[rows].amin(dim=0) for scale in distances)  # min over r in R
     maps = [patches.unflatten(-1, grid)]
     for scores, size in zip(windows, scales, strict=True):
@@ -149,7 +149,7 @@ def leave_one_out_scores(
     """Score each of I >= 1 reference images against all others: (I,) in [0, 1], mean over tiles.
 
     `features` holds the tiles of the I images, `tile_counts[i]` for image i. The same tiles are
-    consecutive rows of `visual` from `first_row`; it must hold at least one other image.
+    consecutive rows of `visual` from `first_row` on. `visual` must also hold another image.
     """
     bank_rows = torch.arange(len(visual.entries[0]), device=features.image.device)
     scores, start = [], 0

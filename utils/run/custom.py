@@ -150,8 +150,8 @@ def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
     if images.faults:
         total = len(images.faults) + len(images.tests) + len(images.references)
         raise InputError(
-            f"{len(images.faults)} of {total} images could not be used, the others were scored; "
-            f"the first: {images.faults[0]}"
+            f"{len(images.faults)} of {total} images could not be used; the others were scored. "
+            f"First problem: {images.faults[0]}"
         )
 
 
@@ -189,4 +189,4 @@ def explain_scores(references: int, threshold: float | None) -> str:
     )
     if references == 1:
         return f"{text} Two or more reference images also give a threshold."
-    return f"{text} With reference images (--references) you also get a threshold."
+    return f"{text} Two or more reference images (--references) also give a threshold."

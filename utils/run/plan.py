@@ -18,7 +18,10 @@ TITLES = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo
 
 @dataclass(frozen=True)
 class CategoryTask:
-    """The runs and images of one category; all images are sorted by path."""
+    """The runs and images of one category.
+
+    In a benchmark, images are in the order of `Sample`: good ones first, then by defect and path.
+    """
 
     category: str
     shot_settings: list[ShotSetting]  # one per run
@@ -124,7 +127,8 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
     if settings.dataset == "demo":
         notes.append("RENDERED DATA: not comparable with published results")
     if settings.limit is not None:
-        notes.append(f"LIMIT = {settings.limit}: only the first images of each defect were scored")
+        limit = settings.limit
+        notes.append(f"LIMIT = {limit}: only {limit} good images and {limit} of each defect")
     _, wrong = count_mismatches(settings.dataset, samples)
     if wrong:
         count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"

@@ -20,8 +20,8 @@ class FeatureStream:
     """The images of some tasks and their features, in a fixed order.
 
     The order is that of the tasks; within a task, the reference images come first, then the test
-    images, as the task lists them. `take` must ask for exactly these groups in this order, because
-    the workers decode ahead.
+    images, as the task lists them. Call `take` for each task's references, then for its tests, in
+    this order, because the workers decode ahead.
     """
 
     def __init__(
