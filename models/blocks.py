@@ -51,7 +51,7 @@ def attend_from_class_token(block: nn.Module, x: Tensor, sequences: int) -> Tens
 
     - q^T (W_k x + b_k) = (W_k^T q)^T x + q^T b_k: fold W_k into the query. The last term is the
       same for every token, and softmax is invariant to such a shift, so b_k drops out.
-    - sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) + b_v, as the attention weights a_i sum to 1: mix
+    - sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) + b_v, because the weights a_i sum to 1: mix
       tokens first, project once.
     """
     attn, (batch, _, width) = block.attn, x.shape

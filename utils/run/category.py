@@ -104,10 +104,10 @@ def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> 
 def draw_heatmaps(
     task: CategoryTask, result: CategoryResult, panels: Mapping[str, str], session: Session
 ) -> None:
-    """Draw a panel for each image in `panels`, with a map for the first run of each number of shots.
+    """Draw a panel for each image in `panels`, with one map per number of shots (its first run).
 
     Each column has one colour range for the whole category. It is known only once the category is
-    scored; keeping all decoded images until then would take 0.2 to 3 MB each, so the images that
+    scored; keeping all decoded images until then would take megabytes each, so the images that
     are drawn are decoded a second time.
     """
     scores, masks = result.scores, result.masks

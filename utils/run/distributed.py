@@ -98,8 +98,8 @@ class DistributedContext:
             )
         if self.local_rank >= torch.cuda.device_count():
             raise InputError(
-                f"torchrun started more processes than the {torch.cuda.device_count()} GPUs that "
-                "torch sees on this machine; set --nproc-per-node to the number of GPUs"
+                "torchrun started more processes than torch sees GPUs on this machine "
+                f"({torch.cuda.device_count()}); set --nproc-per-node to that number"
             )
         torch.cuda.set_device(self.local_rank)
 

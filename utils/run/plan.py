@@ -128,7 +128,9 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
         notes.append("RENDERED DATA: not comparable with published results")
     if settings.limit is not None:
         limit = settings.limit
-        notes.append(f"LIMIT = {limit}: only {limit} good images and {limit} of each defect")
+        notes.append(
+            f"LIMIT = {limit}: at most {limit} of the good images and {limit} of each defect"
+        )
     _, wrong = count_mismatches(settings.dataset, samples)
     if wrong:
         count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
