@@ -147,19 +147,21 @@ def settings(folder: Path, **changes) -> CustomSettings:
     return CustomSettings(**values | changes)
 
 
-def test_a_run_with_references_has_a_folder_beside_the_one_without(tmp_path):
-    plain = settings(tmp_path, images=str(tmp_path / "bolts"), result_dir="auto")
+def test_runs_with_references_or_random_weights_have_folders_of_their_own(tmp_path):
+    random = settings(tmp_path, images=str(tmp_path / "bolts"), result_dir="auto")
+    plain = replace(random, pretrained="w.pt")
     with_references = replace(plain, references=str(tmp_path / "good"))
-    folders = [s.result_folder.relative_to(PROJECT) for s in (plain, with_references)]
-    assert folders == [Path("result/custom/bolts"), Path("result/custom/bolts-with-references")]
+    folders = [s.result_folder.name for s in (random, plain, with_references)]
+    assert folders == ["bolts-random", "bolts", "bolts-with-references"]
+    assert plain.result_folder.parent == PROJECT / "result/custom"
 
 
 def test_a_result_folder_is_named_after_the_folder_or_the_stem_of_the_image(tmp_path):
     (tmp_path / "cam.1").mkdir()
     (tmp_path / "bolt.v2.png").touch()
     for images, name in (("cam.1", "cam.1"), ("bolt.v2.png", "bolt.v2")):
-        folder = settings(tmp_path, images=str(tmp_path / images), result_dir="auto").result_folder
-        assert folder.name == name
+        changes = {"images": str(tmp_path / images), "result_dir": "auto", "pretrained": "w.pt"}
+        assert settings(tmp_path, **changes).result_folder.name == name
 
 
 @pytest.fixture(scope="module")
