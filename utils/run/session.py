@@ -79,7 +79,7 @@ def open_session(
         finished = context.broadcast(list(folder.finished()) if folder else [])
         pending = [task for task in experiment.tasks if task.category not in finished]
         for task in experiment.tasks:
-            if task not in pending:
+            if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
         shards = [task.shard(context) for task in pending]
         loader = make_loader(settings, experiment, shards, clip.image_size)
