@@ -25,7 +25,6 @@ from datasets.decode import read_image, read_mask
 from datasets.splits import Sample, read_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
-from utils.evaluation.stitching import StitchedMaps
 from utils.files import PROJECT, atomic_path
 from utils.results.folder import read_finished, read_json
 from utils.results.heatmaps import BACKGROUND, INK, colour_range, draw_contour, font, overlay
@@ -109,7 +108,7 @@ def draw_row(
     shapes = [tuple(size) for size in scores.size.tolist()]
     row = [resized, draw_contour(resized, mask)]
     for run in runs:
-        values = StitchedMaps(scores.maps[run], scores.tiles, shapes)[index]
+        values = scores.stitched(run, shapes)[index]
         row.append(overlay(resized, values, colour_range(scores.maps[run])))
     return row
 
