@@ -48,7 +48,7 @@ def visa(split: str) -> BenchmarkSpec:
         stem="visa" if split == "1cls" else f"visa_{split}",
         title=f"VisA ({split})",
         archive=Archive(
-            URL,
+            (URL,),
             SHA256,
             SIZE,
             "download VisA_20220922.tar as https://github.com/amazon-science/spot-diff describes "
