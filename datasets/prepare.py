@@ -56,7 +56,7 @@ class BenchmarkSpec:
     scan: Callable[[Path], tuple[list[Sample], list[str]]]
     top_folders: tuple[str, ...] = ()  # names of the folder that its archive may unpack into
     named_defects: bool = True  # False: meta.json leaves the names of defects empty
-    official: bool = True  # False: its counts are not on record
+    official: bool = True  # False: there are no official counts to compare with
 
 
 def main(spec: BenchmarkSpec, description: str, script: str) -> None:
@@ -174,7 +174,7 @@ def format_counts(spec: BenchmarkSpec, samples: Sequence[Sample]) -> str:
     actual = count_images(samples)
     official = OFFICIAL[spec.name] if spec.official else {}
     rows = [("category", "train", "test good", "anomalous", "defects")]
-    for name in dict.fromkeys((*OFFICIAL[spec.name], *actual)):
+    for name in dict.fromkeys((*OFFICIAL.get(spec.name, {}), *actual)):
         counts, target = actual.get(name, Counts(0, 0, 0)), official.get(name)
         kinds = ("train", "good", "anomalous")
         sums = [format_count(getattr(counts, kind), getattr(target, kind, None)) for kind in kinds]

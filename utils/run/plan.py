@@ -131,8 +131,12 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
         notes.append(
             f"LIMIT = {limit}: at most {limit} of the good images and {limit} of each defect"
         )
-    _, wrong = count_mismatches(settings.dataset, samples)
-    if wrong:
-        count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
-        notes.append(f"NOT THE OFFICIAL DATA: the image counts of {count} differ")
+    if official := OFFICIAL.get(settings.dataset):
+        missing, wrong = count_mismatches(settings.dataset, samples)
+        foreign = [category for category in wrong if category not in official]
+        faults = {"differ in their image counts": len(wrong) - len(foreign)}
+        faults |= {"are missing": len(missing), "are not among them": len(foreign)}
+        text = ", ".join(f"{count} {fault}" for fault, count in faults.items() if count)
+        if text:
+            notes.append(f"NOT THE OFFICIAL DATA: of {len(official)} categories, {text}")
     return notes
