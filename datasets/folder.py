@@ -72,6 +72,8 @@ def main(options: FolderOptions) -> list[Path]:
     draw_missing_references(scan, options.references)
     check_categories(scan)
     raise_faults(scan.faults + find_copies(scan))
+    if not scan.samples:
+        raise InputError(f"{scan.root} has no train or test images; docs/own-data.md says where")
     spec = BenchmarkSpec(
         name=options.name,
         stem=options.name,
