@@ -38,6 +38,7 @@ MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than
 COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
 SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
 REPEATED = "the image is listed twice; to unite masks, put them into a folder and list the folder"
+UNCLEAR = ("", "true", "false", "yes", "no", "nan", "none")
 BAD_WORDS = ("1", "bad", "ng", "ko", "fail", "defective", "anomaly", "anomalous", "abnormal")
 
 
@@ -185,7 +186,7 @@ def parse_table(file: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
-    """Return the label and the defect of a row; the label is None if it is empty or a number.
+    """Return the label and the defect of a row; the label is None if it says neither.
 
     >>> read_label({"label": "NG"}), read_label({"label": "scratch"}), read_label({"label": "0"})
     ((1, 'anomaly'), (1, 'scratch'), (0, 'good'))
@@ -198,7 +199,7 @@ def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
         return 0, "good"
     if word in BAD_WORDS:
         return 1, row.get("defect") or "anomaly"
-    if not word or word.lstrip("-").replace(".", "").isdigit():
+    if word in UNCLEAR or word.lstrip("-").replace(".", "").isdigit():
         return None, ""
     return 1, row.get("defect") or row["label"]
 

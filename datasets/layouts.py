@@ -93,6 +93,7 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         if path.name.lower() in MASK_FOLDERS
     ]
     good = find_good_folder(parents)
+    before = len(scan.samples)
     for split, parent in parents.items():
         labelled = image_folders(parent)
         for images in labelled:
@@ -102,6 +103,8 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         if not labelled:
             kind = Sample(category, split, UNKNOWN, "anomaly", "", "")
             add_images(scan, kind, parent, find_masks(mask_folders, split))
+    if len(scan.samples) == before:
+        scan.faults.append(f"{folder}: no images in {', '.join(parents)} or the folders below")
 
 
 def find_good_folder(parents: Mapping[str, Path]) -> str:

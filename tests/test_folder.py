@@ -175,6 +175,14 @@ def test_a_mask_beside_its_image_is_no_image(tmp_path):
     ]
 
 
+def test_a_mask_of_two_images_is_refused(tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["gear"], each=1)
+    shutil.rmtree(root / "gear/ground_truth")
+    write_mask(root / "gear/ground_truth/000.png", (0, 9, 0, 9))
+    with pytest.raises(InputError, match=r"ground_truth/000\.png is the mask of two images"):
+        split_of(root, tmp_path / "splits")
+
+
 def test_masks_are_optional(tmp_path, capsys):
     root = make_mvtec(tmp_path / "raw")
     shutil.rmtree(root / "bottle/ground_truth")
@@ -224,6 +232,7 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
     [
         (["a/b/c/d/0.png"], "has no layout that is known"),
         (["gear/test/a/0.png", "gear/test/b/0.png"], "images in the folders a, b; name the one"),
+        (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
         (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
         (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
     ],
@@ -351,6 +360,7 @@ def test_a_csv_unites_the_masks_of_a_folder(images, tmp_path):
         (("gone.png", "good", "", "test"), "line 7: there is no image .*gone.png"),
         (("dent/0.png", "", "", "test"), 'line 7: the label is ""; expected 0, 1, good'),
         (("dent/0.png", "-1", "", "test"), 'the label is "-1"'),
+        (("dent/0.png", "FALSE", "", "test"), 'the label is "FALSE"'),
         (("dent/0.png", "dent", "gone.png", "test"), "there is no mask .*gone.png"),
         (("dent/0.png", "dent", "", "later"), 'the split is "later"; expected train, test or val'),
         (("dent/0.png", "dent", "masks/0.png", "test"), "line 7: the image is listed twice"),
