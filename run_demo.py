@@ -15,7 +15,7 @@ from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
 # What to run
-DATA_ROOT = "auto"  # folder of the images; "auto": data/demo/, rendered if needed
+DATA_ROOT = "auto"  # folder of the images; "auto": the one rendered last, else data/demo/
 CATEGORIES = ()  # such as ("leather", "capsule"); () for all categories of the split
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+
 SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; the paper uses 5

@@ -43,7 +43,7 @@ SLOW_SECONDS = 2.0  # functions whose first run takes longer are not repeated
 SLOW_PIXELS = 30_000_000  # from here on, the libraries in SLOW take minutes and gigabytes
 SLOW = ("scikit-learn", "torchmetrics", "anomalib")
 OTHERS = ("scikit-learn", "torchmetrics", "anomalib", "adeval")
-VERSIONS = ("numpy", "numba", "opencv-python", *OTHERS)
+VERSIONS = ("numpy", "numba", *OTHERS)
 
 Function = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
@@ -181,7 +181,7 @@ def describe_device() -> str:
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
     cpu = models[0].split(":")[1].strip() if models else platform.processor()
-    versions = []
+    versions = [f"opencv {cv2.__version__}"]
     for name in VERSIONS:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")

@@ -61,9 +61,14 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     """Decode the mask of an anomalous image: (H, W) bool, True where it is anomalous.
 
     Treat every non-black pixel as anomalous, also in palette and RGBA masks. `image_size` is the
-    (width, height) of the image. Raise `InputError` if the mask is missing, damaged, a JPEG, empty,
-    or of another size than its image.
+    (width, height) of the image. Of a folder, unite all masks in it. Raise `InputError` if a mask
+    is missing, damaged, a JPEG, empty, or of another size than its image.
     """
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        if not files:
+            raise InputError(f"the mask folder {path} is empty; restore its files")
+        return np.logical_or.reduce([read_mask(file, image_size) for file in files])
     with open_image(path, "the mask ") as mask:
         if mask.format in ("JPEG", "MPO"):
             raise ValueError("it is a JPEG, and lossy compression blurs the edges of a mask")

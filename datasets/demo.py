@@ -37,6 +37,7 @@ DEMO = prepare.BenchmarkSpec(
     archive=Archive(by_hand="run python datasets/demo.py, which renders it"),
     layout="wood/train/good, wood/test/<defect>, wood/ground_truth/<defect>, leather/...",
     scan=lambda root: prepare.scan_mvtec_layout(root, list(OFFICIAL["demo"])),
+    official=False,
 )
 
 

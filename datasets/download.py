@@ -23,6 +23,7 @@ from utils.files import CHUNK, is_printable_name, sha256_of
 from utils.log import progress_bar
 
 TIMEOUT = 60  # seconds without a byte from the server
+MOVED = (403, 404, 410)  # HTTP statuses of a file that its owner has moved or removed
 # Raised by the readers for archives that are damaged, encrypted or of an unknown compression.
 BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -32,9 +33,9 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Archive:
-    """The address of an archive and what it must contain; without a URL, how else to get it."""
+    """The addresses of an archive and what it must contain; without any, how else to get it."""
 
-    url: str = ""
+    urls: tuple[str, ...] = ()  # of the same file, tried in this order
     sha256: str = ""  # hexadecimal
     size: int | None = None  # in bytes; None: use the Content-Length of the server
     by_hand: str = ""  # how to get the data without a download, as the end of a sentence
@@ -43,23 +44,14 @@ class Archive:
 def fetch(archive: Archive, folder: Path) -> Path:
     """Download an archive into `folder` unless it exists, check its sha256, and return its path.
 
-    An interrupted download stays as `<name>.part` and is resumed by the next call. A file with a
-    wrong sha256 is renamed to `<name>.wrong`. Raise `InputError` in both cases.
+    An interrupted download stays as `<name>.part` and is resumed by the next address or call. A
+    file with a wrong sha256 is renamed to `<name>.wrong`. Raise `InputError` if no address works,
+    or if the sha256 is wrong.
     """
-    target = folder / archive.url.rstrip("/").rsplit("/", 1)[-1].split("?")[0]
-    partial = target.with_name(f"{target.name}.part")
+    target = folder / archive.urls[0].rstrip("/").rsplit("/", 1)[-1].split("?")[0]
     if not target.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            receive(archive, partial)
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            raise InputError(
-                f"{archive.url} could not be downloaded ({error}); run the same command again to "
-                f"resume, or {archive.by_hand}"
-            ) from error
-        partial.replace(target)
-    print(f"checking the sha256 of {target}")
-    digest = sha256_of(target)
+        download(archive, target)
+    digest = sha256_of_archive(target)
     if digest != archive.sha256:
         wrong = target.with_name(f"{target.name}.wrong")
         target.replace(wrong)
@@ -70,21 +62,72 @@ def fetch(archive: Archive, folder: Path) -> Path:
     return target
 
 
-def receive(archive: Archive, partial: Path) -> None:
-    """Download the rest of the archive to `partial`; raise `OSError` if bytes are missing."""
+def download(archive: Archive, target: Path) -> None:
+    """Download `target` from the first address that works; raise `InputError` if none does."""
+    partial = target.with_name(f"{target.name}.part")
+    failures, moved = [], True
+    for url in archive.urls:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            receive(url, archive.size, partial)
+            partial.replace(target)
+            return
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            failures.append(f"{url} could not be downloaded ({error})")
+            moved = moved and getattr(error, "code", None) in MOVED
+    advice = (
+        "the file has moved; pass its new address as --url ADDRESS"
+        if moved
+        else "run the same command again to resume, pass another address as --url ADDRESS"
+    )
+    raise InputError(
+        f"{'; '.join(failures)}; {advice}, pass an archive that you have as --archive FILE, or "
+        f"{archive.by_hand}"
+    )
+
+
+def check_local(archive: Archive, file: Path) -> Path:
+    """Check the sha256 of an archive on disk; raise `InputError` if it is missing or another."""
+    if not file.is_file():
+        raise InputError(f"--archive: there is no file {file}; give the archive of the dataset")
+    if not archive.sha256:
+        print(f"the sha256 of {file} is not checked: there is no official one")
+        return file
+    digest = sha256_of_archive(file)
+    if digest != archive.sha256:
+        raise InputError(
+            f"--archive: {file} has the sha256 {digest}, not {archive.sha256}, and was not "
+            f"unpacked; {archive.by_hand}, or pass --sha256 {digest} if you trust it"
+        )
+    return file
+
+
+def sha256_of_archive(file: Path) -> str:
+    """Return the sha256 of an archive, which takes some seconds, and say so."""
+    print(f"checking the sha256 of {file}")
+    return sha256_of(file)
+
+
+def receive(url: str, size: int | None, partial: Path) -> None:
+    """Download the rest of a file to `partial`; raise `OSError` if it is not of `size` bytes.
+
+    Without a size, the server's Content-Length is used.
+    """
     start = partial.stat().st_size if partial.exists() else 0
-    if archive.size is not None and start > archive.size:
+    if size is not None and start > size:
         partial.unlink()
         start = 0
-    if start and start == archive.size:
+    if start and start == size:
         return
     headers = {"Range": f"bytes={start}-"} if start else {}
-    request = urllib.request.Request(archive.url, headers=headers)
+    request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         if start and response.status != http.client.PARTIAL_CONTENT:
             start = 0  # the server sends the whole file again
         length = response.headers.get("Content-Length")
-        total = archive.size or (start + int(length) if length else None)
+        total = start + int(length) if length else size
+        if size is not None and total != size:
+            raise OSError(f"the server offers {total} bytes, not {size}")
         bar = progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=partial.stem)
         with partial.open("ab" if start else "wb") as stream, bar:
             while chunk := response.read(CHUNK):

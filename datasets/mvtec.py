@@ -19,10 +19,13 @@ from datasets.official import OFFICIAL
 from datasets.prepare import BenchmarkSpec, main, scan_mvtec_layout
 
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
-# The owner changes this address every few months; it then returns 404, and --url takes the new one.
-URL = (
-    "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f282/download/"
-    "420938113-1629952094/mvtec_anomaly_detection.tar.xz"
+# The owner moves the file every few months; the old address then returns 404. The second address is
+# a copy by a third party; like any archive, it is unpacked only if its sha256 is the official one.
+URLS = (
+    "https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
+    "420938113-1629960298/mvtec_anomaly_detection.tar.xz",
+    "https://huggingface.co/datasets/ProgrammerGnome/MVTecAD/resolve/main/"
+    "mvtec_anomaly_detection.tar.xz",
 )
 SHA256 = "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
 SIZE = 5_264_982_680  # bytes
@@ -32,7 +35,7 @@ MVTEC = BenchmarkSpec(
     stem="mvtec",
     title="MVTec AD",
     archive=Archive(
-        URL,
+        URLS,
         SHA256,
         SIZE,
         f"download mvtec_anomaly_detection.tar.xz from {PAGE} ({SIZE:,} bytes, sha256 {SHA256}) "

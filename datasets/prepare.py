@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from datasets.decode import find_fault
-from datasets.download import Archive, fetch, unpack
+from datasets.download import Archive, check_local, fetch, unpack
 from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
 from datasets.splits import SPLITS_FOLDER, Sample, row_fault, write_root, write_split
 from utils.cli import parse_options, run_cli
@@ -33,6 +33,8 @@ class Options:
     """Download the archive and unpack it into the data root first."""
     url: str = ""
     """Address of the archive, if it has moved."""
+    archive: Path | None = None
+    """Archive that you already have: unpack it into the data root instead of downloading one."""
     sha256: str = ""
     """Checksum of the archive, if it is a different one."""
     allow_incomplete: bool = False
@@ -54,7 +56,7 @@ class BenchmarkSpec:
     scan: Callable[[Path], tuple[list[Sample], list[str]]]
     top_folders: tuple[str, ...] = ()  # names of the folder that its archive may unpack into
     named_defects: bool = True  # False: meta.json leaves the names of defects empty
-    official: bool = True  # False: its counts are not on record
+    official: bool = True  # False: there are no official counts to compare with
 
 
 def main(spec: BenchmarkSpec, description: str, script: str) -> None:
@@ -77,8 +79,8 @@ def prepare(spec: BenchmarkSpec, options: Options) -> list[Path]:
             raise InputError(
                 f"--{option}: {str(folder)!a} is not UTF-8 or has control characters; rename it"
             )
-    if options.download:
-        download(spec, options)
+    if options.download or options.archive:
+        unpack_archive(spec, options)
     root = find_root(spec, user_path(options.data_root))
     samples, faults = scan(spec, root)
     raise_faults(check_rows(root, samples))
@@ -93,18 +95,22 @@ def prepare(spec: BenchmarkSpec, options: Options) -> list[Path]:
     return files
 
 
-def download(spec: BenchmarkSpec, options: Options) -> None:
-    """Download the archive and unpack it into the data root."""
+def unpack_archive(spec: BenchmarkSpec, options: Options) -> None:
+    """Unpack the archive into the data root: the given one, or else a downloaded one."""
     archive = replace(
         spec.archive,
-        url=options.url or spec.archive.url,
+        urls=(options.url,) if options.url else spec.archive.urls,
         sha256=(options.sha256 or spec.archive.sha256).lower(),
         size=None if options.url or options.sha256 else spec.archive.size,
     )
-    if not archive.url:
+    folder = user_path(options.data_root)
+    if options.archive:
+        unpack(check_local(archive, user_path(options.archive)), folder)
+        return
+    if not archive.urls:
         raise InputError(f"{spec.title} has no archive to download; {archive.by_hand}")
-    file = fetch(archive, user_path(options.data_root))
-    unpack(file, user_path(options.data_root))
+    file = fetch(archive, folder)
+    unpack(file, folder)
     print(f"{file} is no longer needed")
 
 
@@ -131,7 +137,8 @@ def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
         raise InputError(f"{root} cannot be read ({error}); check its permissions") from error
     if not samples:
         raise InputError(
-            f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}"
+            f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}. "
+            "For a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
         )
     return samples, faults
 
@@ -168,7 +175,7 @@ def format_counts(spec: BenchmarkSpec, samples: Sequence[Sample]) -> str:
     actual = count_images(samples)
     official = OFFICIAL[spec.name] if spec.official else {}
     rows = [("category", "train", "test good", "anomalous", "defects")]
-    for name in dict.fromkeys((*OFFICIAL[spec.name], *actual)):
+    for name in dict.fromkeys((*OFFICIAL.get(spec.name, {}), *actual)):
         counts, target = actual.get(name, Counts(0, 0, 0)), official.get(name)
         kinds = ("train", "good", "anomalous")
         sums = [format_count(getattr(counts, kind), getattr(target, kind, None)) for kind in kinds]

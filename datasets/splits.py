@@ -7,6 +7,7 @@ of the field read, and <name>_root.txt with the data root, so that a runner need
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from utils.errors import InputError, describe_error
 from utils.files import is_printable_name, real_path, write_text
 
+SCRIPTS = ("mvtec", "visa", "mpdd", "demo")  # in datasets/, each for the benchmark of its name
+MAX_NAME = 100  # characters of a benchmark's name
 UNKNOWN = -1  # label of an image without ground truth; never in a split, only in custom images
 RECIPE = "recipe.txt"  # in the root of rendered data: checksum of the seed and of the renderer
 SPLITS_FOLDER = Path(__file__).resolve().parent / "splits"
@@ -32,7 +35,7 @@ class Sample:
     label: int  # 0 good, 1 anomalous
     defect: str  # "good", or the name of the defect's folder; VisA has "anomaly"
     image: str  # unique in the split
-    mask: str  # "" for a good image, a path for an anomalous one
+    mask: str  # of an anomalous image: a file, a folder of files to unite, or "" if there is none
 
 
 COLUMNS = [field.name for field in fields(Sample)]
@@ -85,8 +88,7 @@ def read_split(path: Path) -> list[Sample]:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
     except FileNotFoundError as error:
         raise InputError(
-            f"there is no split {path}; run python datasets/{path.stem.split('_')[0]}.py "
-            "--data-root DIR first"
+            f"there is no split {path}; run {preparation_command(path.stem)} first"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
@@ -130,8 +132,8 @@ def row_fault(row: dict, seen: set[str]) -> str:
         return f'the label "{row["label"]}" (expected 0 or 1)'
     if not row["class_name"] or not row["image"]:
         return "an empty class_name or image"
-    if (row["label"] == "1") != bool(row["mask"]):
-        return "an anomalous image without a mask, or a good image with one"
+    if row["label"] == "0" and row["mask"]:
+        return "a good image with a mask"
     # Results are written to folders and files with these names.
     names = row["class_name"], row["defect"]
     if set("".join(names)) & set("/\\") or {".", ".."} & set(names):
@@ -148,6 +150,36 @@ def row_fault(row: dict, seen: set[str]) -> str:
         return "a duplicate image"
     seen.add(row["image"])
     return ""
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` unless `name` can name a user's own benchmark.
+
+    It becomes part of file names, and must not be that of a benchmark with a script of its own.
+    """
+    if not re.fullmatch(r"\w([\w.-]*\w)?", name) or len(name) > MAX_NAME:
+        raise InputError(
+            f'NAME = "{name}": expected a name of letters, digits, "_", "-" and ".", at most '
+            f"{MAX_NAME} characters, such as my_parts"
+        )
+    if script_of(name.lower()) or name.lower() == "custom" or name.lower().endswith("-random"):
+        raise InputError(
+            f'NAME = "{name}": the names {", ".join(SCRIPTS)} and custom, and names that end with '
+            "-random, belong to other results; choose another name"
+        )
+
+
+def script_of(name: str) -> str:
+    """Return the benchmark in SCRIPTS that the split <name>.csv belongs to, or ""."""
+    script = "visa" if name.startswith("visa_2cls") else name  # such as visa_2cls_fewshot
+    return script if script in SCRIPTS else ""
+
+
+def preparation_command(name: str) -> str:
+    """Return the command that writes the split <name>.csv."""
+    if script := script_of(name):
+        return f"python datasets/{script}.py --data-root DIR"
+    return f"python datasets/folder.py --data-root DIR --name {name}"
 
 
 def first_of_each_defect(samples: Sequence[Sample], count: int) -> list[int]:
@@ -173,8 +205,8 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
         return Path(path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f'DATA_ROOT = "auto", but no data root is recorded; run python datasets/{dataset}.py '
-            "--data-root DIR first, or give the folder of the raw dataset"
+            f'DATA_ROOT = "auto", but no data root is recorded; run {preparation_command(dataset)} '
+            "first, or give the folder of the raw dataset"
         ) from error
 
 

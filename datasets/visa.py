@@ -3,14 +3,15 @@
     python datasets/visa.py --data-root DIR              # DIR holds candle/, ..., split_csv/
     python datasets/visa.py --data-root DIR --download   # download the archive (1.9 GB) first
 
-Reads split_csv/1cls.csv and decodes every image and mask once. Writes datasets/splits/visa.csv,
-visa_meta.json (read by other repositories of the field) and visa_root.txt (the data root, for
-run_visa.py). Never writes into the image folders. VisA's masks look black because they hold defect
-ids from 1 to 9: every non-zero pixel is anomalous. Licence of the data: CC BY 4.0.
+Reads split_csv/1cls.csv, or the folders 1cls/ that spot-diff's prepare_data.py makes of it, and
+decodes every image and mask once. Writes datasets/splits/visa.csv, visa_meta.json (read by other
+repositories of the field) and visa_root.txt (the data root, for run_visa.py). Never writes into the
+image folders. VisA's masks look black because they hold defect ids from 1 to 9: every non-zero
+pixel is anomalous. Licence of the data: CC BY 4.0.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,8 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 import pandas as pd
 
 from datasets.download import Archive
-from datasets.prepare import BenchmarkSpec, Options, prepare
+from datasets.official import OFFICIAL
+from datasets.prepare import BenchmarkSpec, Options, prepare, scan_mvtec_layout
 from datasets.splits import Sample
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
@@ -48,7 +50,7 @@ def visa(split: str) -> BenchmarkSpec:
         stem="visa" if split == "1cls" else f"visa_{split}",
         title=f"VisA ({split})",
         archive=Archive(
-            URL,
+            (URL,),
             SHA256,
             SIZE,
             "download VisA_20220922.tar as https://github.com/amazon-science/spot-diff describes "
@@ -56,7 +58,7 @@ def visa(split: str) -> BenchmarkSpec:
         ),
         layout=f"split_csv/{split}.csv, candle/Data/Images, candle/Data/Masks, capsules/...",
         scan=lambda root: scan(root, split),
-        top_folders=("VisA_20220922", "VisA", "visa"),
+        top_folders=("VisA_20220922", "VisA", "visa", "1cls"),
         named_defects=False,
         official=split == "1cls",
     )
@@ -69,6 +71,8 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
     unreadable.
     """
     path = root / "split_csv" / f"{split}.csv"
+    if not path.exists() and is_converted(root):
+        return scan_converted(root, split)
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
@@ -98,6 +102,30 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
         defect, mask = ("anomaly", row.mask) if label else ("good", "")
         samples.append(Sample(row.object, row.split, label, defect, row.image, mask))
     return samples, faults
+
+
+def is_converted(root: Path) -> bool:
+    """Return whether VisA has the folders that spot-diff's prepare_data.py copies it into."""
+    return any((root / name / "train" / "good").is_dir() for name in OFFICIAL["visa"])
+
+
+def scan_converted(root: Path, split: str) -> tuple[list[Sample], list[str]]:
+    """Return samples and faults of a converted VisA: <object>/{train,test,ground_truth}.
+
+    The script copies the images of 1cls.csv without encoding them again and sets its masks to 0 or
+    255, so the results are those of the original. Raise `InputError` for a two-class split, whose
+    masks the script puts into other folders.
+    """
+    two_class = any((root / name / "ground_truth" / "test").is_dir() for name in OFFICIAL["visa"])
+    if split != "1cls" or two_class:
+        raise InputError(
+            f"{root} is VisA as converted by spot-diff's prepare_data.py, which is used for the "
+            f"split 1cls alone; for {split}, give the original folder, which holds split_csv/ and "
+            "<object>/Data/"
+        )
+    print(f"{root} is VisA as converted by spot-diff's prepare_data.py; using its split folders")
+    samples, faults = scan_mvtec_layout(root, list(OFFICIAL["visa"]))
+    return [replace(s, defect="anomaly") if s.label else s for s in samples], faults
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def served(tmp_path):
     with tarfile.open(file, "w:xz") as archive:
         archive.add(source, arcname=".")
     server = Server(file)
-    archive = Archive(server.url, sha256_of(file), file.stat().st_size, BY_HAND)
+    archive = Archive((server.url,), sha256_of(file), file.stat().st_size, BY_HAND)
     yield server, archive
     server.http.shutdown()
     server.http.server_close()
@@ -69,7 +70,9 @@ def served(tmp_path):
 def test_a_dataset_is_fetched_unpacked_and_prepared(served, tmp_path):
     server, archive = served
     options = Options(
-        *(tmp_path / "new folder", True, archive.url, archive.sha256.upper(), True),
+        *(tmp_path / "new folder", True, *archive.urls),
+        sha256=archive.sha256.upper(),
+        allow_incomplete=True,
         splits_folder=tmp_path / "splits",
     )
     files = prepare(mvtec.MVTEC, options)
@@ -104,12 +107,14 @@ def test_a_closed_connection_is_reported_without_a_known_size(served, tmp_path):
     server, archive = served
     server.cut = 5000
     with pytest.raises(InputError, match="closed after 5000 of"):
-        fetch(Archive(archive.url, archive.sha256, None, BY_HAND), tmp_path / "data")
+        fetch(Archive(archive.urls, archive.sha256, None, BY_HAND), tmp_path / "data")
 
 
 def test_a_wrong_checksum_is_never_unpacked(served, tmp_path):
     _, archive = served
-    options = Options(tmp_path / "data", True, archive.url, "0" * 64, splits_folder=tmp_path)
+    options = Options(
+        *(tmp_path / "data", True, *archive.urls), sha256="0" * 64, splits_folder=tmp_path
+    )
     with pytest.raises(InputError, match=r"has the sha256 .*, not 0000.*was not unpacked"):
         prepare(mvtec.MVTEC, options)
     left = [path.name for path in (tmp_path / "data").iterdir()]
@@ -121,9 +126,44 @@ def test_a_failing_address_ends_with_the_manual_steps(served, tmp_path, url):
     server, archive = served
     address = server.url.rsplit("/", 1)[0] + url if url.startswith("/") else url
     with pytest.raises(InputError) as caught:
-        fetch(Archive(address, archive.sha256, None, BY_HAND), tmp_path / "data")
+        fetch(Archive((address,), archive.sha256, None, BY_HAND), tmp_path / "data")
     assert "could not be downloaded" in str(caught.value)
+    assert "--url ADDRESS" in str(caught.value)
+    assert "--archive FILE" in str(caught.value)
     assert BY_HAND in str(caught.value)
+    assert ("the file has moved" in str(caught.value)) == url.startswith("/")
+
+
+def test_the_next_address_is_tried(served, tmp_path):
+    server, archive = served
+    gone = server.url.rsplit("/", 1)[0] + "/gone/mvtec_small.tar.gz"
+    archive = replace(archive, urls=(gone, "http://127.0.0.1:1/x.tar.gz", server.url))
+    assert fetch(archive, tmp_path / "data").read_bytes() == server.file.read_bytes()
+    with pytest.raises(InputError) as caught:
+        fetch(replace(archive, urls=(gone, gone + "x")), tmp_path / "other")
+    assert str(caught.value).count("could not be downloaded (HTTP Error 404") == 2
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_downloaded(served, tmp_path):
+    _, archive = served
+    with pytest.raises(InputError, match=f"offers {archive.size} bytes, not {archive.size + 1}"):
+        fetch(replace(archive, size=archive.size + 1), tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_an_archive_on_disk_is_checked_and_unpacked(served, tmp_path):
+    server, archive = served
+    options = Options(
+        *(tmp_path / "data", False, "", server.file, archive.sha256, True), splits_folder=tmp_path
+    )
+    assert len(read_split(prepare(mvtec.MVTEC, options)[0])) == 11
+    assert server.asked == []
+    assert server.file.exists()
+    with pytest.raises(InputError, match=r"--archive: .* has the sha256 .* was not unpacked"):
+        prepare(mvtec.MVTEC, replace(options, data_root=tmp_path / "new", sha256=""))
+    with pytest.raises(InputError, match=r"--archive: there is no file gone\.tar"):
+        prepare(mvtec.MVTEC, replace(options, archive=Path("gone.tar")))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_failed_download_describes_the_official_archive(tmp_path):

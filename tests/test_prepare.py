@@ -1,8 +1,10 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -294,3 +296,48 @@ def test_visas_real_split_file_is_the_official_one(shared_data, tmp_path, capsys
     tests = {row["image"]: row["mask"] for row in rows if row["split"] == "test"}
     samples = [s for s in read_split(tmp_path / "visa.csv") if s.split == "test"]
     assert {s.image: s.mask for s in samples} == tests
+
+
+def convert_visa(root: Path, target: Path) -> Path:
+    """Copy VisA into the folders of spot-diff's prepare_data.py."""
+    with (root / "split_csv/1cls.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            folder = target / row["object"]
+            label = "bad" if row["mask"] else "good"
+            image = folder / row["split"] / label / Path(row["image"]).name
+            image.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / row["image"], image)
+            if row["mask"]:
+                mask = folder / "ground_truth" / label / Path(row["mask"]).name
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                binary = (np.asarray(Image.open(root / row["mask"])) > 0).astype(np.uint8) * 255
+                Image.fromarray(binary).save(mask)
+    return target
+
+
+def test_a_converted_visa_has_the_images_and_masks_of_the_original(tmp_path, capsys):
+    root = make_visa(tmp_path / "data")
+    original = read_split(prepare_visa(root, tmp_path / "a")[0])
+    convert_visa(root, tmp_path / "new" / "1cls")
+    converted = read_split(prepare_visa(tmp_path / "new", tmp_path / "b")[0])
+    assert "is VisA as converted by spot-diff's prepare_data.py" in capsys.readouterr().out
+    assert len(original) == len(converted) == 20
+    for before, after in zip(original, converted, strict=True):
+        assert replace(before, image="", mask="") == replace(after, image="", mask="")
+        copy = tmp_path / "new" / "1cls" / after.image
+        assert copy.read_bytes() == (root / before.image).read_bytes()
+        if before.mask:
+            masks = root / before.mask, tmp_path / "new" / "1cls" / after.mask
+            a, b = (np.asarray(Image.open(path)) > 0 for path in masks)
+            assert np.array_equal(a, b)
+
+
+def test_a_visa_converted_for_two_classes_is_refused_by_name(tmp_path):
+    converted = convert_visa(make_visa(tmp_path / "data"), tmp_path / "new")
+    options = Options(converted, splits_folder=tmp_path, allow_incomplete=True)
+    message = r"is VisA as converted by .*; for 2cls_fewshot, give the original folder"
+    with pytest.raises(InputError, match=message):
+        prepare(visa.visa("2cls_fewshot"), options)
+    (converted / "pcb1/ground_truth/test/bad").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"is VisA as converted by .*; for 1cls, give"):
+        prepare(visa.visa("1cls"), options)

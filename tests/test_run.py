@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,6 +69,7 @@ def test_settings_json_records_what_results_depend_on(mvtec_result):
     assert record["fingerprint"]["temperature"] == 0.07
     assert len(record["fingerprint"]["split_sha256"]) == 64
     assert {"torch", "open_clip_torch", "numpy", "python"} <= set(record["versions"])
+    assert record["versions"]["opencv"] == cv2.__version__  # whichever package provides it
     stages = {"start-up", "text", "decode", "encode", "score", "metrics", "write", "heatmaps"}
     assert set(record["seconds"]) == stages | {"report"}
     assert record["git_revision"]

@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from datasets.splits import Sample, read_root, read_split, write_root, write_split
+from datasets.splits import Sample, check_name, read_root, read_split, write_root, write_split
+from tests.conftest import PROJECT
 from utils.errors import InputError
 
 TRAIN = Sample("b", "train", 0, "good", "b/train/good/0.png", "")
@@ -73,8 +75,7 @@ def test_names_with_commas_quotes_spaces_and_other_alphabets_survive(tmp_path):
         (["b,val,0,good,b/0.png,"], 'the split "val"'),
         (["b,test,2,good,b/0.png,"], 'the label "2"'),
         (["b,test,x,good,b/0.png,"], 'the label "x"'),
-        (["b,test,1,cut,b/0.png,"], "an anomalous image without a mask"),
-        (["b,test,0,good,b/0.png,m.png"], "or a good image with one in line 2"),
+        (["b,test,0,good,b/0.png,m.png"], "a good image with a mask in line 2"),
         (["b,test,0,good,,"], "an empty class_name or image"),
         (["b,test,0,good,/etc/0.png,"], "not relative to the data root"),
         (["b,test,0,good,b/../../0.png,"], "not relative to the data root"),
@@ -95,9 +96,42 @@ def test_every_fault_of_a_split_is_one_sentence_with_its_line(tmp_path, rows, me
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_split_names_the_script_that_writes_it(tmp_path):
-    with pytest.raises(InputError, match=r"run python datasets/visa\.py --data-root DIR first"):
-        read_split(tmp_path / "visa.csv")
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("visa", "visa.py --data-root DIR"),
+        ("visa_2cls_fewshot", "visa.py --data-root DIR"),
+        ("other", "folder.py --data-root DIR --name other"),
+        ("my_parts", "folder.py --data-root DIR --name my_parts"),
+    ],
+)
+def test_a_missing_split_names_the_script_that_writes_it(tmp_path, name, script):
+    with pytest.raises(InputError) as caught:
+        read_split(tmp_path / f"{name}.csv")
+    assert f"run python datasets/{script} first" in str(caught.value)
+    assert (PROJECT / "datasets" / script.split()[0]).is_file()
+
+
+def test_an_anomalous_image_may_lack_a_mask(tmp_path):
+    unmasked = replace(BAD, mask="")
+    assert read_split(write_split([unmasked], tmp_path, "tiny")[0]) == [unmasked]
+
+
+@pytest.mark.parametrize("name", ["a", "my_parts", "v1.2", "零件-3", "mvtec_loco"])
+def test_a_name_of_letters_and_digits_is_accepted(name):
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "a/b", "a\\b", "../a", "a b", ".a", "a.", "-a", "a\n", "x" * 101),
+        *("mvtec", "MVTec", "visa_2cls_fewshot", "demo", "custom", "mvtec-random"),
+    ],
+)
+def test_other_names_and_those_of_other_benchmarks_are_refused(name):
+    with pytest.raises(InputError, match=r"^NAME = "):
+        check_name(name)
 
 
 def test_files_that_are_not_a_split_are_refused(tmp_path):

@@ -112,6 +112,11 @@ def draw_row(
     sample = samples.get(str(scores.image[index]))
     if sample is None:
         raise InputError(f"{scores.image[index]} is no longer in the split; run again")
+    if not sample.mask:
+        raise InputError(
+            f"{sample.image} has no mask for the column of ground truth; leave "
+            f"{sample.class_name} out with --categories"
+        )
     image = read_image(root / sample.image)
     mask = read_mask(root / sample.mask, image.size)
     width = round(cell * image.width / image.height)

@@ -12,7 +12,14 @@ import pandas as pd
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
 from utils.results.folder import read_json
-from utils.results.summary import MEAN, MEAN_OF, PAPER, SOURCES, read_summary
+from utils.results.summary import (
+    MEAN,
+    MEAN_OF,
+    PAPER,
+    SOURCES,
+    published_for,
+    read_summary,
+)
 
 UNDEFINED = "n/a"
 UNPUBLISHED = "-"
@@ -50,7 +57,7 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     if len(means):
         title = f"## Mean over {finished} categories beside published results"
         blocks += [title, comparison_table(means, "shots")]
-    elif finished != total:
+    elif finished != total and not published_for(record["settings"]["dataset"]).empty:
         blocks.append(
             f"No published mean is shown: the published means are over all {total} categories, "
             f"ours is over {finished}."

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from string import hexdigits
 
+import cv2
 import torch
 from filelock import FileLock, Timeout
 
@@ -27,7 +28,7 @@ from utils.files import PROJECT, write_text
 from utils.stopwatch import Stopwatch
 
 MAX_LIST = 8  # entries of a list that an error message shows
-PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow", "opencv-python")
+PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
 
 class ResultFolder:
@@ -46,6 +47,7 @@ class ResultFolder:
             "fingerprint": json.loads(json.dumps(fingerprint)),
             "git_revision": git_revision(),
             "versions": {name: version(name) for name in PACKAGES}
+            | {"opencv": cv2.__version__}  # of opencv-python-headless, or of another build
             | {"python": platform.python_version(), "platform": platform.platform()},
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": {},

@@ -23,14 +23,19 @@ from utils.run.session import Session, open_session
 from utils.run.settings import Settings, parse_settings
 
 
-def main(constants: dict, dataset: str, prepare: Callable[[str], None] | None = None) -> None:
-    """Run a benchmark as a script; `constants` is the runner's globals().
+def main(
+    constants: dict,
+    dataset: str,
+    prepare: Callable[[str], None] | None = None,
+    kind: type[Settings] = Settings,
+) -> None:
+    """Run a benchmark as a script; `constants` is the runner's globals(), `kind` its settings.
 
     `prepare` is called with DATA_ROOT before the run, once the settings are known to be valid. A
     user's mistake ends the process with one sentence.
     """
     with init_distributed() as context, exit_on_error(context.print_stderr):
-        settings = parse_settings(constants, dataset)
+        settings = parse_settings(constants, dataset, kind)
         if prepare and context.is_main:
             with suppress_output(settings.quiet):
                 prepare(settings.data_root)

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import ShotSetting, draw_references, listed_references, read_references
-from datasets.splits import Sample, first_of_each_defect, read_recipe, read_split
+from datasets.splits import (
+    Sample,
+    first_of_each_defect,
+    preparation_command,
+    read_recipe,
+    read_split,
+)
 from utils.errors import InputError
 from utils.files import sha256_of
 from utils.run.distributed import DistributedContext
@@ -65,7 +71,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
     if not root.is_dir():
         raise InputError(
             f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
-            f"python datasets/{settings.dataset}.py --data-root DIR again"
+            f"{preparation_command(settings.benchmark)} again"
         )
     tasks = plan_categories(settings, samples)
     fingerprint = {"split_sha256": sha256_of(Path(settings.split)), "references": "draw"}
@@ -73,10 +79,10 @@ def plan_benchmark(settings: Settings) -> Experiment:
         fingerprint["references"] = sha256_of(Path(settings.references))
     if recipe := read_recipe(root):
         fingerprint["recipe"] = recipe
-    official = list(OFFICIAL[settings.dataset])
-    in_split = sorted({sample.class_name for sample in samples})
+    official = list(OFFICIAL.get(settings.dataset, ()))
+    in_split = categories_of(samples)
     return Experiment(
-        title=TITLES[settings.dataset],
+        title=TITLES.get(settings.dataset, settings.benchmark),
         root=root,
         tasks=tasks,
         categories=official if set(in_split).issubset(official) else in_split,
@@ -88,7 +94,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
 
 def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[CategoryTask]:
     """Return the tasks of the selected categories, sorted by name."""
-    in_split = sorted({sample.class_name for sample in samples})
+    in_split = categories_of(samples)
     for category in settings.mentioned_categories():
         if category not in in_split:
             near = " or ".join(f'"{name}"' for name in get_close_matches(category, in_split))
@@ -121,6 +127,11 @@ def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[Categ
     return tasks
 
 
+def categories_of(samples: Sequence[Sample]) -> list[str]:
+    """Return the categories of a split, sorted by name."""
+    return sorted({sample.class_name for sample in samples})
+
+
 def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
     """Return the warnings about the data to show beside every result."""
     notes = []
@@ -131,8 +142,12 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
         notes.append(
             f"LIMIT = {limit}: at most {limit} of the good images and {limit} of each defect"
         )
-    _, wrong = count_mismatches(settings.dataset, samples)
-    if wrong:
-        count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
-        notes.append(f"NOT THE OFFICIAL DATA: the image counts of {count} differ")
+    if official := OFFICIAL.get(settings.dataset):
+        missing, wrong = count_mismatches(settings.dataset, samples)
+        foreign = [category for category in wrong if category not in official]
+        faults = {"differ in their image counts": len(wrong) - len(foreign)}
+        faults |= {"are missing": len(missing), "are not among them": len(foreign)}
+        text = ", ".join(f"{count} {fault}" for fault, count in faults.items() if count)
+        if text:
+            notes.append(f"NOT THE OFFICIAL DATA: of {len(official)} categories, {text}")
     return notes

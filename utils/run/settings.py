@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import tyro
 
 from datasets.images import Resize
-from datasets.splits import SPLITS_FOLDER, read_root
+from datasets.splits import SPLITS_FOLDER, check_name, read_root
 from models.encoder import PatchTokens
 from models.prompts import Templates
 from models.weights import RANDOM
@@ -51,7 +51,9 @@ NOT_FINGERPRINTED = (
 class Settings:
     """Everything that a run depends on; the strings below the fields are the help texts."""
 
-    dataset: Annotated[Literal["mvtec", "visa", "mpdd", "demo", "custom"], tyro.conf.Suppress]
+    dataset: Annotated[
+        Literal["mvtec", "visa", "mpdd", "demo", "folder", "custom"], tyro.conf.Suppress
+    ]
     data_root: str = "auto"
     """Folder of the raw dataset; "auto": the folder that its preparation script was given."""
     split: str = "auto"
@@ -166,17 +168,22 @@ class Settings:
         """Return the data root and split that "auto" stands for."""
         paths = {}
         if self.split == "auto":
-            paths["split"] = str(SPLITS_FOLDER / f"{self.dataset}.csv")
+            paths["split"] = str(SPLITS_FOLDER / f"{self.benchmark}.csv")
         if self.data_root == "auto":
-            paths["data_root"] = str(read_root(self.dataset))
+            paths["data_root"] = str(read_root(self.benchmark))
         return paths
+
+    @property
+    def benchmark(self) -> str:
+        """Return the name of the split's files and of the result folder."""
+        return self.dataset
 
     @property
     def result_folder(self) -> Path:
         """Return the folder of the results; random weights never share a folder with others."""
         if self.result_dir == "auto":
             suffix = "-random" if self.pretrained == RANDOM else ""
-            return PROJECT / "result" / f"{self.dataset}{suffix}"
+            return PROJECT / "result" / f"{self.benchmark}{suffix}"
         return user_path(self.result_dir)
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
@@ -200,6 +207,29 @@ class Settings:
         return {
             name: value for name, value in asdict(self).items() if name not in NOT_FINGERPRINTED
         }
+
+
+@dataclass(frozen=True)
+class FolderSettings(Settings):
+    """The settings of a user's own benchmark: `Settings`, and its name."""
+
+    name: str = ""
+    """Name of the benchmark, as given to datasets/folder.py."""
+
+    def resolve(self) -> "FolderSettings":
+        """Return a copy as `Settings.resolve` does; raise `InputError` for a bad name."""
+        if not self.name:
+            raise InputError(
+                "NAME is not set; set it at the top of run_folder.py, or run python run_folder.py "
+                "--name NAME, with the name that you gave to datasets/folder.py"
+            )
+        check_name(self.name)
+        return super().resolve()
+
+    @property
+    def benchmark(self) -> str:
+        """Return the user's name for the benchmark."""
+        return self.name
 
 
 def has_type(value: object, hint: object) -> bool:

@@ -1,0 +1,308 @@
+"""Make a benchmark of your own dataset: find its images, labels and masks, and write its split.
+
+    python datasets/folder.py --data-root DIR --name NAME             # folders
+    python datasets/folder.py --csv FILE --name NAME                  # a list of images and labels
+    python datasets/folder.py --csv FILE --data-root DIR --name NAME  # ... with paths below DIR
+
+docs/own-data.md describes the layouts and columns that are read. Decodes every image and mask once.
+Writes datasets/splits/NAME.csv, NAME_meta.json (read by other repositories of the field) and
+NAME_root.txt (the data root, for run_folder.py). Never writes into the image folders. Where a
+category has no train images, some of its good test images become references instead of tests.
+"""
+
+import csv
+import io
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from datasets.custom import GOOD_FOLDERS, is_blank
+from datasets.download import Archive
+from datasets.layouts import LAYOUT, Scan, scan_folders
+from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
+from datasets.splits import SPLITS_FOLDER, Sample, check_name
+from utils.cli import parse_options, run_cli
+from utils.errors import InputError, describe_error
+from utils.files import sha256_of, user_path
+
+SEED = 0  # of the references that are drawn from good test images
+MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
+COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
+SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
+REPEATED = "the image is listed twice; to unite masks, put them into a folder and list the folder"
+UNCLEAR = ("", "true", "false", "yes", "no", "nan", "none")
+BAD_WORDS = ("1", "bad", "ng", "ko", "fail", "defective", "anomaly", "anomalous", "abnormal")
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """The command line of this script."""
+
+    name: str = ""
+    """Name of the benchmark: of its split, its results and its titles."""
+    data_root: Path | None = None
+    """Folder of the dataset; with --csv, the folder that relative paths start from (default: the
+    folder of the CSV)."""
+    csv: Path | None = None
+    """CSV with the columns image and label, and if you like mask, category, split and defect."""
+    category: str = ""
+    """Name of the category where there is only one; it becomes part of the prompts."""
+    references: int | None = None
+    """Good images that become references in a category without train images; default: half of
+    them, at most 10."""
+    splits_folder: Path = SPLITS_FOLDER
+    """Folder that the split is written to."""
+
+
+def main(options: FolderOptions) -> list[Path]:
+    """Write the split of a user's dataset; return the paths of CSV and meta.json.
+
+    Raise `InputError` if the dataset is not understood or any file in it is damaged; then no split
+    is written.
+    """
+    check_name(options.name)
+    scan = read_dataset(options)
+    draw_missing_references(scan, options.references)
+    check_categories(scan)
+    raise_faults(scan.faults + find_copies(scan))
+    if not scan.samples:
+        raise InputError(f"{scan.root} has no train or test images; docs/own-data.md says where")
+    spec = BenchmarkSpec(
+        name=options.name,
+        stem=options.name,
+        title=options.name,
+        archive=Archive(),
+        layout=LAYOUT,
+        scan=lambda root: (scan.samples, []),
+        official=False,
+    )
+    files = prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
+    for note in scan.notes:
+        print(f"note: {note}")
+    print(f"to run it: python run_folder.py --name {options.name}")
+    return files
+
+
+def read_dataset(options: FolderOptions) -> Scan:
+    """Read the folders or the CSV that the options name."""
+    root = user_path(options.data_root) if options.data_root else None
+    if root and not root.is_dir():
+        raise InputError(f"--data-root: {root} is not a folder; give the folder of the dataset")
+    if options.csv:
+        file = user_path(options.csv)
+        return read_table(file, root or file.parent, options.category or options.name)
+    if root is None:
+        raise InputError("give the folder of the dataset as --data-root DIR, or --csv FILE")
+    try:
+        return scan_folders(root, options.category)
+    except OSError as error:
+        raise InputError(f"{root} cannot be read ({error}); check its permissions") from error
+
+
+def read_table(file: Path, base: Path, category: str) -> Scan:
+    """Read a CSV of images and labels; its paths are absolute or relative to `base`.
+
+    `category` is used where no column names one. Commas, semicolons or tabs separate the columns.
+    The root of the scan is `base`, or the deepest common folder if files lie outside it. Raise
+    `InputError` if the file is not such a table.
+    """
+    rows = parse_table(file)
+    files = [locate(base, row[key]) for _, row in rows for key in ("image", "mask") if row[key]]
+    scan = Scan(find_root(base, files))
+    unused, seen = 0, set()
+    for line, row in rows:
+        image, mask = locate(base, row["image"]), locate(base, row["mask"]) if row["mask"] else None
+        if fault := fault_of_row(row, image, mask) or (image in seen and REPEATED):
+            scan.faults.append(f"{file}, line {line}: {fault}")
+            continue
+        seen.add(image)
+        label, defect = read_label(row)
+        if split := SPLITS[row["split"]]:
+            name = row["category"] or row["class_name"] or category
+            paths = [relative(path, scan.root) if path else "" for path in (image, label and mask)]
+            scan.samples.append(Sample(name, split, label, defect, *paths))
+        unused += not split
+    if unused:
+        scan.notes.append(f"{unused} validation images are not used")
+    return scan
+
+
+def fault_of_row(row: Mapping[str, str], image: Path, mask: Path | None) -> str:
+    """Return what is wrong with a row of the CSV, or ""."""
+    label, _ = read_label(row)
+    if label is None:
+        return f'the label is "{row["label"]}"; expected 0, 1, good, or the name of a defect'
+    if row["split"] not in SPLITS:
+        return f'the split is "{row["split"]}"; expected train, test or val'
+    if not row["image"] or not image.is_file():
+        return f"there is no image {image}"
+    if mask and not mask.exists():
+        return f"there is no mask {mask}"
+    if mask and not label and not is_blank(mask):
+        return f"the image is labelled good, and its mask {mask} is not blank"
+    return ""
+
+
+def parse_table(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV with their line numbers; a field without a column is "".
+
+    Raise `InputError` if the file cannot be read or lacks a column.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        columns = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except UnicodeDecodeError as error:
+        raise InputError(f"--csv: {file} is not UTF-8; save it as CSV UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise InputError(f"--csv: {file} cannot be read ({describe_error(error)})") from error
+    if not any(map(any, (row for _, row in rows))):
+        raise InputError(f"--csv: {file} lists no images")
+    if missing := [name for name in ("image", "label") if name not in columns]:
+        raise InputError(
+            f"--csv: {file} has no column {', '.join(missing)}; its first line names the columns: "
+            "image, label, and if you like mask, category, split, defect"
+        )
+    rows = [(line, row) for line, row in rows if any(row)]
+    for line, row in rows:
+        if len(row) != len(columns):
+            raise InputError(
+                f"--csv: {file} has {len(row)} fields in line {line}, and {len(columns)} columns; "
+                "put quotes around fields that contain the separator"
+            )
+    empty = dict.fromkeys(COLUMNS, "")
+    return [(line, empty | dict(zip(columns, row, strict=True))) for line, row in rows]
+
+
+def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
+    """Return the label and the defect of a row; the label is None if it says neither.
+
+    >>> read_label({"label": "NG"}), read_label({"label": "scratch"}), read_label({"label": "0"})
+    ((1, 'anomaly'), (1, 'scratch'), (0, 'good'))
+    >>> read_label({"label": "1", "defect": "dent"}), read_label({"label": "2"})
+    ((1, 'dent'), (None, ''))
+    """
+    word = row["label"].lower()
+    word = {"0.0": "0", "1.0": "1"}.get(word, word)  # pandas writes labels as floats
+    if word in ("0", *GOOD_FOLDERS):
+        return 0, "good"
+    if word in BAD_WORDS:
+        return 1, row.get("defect") or "anomaly"
+    if word in UNCLEAR or word.lstrip("-").replace(".", "").isdigit():
+        return None, ""
+    return 1, row.get("defect") or row["label"]
+
+
+def locate(base: Path, given: str) -> Path:
+    """Return the absolute path of a path in a CSV, which may have Windows separators."""
+    path = base / given.replace("\\", "/")
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolves "..", but keeps links)
+
+
+def relative(path: Path, root: Path) -> str:
+    """Return the POSIX path of a file below the root."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def find_root(base: Path, paths: Sequence[Path]) -> Path:
+    """Return `base` if it holds all paths, else the deepest folder that does."""
+    absolute = locate(base, "")
+    if all(path.is_relative_to(absolute) for path in paths):
+        return absolute
+    try:
+        return Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as error:  # on Windows
+        raise InputError("--csv: the images are on several drives; put them on one") from error
+
+
+def draw_missing_references(scan: Scan, count: int | None) -> None:
+    """Turn good test images of each category without good train images into its train images."""
+    drawn = set()
+    for category, rows in by_category(scan.samples).items():
+        good = [sample for sample in rows if sample.split == "test" and sample.label == 0]
+        if not good or any(sample.split == "train" and sample.label == 0 for sample in rows):
+            continue
+        number = min(MAX_REFERENCES, len(good) // 2) if count is None else count
+        if not 1 <= number < len(good):
+            scan.faults.append(
+                f"{category} has no train images and {len(good)} good test images: {number} cannot "
+                "become references, because at least one must, and one must be left; add good "
+                "images, or set --references"
+            )
+            continue
+        order = np.random.default_rng(SEED).permutation(len(good))[:number]
+        drawn |= {good[index] for index in order}
+        scan.notes.append(
+            f"{category} has no train images: {number} of its {len(good)} good test images, drawn "
+            f"with seed {SEED}, are references and are not tested"
+        )
+    scan.samples = [replace(s, split="train") if s in drawn else s for s in scan.samples]
+
+
+def by_category(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Return the samples of each category, sorted."""
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples):
+        groups[sample.class_name].append(sample)
+    return groups
+
+
+def find_copies(scan: Scan) -> list[str]:
+    """Return a fault for each test image whose file is a copy of a train image."""
+    by_size: dict[int, list[Sample]] = defaultdict(list)
+    for sample in scan.samples:
+        path = scan.root / sample.image
+        if path.is_file():
+            by_size[path.stat().st_size].append(sample)
+    faults = []
+    for samples in by_size.values():
+        if {sample.split for sample in samples} != {"train", "test"}:
+            continue
+        digests = {sample: sha256_of(scan.root / sample.image) for sample in samples}
+        train = {digest: s.image for s, digest in digests.items() if s.split == "train"}
+        faults += [
+            f"{scan.root / sample.image} is a copy of the train image {train[digest]}; remove one"
+            for sample, digest in digests.items()
+            if sample.split == "test" and digest in train
+        ]
+    return faults
+
+
+def check_categories(scan: Scan) -> None:
+    """Add faults and notes on what the categories lack."""
+    for category, rows in by_category(scan.samples).items():
+        tests = [sample for sample in rows if sample.split == "test"]
+        anomalous = [sample for sample in tests if sample.label == 1]
+        unmasked = [sample.image for sample in anomalous if not sample.mask]
+        bad_train = sum(sample.split == "train" and sample.label == 1 for sample in rows)
+        if all(sample.label == 1 for sample in rows):
+            scan.faults.append(f"{category} has no good images; label them good, or 0 in a CSV")
+        if not tests:
+            scan.faults.append(f"{category} has no test images")
+        elif len(anomalous) in (0, len(tests)):
+            kind = "good" if anomalous else "anomalous"
+            scan.notes.append(f"{category} has no {kind} test images, so its metrics are n/a")
+        if unmasked and len(unmasked) == len(anomalous):
+            scan.notes.append(f"{category} has no masks, so it has image metrics alone")
+        elif unmasked:
+            scan.notes.append(
+                f"{len(unmasked)} of {len(anomalous)} anomalous images of {category} have no mask, "
+                f"so its pixel metrics are n/a; the first is {unmasked[0]}"
+            )
+        if bad_train:
+            scan.notes.append(f"{bad_train} anomalous train images of {category} are not used")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(parse_options(FolderOptions(), __doc__, Path(__file__))))

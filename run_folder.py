@@ -1,0 +1,38 @@
+"""WinCLIP and WinCLIP+ on your own dataset as a benchmark.
+
+    python datasets/folder.py --data-root DIR --name NAME   # once: finds the images, writes a split
+    python run_folder.py --name NAME                        # all categories, 0/1/2/4 shots, 5 seeds
+
+Reads datasets/splits/NAME.csv and the images; writes tables, scores, heatmaps and a report to
+result/NAME/. Edit the constants below, or override them: python run_folder.py --name NAME --shots 0
+1; --help lists all options. Start a stopped run again to resume it. docs/own-data.md describes the
+layouts and the CSV files that datasets/folder.py reads.
+"""
+
+from utils.run.benchmark import main
+from utils.run.settings import FolderSettings
+
+# --------------------------------------------------------------------------------------------------
+# What to run
+NAME = ""  # the name that you gave to datasets/folder.py
+DATA_ROOT = "auto"  # folder of the dataset; "auto": the one found by datasets/folder.py
+CATEGORIES = ()  # such as ("gear", "metal_nut"); () for all categories of the split
+SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+
+SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; the paper uses 5
+REFERENCES = "draw"  # or a CSV in the format of a run's shots.csv: category, shots, seed, image
+LIMIT = None  # use only the first N good images and N of each defect; None for all
+# The model
+MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
+PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"
+PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
+# The machine
+DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
+PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
+BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
+# The results
+HEATMAPS = "all"  # "all", "none", or the first N of each defect
+RESULT_DIR = "auto"  # "auto": result/NAME/
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    main(globals(), "folder", kind=FolderSettings)

@@ -1,0 +1,477 @@
+"""A user's own dataset as a benchmark: layouts, CSV files, references, runs of run_folder.py."""
+
+import runpy
+import shutil
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import mvtec
+from datasets.decode import read_mask
+from datasets.folder import FolderOptions, main
+from datasets.layouts import MASK_FOLDERS
+from datasets.prepare import Options, prepare
+from datasets.splits import Sample, read_root, read_split
+from tests.benches import contents
+from tests.conftest import PROJECT
+from tests.layouts import make_mvtec, save_pair
+from utils.errors import InputError
+from utils.run.benchmark import run
+from utils.run.settings import FolderSettings, Settings
+
+SIZE = (48, 64)
+
+
+def split_of(root: Path | None, splits: Path, **options) -> list[Sample]:
+    files = main(FolderOptions("parts", root, splits_folder=splits, **options))
+    return read_split(files[0])
+
+
+def kinds(samples: list[Sample]) -> Counter:
+    return Counter((s.class_name, s.split, s.label, s.defect, bool(s.mask)) for s in samples)
+
+
+def write_mask(path: Path, box: tuple[int, int, int, int] | None) -> None:
+    pixels = np.zeros(SIZE, np.uint8)
+    if box:
+        pixels[box[0] : box[1], box[2] : box[3]] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_images(root: Path, *paths: str, seed: int = 0) -> None:
+    rng = np.random.default_rng([seed, *map(ord, paths[0])])
+    for path in paths:
+        save_pair(rng, root / path, None, SIZE)
+
+
+def test_mvtecs_layout_gives_the_split_of_its_own_script(tmp_path, capsys):
+    root = make_mvtec(tmp_path / "raw")
+    options = Options(root, splits_folder=tmp_path, allow_incomplete=True)
+    official = prepare(mvtec.MVTEC, options)
+    capsys.readouterr()
+    files = main(FolderOptions("parts", root, splits_folder=tmp_path))
+    assert [file.name for file in files] == ["parts.csv", "parts_meta.json"]
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in official]
+    assert read_root("parts", tmp_path) == root.resolve()
+    printed = capsys.readouterr().out
+    assert "note:" not in printed and "/209" not in printed
+    assert "python run_folder.py --name parts" in printed
+
+
+def test_one_category_may_lack_the_top_folder(tmp_path):
+    root = make_mvtec(tmp_path, ["gear"]) / "gear"
+    samples = split_of(root, tmp_path / "splits")
+    assert {s.class_name for s in samples} == {"gear"}
+    assert samples[0].image == "test/good/000.png"
+    samples = split_of(root, tmp_path / "splits", category="gear wheel")
+    assert {s.class_name for s in samples} == {"gear wheel"}
+
+
+def test_the_only_subfolder_is_the_dataset(tmp_path):
+    make_mvtec(tmp_path / "raw" / "archive_v2")
+    samples = split_of(tmp_path / "raw", tmp_path / "splits")
+    assert samples[0].image.startswith("bottle/")
+    assert read_root("parts", tmp_path / "splits") == (tmp_path / "raw" / "archive_v2").resolve()
+
+
+def test_the_layout_of_mvtec_ad_2(tmp_path, capsys):
+    can = tmp_path / "raw" / "can"
+    write_images(can, "train/good/000_regular.png", "train/good/001_regular.png")
+    write_images(can, "validation/good/000_regular.png", "test_private/000_regular.png")
+    write_images(can, "test_public/good/000_regular.png", "test_public/bad/000_regular.png")
+    write_mask(can / "test_public/ground_truth/bad/000_regular_mask.png", (0, 9, 0, 9))
+    assert kinds(split_of(tmp_path / "raw", tmp_path / "splits")) == {
+        ("can", "train", 0, "good", False): 2,
+        ("can", "test", 0, "good", False): 1,
+        ("can", "test", 1, "bad", True): 1,
+    }
+    printed = capsys.readouterr().out
+    assert "files that are not used: 1 in can/test_private/, 1 in can/validation/good/" in printed
+
+
+def test_the_masks_of_mvtec_loco_ad_are_united(tmp_path):
+    root = tmp_path / "raw"
+    kind = "logical_anomalies"
+    write_images(root, "screw_bag/train/good/000.png", "screw_bag/test/good/000.png")
+    write_images(root, f"screw_bag/test/{kind}/000.png", f"screw_bag/test/{kind}/001.png")
+    write_images(root, "screw_bag/test/structural_anomalies/000.png")
+    truth = root / "screw_bag/ground_truth"
+    write_mask(truth / kind / "000/000.png", (0, 8, 0, 8))
+    write_mask(truth / kind / "000/001.png", (40, 48, 0, 64))
+    write_mask(truth / kind / "001/000.png", (0, 8, 0, 8))
+    write_mask(truth / "structural_anomalies/000/000.png", (20, 24, 20, 24))
+    samples = split_of(root, tmp_path / "splits")
+    assert [s.mask for s in samples if s.label] == [
+        f"screw_bag/ground_truth/{kind}/000",
+        f"screw_bag/ground_truth/{kind}/001",
+        "screw_bag/ground_truth/structural_anomalies/000",
+    ]
+    mask = read_mask(root / samples[1].mask, SIZE[::-1])
+    assert mask.sum() == 8 * 8 + 8 * 64
+    assert mask[0, 0] and mask[47, 63] and not mask[20, 20]
+
+
+def test_the_layout_of_btad(tmp_path):
+    root = tmp_path / "raw" / "BTech_Dataset_transformed"
+    for category, suffix in (("01", "bmp"), ("02", "png")):
+        names = ("train/ok/0000", "test/ok/0001", "test/ko/0000")
+        write_images(root / category, *(f"{name}.{suffix}" for name in names))
+        write_mask(root / category / "ground_truth/ko/0000.png", (0, 9, 0, 9))
+    write_mask(root / "01/ground_truth/ok/0001.png", None)
+    assert kinds(split_of(tmp_path / "raw", tmp_path / "splits")) == {
+        (category, *kind): 1
+        for category in ("01", "02")
+        for kind in (
+            ("train", 0, "good", False),
+            ("test", 0, "good", False),
+            ("test", 1, "ko", True),
+        )
+    }
+
+
+def test_the_layout_of_kolektorsdd2(tmp_path, capsys):
+    root = tmp_path / "KolektorSDD2"
+    boxes = {"train/10000": None, "train/10301": (0, 9, 0, 9), "test/20000": None}
+    boxes |= {"test/20003": (5, 9, 5, 9), "test/20004": None}
+    for index, (stem, box) in enumerate(boxes.items()):
+        write_images(root, f"{stem}.png", seed=index)
+        write_mask(root / f"{stem}_GT.png", box)
+    samples = split_of(root, tmp_path / "splits", category="commutator surface")
+    assert kinds(samples) == {
+        ("commutator surface", "train", 0, "good", False): 1,
+        ("commutator surface", "train", 1, "anomaly", True): 1,
+        ("commutator surface", "test", 0, "good", False): 2,
+        ("commutator surface", "test", 1, "anomaly", True): 1,
+    }
+    printed = capsys.readouterr().out
+    assert "1 anomalous train images of commutator surface are not used" in printed
+    assert "files that are not used" not in printed
+
+
+@pytest.mark.parametrize("folder", MASK_FOLDERS)
+@pytest.mark.parametrize("name", ["dent/000.png", "dent/000_mask.png", "000_GT.bmp"])
+def test_masks_lie_in_folders_of_several_names(tmp_path, folder, name):
+    root = tmp_path / "raw"
+    write_images(root, "gear/train/good/0.png", "gear/test/good/000.png", "gear/test/dent/000.png")
+    write_mask(root / "gear" / folder / name, (0, 9, 0, 9))
+    samples = split_of(root, tmp_path / "splits")
+    assert [s.mask for s in samples if s.label] == [f"gear/{folder}/{name}"]
+
+
+def test_a_mask_beside_its_image_is_no_image(tmp_path):
+    root = tmp_path / "raw"
+    write_images(root, "gear/train/good/0.png", "gear/test/good/0_mask.png", "gear/test/dent/1.png")
+    write_mask(root / "gear/test/dent/1.mask.png", (0, 9, 0, 9))
+    samples = split_of(root, tmp_path / "splits")
+    assert [(s.image, s.mask) for s in samples if s.split == "test"] == [
+        ("gear/test/good/0_mask.png", ""),  # there is no image 0.png
+        ("gear/test/dent/1.png", "gear/test/dent/1.mask.png"),
+    ]
+
+
+def test_a_mask_of_two_images_is_refused(tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["gear"], each=1)
+    shutil.rmtree(root / "gear/ground_truth")
+    write_mask(root / "gear/ground_truth/000.png", (0, 9, 0, 9))
+    with pytest.raises(InputError, match=r"ground_truth/000\.png is the mask of two images"):
+        split_of(root, tmp_path / "splits")
+
+
+def test_masks_are_optional(tmp_path, capsys):
+    root = make_mvtec(tmp_path / "raw")
+    shutil.rmtree(root / "bottle/ground_truth")
+    (root / "metal_nut/ground_truth/crack/001_mask.png").unlink()
+    samples = split_of(root, tmp_path / "splits")
+    masks = Counter((s.class_name, bool(s.mask)) for s in samples if s.label)
+    assert masks == {("bottle", False): 4, ("metal_nut", True): 3, ("metal_nut", False): 1}
+    printed = capsys.readouterr().out
+    assert "bottle has no masks, so it has image metrics alone" in printed
+    assert "1 of 4 anomalous images of metal_nut have no mask, so its pixel metrics" in printed
+
+
+def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, capsys):
+    root = make_mvtec(tmp_path / "raw", ["gear", "nut"], train=1, good=9)
+    shutil.rmtree(root / "gear/train")
+    samples = split_of(root, tmp_path / "a")
+    train = [s.image for s in samples if s.split == "train"]
+    assert len([image for image in train if image.startswith("gear/")]) == 4
+    assert [image for image in train if image.startswith("nut/")] == ["nut/train/good/000.png"]
+    tested = [s.image for s in samples if s.class_name == "gear" and s.split == "test"]
+    assert len(tested) == 5 + 4
+    assert not set(train) & set(tested)
+    assert (
+        "gear has no train images: 4 of its 9 good test images, drawn with seed 0, are references "
+        "and are not tested"
+    ) in capsys.readouterr().out
+    assert split_of(root, tmp_path / "b") == samples
+    assert sum(s.split == "train" for s in split_of(root, tmp_path / "c", references=8)) == 8 + 1
+    for count in (0, 9):
+        with pytest.raises(InputError, match="at least one must, and one must be left"):
+            split_of(root, tmp_path / "d", references=count)
+    assert not (tmp_path / "d").exists()
+
+
+def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
+    root = tmp_path / "raw"
+    write_images(root, "gear/OK/0.png", "gear/OK/1.png", "gear/scratch/0.png")
+    assert kinds(split_of(root, tmp_path / "splits")) == {
+        ("gear", "train", 0, "good", False): 1,
+        ("gear", "test", 0, "good", False): 1,
+        ("gear", "test", 1, "scratch", False): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["a/b/c/d/0.png"], "has no layout that is known"),
+        (["gear/test/a/0.png", "gear/test/b/0.png"], "images in the folders a, b; name the one"),
+        (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
+        (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
+        (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
+    ],
+)
+def test_a_folder_that_is_not_understood_is_refused(tmp_path, paths, message):
+    for path in paths:
+        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith(".png"):
+            write_images(tmp_path / "raw", path)
+    with pytest.raises(InputError, match=message):
+        split_of(tmp_path / "raw", tmp_path / "splits")
+    assert not (tmp_path / "splits").exists()
+
+
+def test_damaged_files_are_named(tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["gear"])
+    (root / "gear/test/good/000.png").write_bytes(b"")
+    write_mask(root / "gear/ground_truth/crack/001_mask.png", (0, 9, 0, 9))
+    with pytest.raises(InputError) as caught:
+        split_of(root, tmp_path / "splits")
+    assert "(2 in total)" in str(caught.value)
+    assert "good/000.png cannot be read" in str(caught.value)
+    assert "001_mask.png is 64 x 48 pixels, its image 96 x 96" in str(caught.value)
+
+
+def test_a_test_image_that_is_a_copy_of_a_train_image_is_refused(tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["gear"])
+    shutil.copyfile(root / "gear/train/good/001.png", root / "gear/test/good/009.png")
+    with pytest.raises(
+        InputError, match=r"009\.png is a copy of the train image gear/train/good/001"
+    ):
+        split_of(root, tmp_path / "splits")
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Return a folder with three good images, two with a dent and their masks."""
+    root = tmp_path / "my images"
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        save_pair(rng, root / f"good {number}.png", None, SIZE)
+    for number in range(2):
+        save_pair(rng, root / f"dent/{number}.png", root / f"masks/{number}.png", SIZE)
+    return root
+
+
+ROWS = [
+    ("image", "Label", "mask", "split"),
+    ("good 0.png", "good", "", "train"),
+    ("good 1.png", "OK", "", "train"),
+    ("good 2.png", "0", "", "test"),
+    ("dent/0.png", "dent", "masks/0.png", "test"),
+    ("dent/1.png", "1.0", "masks/1.png", "test"),  # as pandas writes a column with gaps
+]
+
+
+def write_csv(path: Path, rows, separator: str = ",", encoding: str = "utf-8") -> Path:
+    path.write_text("\r\n".join(map(separator.join, rows)) + "\r\n", encoding, newline="")
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_of_any_separator_is_read(images, tmp_path, separator, encoding):
+    file = write_csv(images / "größe.csv", ROWS, separator, encoding)
+    samples = split_of(None, tmp_path / "splits", csv=file)
+    assert samples == [
+        Sample("parts", "test", 0, "good", "good 2.png", ""),
+        Sample("parts", "test", 1, "anomaly", "dent/1.png", "masks/1.png"),
+        Sample("parts", "test", 1, "dent", "dent/0.png", "masks/0.png"),
+        Sample("parts", "train", 0, "good", "good 0.png", ""),
+        Sample("parts", "train", 0, "good", "good 1.png", ""),
+    ]
+    assert read_root("parts", tmp_path / "splits") == images.resolve()
+
+
+def test_the_paths_of_a_csv_are_relative_absolute_or_windows_paths(images, tmp_path):
+    expected = split_of(None, tmp_path / "a", csv=write_csv(images / "list.csv", ROWS))
+    (tmp_path / "lists").mkdir()
+    file = tmp_path / "lists" / "list.csv"
+    absolute = [ROWS[0]]
+    for image, label, mask, split in ROWS[1:]:
+        absolute.append((str(images / image), label, mask and str(images / mask), split))
+    write_csv(file, absolute)
+    assert split_of(None, tmp_path / "b", csv=file) == expected
+    assert read_root("parts", tmp_path / "b") == images.resolve()
+    write_csv(file, [[cell.replace("/", "\\") for cell in row] for row in ROWS])
+    assert split_of(images, tmp_path / "c", csv=file) == expected
+    up = [[cell and f"../my images/{cell}" if ".png" in cell else cell for cell in r] for r in ROWS]
+    write_csv(file, up)
+    assert split_of(None, tmp_path / "d", csv=file) == expected
+
+
+def test_a_csv_with_all_columns_or_the_fewest(images, tmp_path, capsys):
+    rows = [("image", "label", "category", "defect", "split", "note")]
+    rows += [("good 0.png", "ok", "gear", "", "train", "a")]
+    rows += [(f"good {n}.png", "0", "gear", "", s, "") for n, s in ((1, "test"), (2, "val"))]
+    rows += [("dent/0.png", "1", "gear", "scratch", "test", ""), ("", "", "", "", "", "")]
+    samples = split_of(None, tmp_path / "a", csv=write_csv(images / "a.csv", rows))
+    assert kinds(samples) == {
+        ("gear", "train", 0, "good", False): 1,
+        ("gear", "test", 0, "good", False): 1,
+        ("gear", "test", 1, "scratch", False): 1,
+    }
+    assert "1 validation images are not used" in capsys.readouterr().out
+    fewest = write_csv(images / "b.csv", [row[:2] for row in ROWS])
+    samples = split_of(None, tmp_path / "b", csv=fewest, category="gear")
+    assert kinds(samples) == {
+        ("gear", "train", 0, "good", False): 1,
+        ("gear", "test", 0, "good", False): 2,
+        ("gear", "test", 1, "dent", False): 1,
+        ("gear", "test", 1, "anomaly", False): 1,
+    }
+
+
+def test_a_csv_unites_the_masks_of_a_folder(images, tmp_path):
+    rows = [ROWS[0], *ROWS[1:4], ("dent/0.png", "dent", "masks", "test")]
+    samples = split_of(None, tmp_path / "a", csv=write_csv(images / "a.csv", rows))
+    assert [s.mask for s in samples if s.label] == ["masks"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("gone.png", "good", "", "test"), "line 7: there is no image .*gone.png"),
+        (("dent/0.png", "", "", "test"), 'line 7: the label is ""; expected 0, 1, good'),
+        (("dent/0.png", "-1", "", "test"), 'the label is "-1"'),
+        (("dent/0.png", "FALSE", "", "test"), 'the label is "FALSE"'),
+        (("dent/0.png", "dent", "gone.png", "test"), "there is no mask .*gone.png"),
+        (("dent/0.png", "dent", "", "later"), 'the split is "later"; expected train, test or val'),
+        (("dent/0.png", "dent", "masks/0.png", "test"), "line 7: the image is listed twice"),
+        (("my.png", "good", "masks/0.png", "test"), "labelled good, and its mask .* is not blank"),
+        (("dent/0.png", "dent"), "has 2 fields in line 7, and 4 columns"),
+    ],
+)
+def test_a_bad_row_of_a_csv_is_named_by_its_line(images, tmp_path, row, message):
+    shutil.copyfile(images / "good 0.png", images / "my.png")
+    file = write_csv(images / "a.csv", [*ROWS, row])
+    with pytest.raises(InputError, match=message):
+        split_of(None, tmp_path / "splits", csv=file)
+    assert not (tmp_path / "splits").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "lists no images"),
+        (b"image,label\n", "lists no images"),
+        (b"file,class\na.png,good\n", "has no column image, label"),
+        ("image,label\nä.png,good\n".encode("latin-1"), "is not UTF-8; save it as CSV UTF-8"),
+        (None, "gone.csv cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, message):
+    file = tmp_path / "gone.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        split_of(None, tmp_path / "splits", csv=file)
+
+
+def test_the_options_must_name_a_dataset(tmp_path):
+    with pytest.raises(InputError, match="--data-root DIR, or --csv FILE"):
+        split_of(None, tmp_path)
+    with pytest.raises(InputError, match="gone is not a folder"):
+        split_of(Path("gone"), tmp_path)
+    with pytest.raises(InputError, match=r"^NAME = "):
+        main(FolderOptions("mvtec", tmp_path))
+
+
+def folder_settings(settings: Settings, **changes) -> FolderSettings:
+    """Return `settings` for the benchmark "parts"."""
+    values = {name: value for name, value in vars(settings).items() if name != "dataset"}
+    return FolderSettings("folder", **values | changes, name="parts")
+
+
+def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings, tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["gear"], good=5)
+    shutil.rmtree(root / "gear/ground_truth")
+    shutil.rmtree(root / "gear/train")
+    split_of(root, tmp_path / "splits")
+    split = str(tmp_path / "splits/parts.csv")
+    changes = {"split": split, "data_root": str(root), "result_dir": str(tmp_path / "result")}
+    text = run(folder_settings(mvtec_settings, **changes))
+    assert text.startswith("# WinCLIP on parts\n")
+    for absent in ("OFFICIAL", "published", "paper", "15"):
+        assert absent not in text
+    assert "image_auroc" in text
+    assert "pixel_auroc: undefined in 1 of 1 categories" in text
+    page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
+    assert "<title>WinCLIP on parts" in page
+    assert "gear/test/good" in (tmp_path / "result/shots.csv").read_text()
+    official = replace(mvtec_settings, **changes | {"result_dir": str(tmp_path / "other")})
+    run(official)  # a split without masks also works with --split of another runner
+    name = "scores/gear.npz"
+    assert contents(tmp_path / "other")[name] == contents(tmp_path / "result")[name]
+    note = "NOT THE OFFICIAL DATA: of 15 categories, 15 are missing, 1 are not among them"
+    assert note in (tmp_path / "other/summary.md").read_text(encoding="utf-8")
+
+
+def test_settings_follow_the_name(monkeypatch):
+    settings = FolderSettings("folder", name="parts", split="s.csv", data_root="raw")
+    assert settings.resolve().result_dir == str(PROJECT / "result" / "parts")
+    assert replace(settings, pretrained="random").result_folder.name == "parts-random"
+    with pytest.raises(InputError, match=r"--name parts first"):
+        replace(settings, data_root="auto").resolve()
+    for name in ("", "visa", "../x"):
+        with pytest.raises(InputError, match=r"^NAME"):
+            replace(settings, name=name).resolve()
+
+
+def test_renamed_categories_of_real_images_get_the_metrics_of_run_winclip(
+    shared_data, mvtec_settings, tmp_path, monkeypatch
+):
+    names = {"bottle": "widget", "hazelnut": "gear"}
+    for name, new in names.items():
+        for root, folder in ((tmp_path / "raw", name), (tmp_path / "own", new)):
+            root.mkdir(exist_ok=True)
+            (root / folder).symlink_to(shared_data / "mvtec" / name)
+    options = Options(tmp_path / "raw", splits_folder=tmp_path, allow_incomplete=True)
+    renamed, _ = prepare(mvtec.MVTEC, options)
+    text = renamed.read_text()
+    for name, new in names.items():
+        text = text.replace(f"{name},", f"{new},").replace(f"{name}/", f"{new}/")
+    split_of(tmp_path / "own", tmp_path)
+    own = tmp_path / "parts.csv"
+    lines = text.splitlines()
+    assert own.read_text().splitlines() == [lines[0], *sorted(lines[1:])]
+    renamed.write_text(text)
+    changes = {"data_root": str(tmp_path / "own"), "split": str(renamed), "limit": 1}
+    changes |= {"shots": (0, 1), "seeds": (0,), "heatmaps": "none", "batch_size": 2}
+    run(replace(mvtec_settings, **changes, result_dir=str(tmp_path / "official")))
+    words = ["--name", "parts", "--data-root", tmp_path / "own", "--split", own, "--limit", 1]
+    words += ["--shots", 0, 1, "--seeds", 0, "--heatmaps", "none", "--batch-size", 2]
+    words += ["--model", mvtec_settings.model, "--pretrained", "random", "--num-workers", 0]
+    words += ["--result-dir", tmp_path / "ours"]
+    monkeypatch.setattr(sys, "argv", ["run_folder.py", *map(str, words)])
+    runpy.run_path(str(PROJECT / "run_folder.py"), run_name="__main__")
+    official, ours = contents(tmp_path / "official"), contents(tmp_path / "ours")
+    assert len(ours["metrics.csv"].splitlines()) == 1 + 2 * 2 * 7
+    for name in ("metrics.csv", "shots.csv", "scores/widget.npz", "scores/gear.npz"):
+        assert official[name] == ours[name]
