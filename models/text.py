@@ -11,9 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import finish_block, has_plain_blocks, project_qkv, split_heads
+from models.blocks import (
+    add_attention,
+    add_mlp,
+    attend,
+    project_qkv,
+    split_heads,
+    unsupported_part,
+)
 
-TEXT_BATCH = 1024  # prompts encoded together; bounds memory, does not affect embeddings
+TEXT_BATCH = 1024  # prompts encoded together; bounds memory
 
 
 @torch.inference_mode()
@@ -40,7 +47,7 @@ def can_share_prefixes(text: nn.Module) -> bool:
     """Return True for a tower like CLIP's: causal, of plain blocks, read at the end token."""
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     causal = pool == "argmax" and getattr(text, "attn_mask", None) is not None
-    return causal and getattr(text, "cls_emb", None) is None and has_plain_blocks(text)
+    return causal and getattr(text, "cls_emb", None) is None and not unsupported_part(text)
 
 
 def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
@@ -56,16 +63,15 @@ def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
     x = (text.token_embedding(tokens) + text.positional_embedding[:length]).flatten(0, 1)[first]
     heads = last.attn.num_heads
     for block in blocks:
-        q, k, v = (split_heads(tensor[nodes], 1, heads) for tensor in project_qkv(block, x))
+        q, k, v = (split_heads(t[nodes], heads) for t in project_qkv(block, x).chunk(3, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        x = finish_block(block, x, attended.reshape(count * length, -1)[first])
+        x = add_mlp(block, add_attention(block, x, attended.reshape(count * length, -1)[first]))
     # The last block computes only the end tokens.
     end_nodes = nodes[torch.arange(count), ends]
-    q, k, v = project_qkv(last, x)
-    q, k, v = (split_heads(t, 1, heads) for t in (q[end_nodes][:, None], k[nodes], v[nodes]))
+    q, k, v = project_qkv(last, x).chunk(3, dim=-1)
     visible = torch.arange(length, device=tokens.device) <= ends[:, None]  # (P, L)
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None])
-    x = text.ln_final(finish_block(last, x[end_nodes], attended.flatten(1)))
+    attended = attend(q[end_nodes][:, None], k[nodes], v[nodes], heads, mask=visible[:, None, None])
+    x = text.ln_final(add_mlp(last, add_attention(last, x[end_nodes], attended[:, 0])))
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
