@@ -143,8 +143,8 @@ class WindowedEncoder:
         groups = self.token_index.split(self.group_tokens)
         rows = torch.cat([(starts + group).flatten() for group in groups])
         tokens = tokens.flatten(0, 1)
-        shared_qkv = project_qkv(first, tokens)  # once per patch, for all windows
-        attended = self._attend(first, shared_qkv[rows])
+        # Queries, keys and values are computed once per patch, for all windows.
+        attended = self._attend(first, project_qkv(first, tokens)[rows])
         x = add_attention(first, tokens[rows], attended)
         del attended  # here and below, before the MLP takes the most memory
         x = add_mlp(first, x)
