@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import anomalib_winclip, largest_difference
-from models.device import check_precision, resolve_device, to_device
-from models.encoder import WindowedEncoder, tf32_matmul
+from models.device import check_precision, matmul_precision, resolve_device, to_device
+from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
 from models.text import encode_states
 from models.weights import RANDOM, load_clip
@@ -51,12 +51,9 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     visual = encoder.visual
     width, blocks = visual.conv1.out_channels, len(visual.transformer.resblocks)
     hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
-    patches, tokens, read = (
-        encoder.group_tokens[0] - 1,
-        len(encoder.token_index),
-        len(encoder.output_index),
-    )
+    patches, tokens = encoder.group_tokens[0] - 1, len(encoder.token_index)
     windows = sum(count for count, _ in encoder.group_shapes[1:])
+    read = encoder.full_outputs + windows
     pixels = visual.conv1.weight[0].numel()
     rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
     products = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]
@@ -80,7 +77,7 @@ def bare_products(
     }
 
     def run() -> None:
-        with tf32_matmul(tf32):
+        with matmul_precision(tf32):
             for rows, width, out in products:
                 F.linear(inputs[rows, width], weights[width, out])
 

@@ -1,50 +1,81 @@
 """The steps of open_clip's residual attention block, as functions of the block's own modules.
 
 A block is x + Attention(LN(x)), then x + MLP(LN(x)). Here its steps are separate, so that a tower
-can share projections between sequences and skip tokens that are never read.
+can share projections between sequences, skip tokens that are never read, and free each tensor as
+soon as it has been used.
 
-Shapes: B images, S sequences of L tokens for each image, D the width, H heads.
+Shapes: S sequences of L tokens each, D the width, H heads.
 """
 
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-
-def has_plain_blocks(tower: nn.Module) -> bool:
-    """Return True if a tower consists of open_clip's plain residual attention blocks only."""
-    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
-    return len(blocks) > 0 and all(
-        isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-        for block in blocks
-    )
+# All that a block and its attention may contain; dropout does nothing in eval mode.
+BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
+ATTENTION_PARTS = {"in_proj_weight", "in_proj_bias", "out_proj", "attn_drop", "out_drop"}
 
 
-def project_qkv(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise tokens (..., D) and return their queries, keys and values, (..., D) each."""
-    attn = block.attn
-    return F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+def unsupported_part(tower: nn.Module) -> str:
+    """Return the first thing in a tower's blocks that this module cannot compute, "" if none.
 
-
-def split_heads(tokens: Tensor, sequences: int, heads: int) -> Tensor:
-    """Reshape (B, S * L, D) to (B * S, H, L, D / H), where S is `sequences` and H is `heads`."""
-    batch, _, width = tokens.shape
-    split = tokens.reshape(batch * sequences, -1, heads, width // heads)
-    return split.transpose(1, 2)
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, sequences: int, heads: int) -> Tensor:
-    """Compute attention within each of S sequences of equal length.
-
-    `queries`, `keys` and `values` are (B, S * L, D); a sequence may have fewer queries than keys.
-    The result has the shape of `queries`.
+    The contents of a block decide, not its class: its attention is torch's MultiheadAttention up to
+    open_clip 3 and open_clip's own from 4.0 on.
     """
-    q, k, v = (split_heads(tokens, sequences, heads) for tokens in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(queries.shape)
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
+    if len(blocks) == 0:
+        return "it has no residual attention blocks"
+    return next(filter(None, map(_unsupported_part, blocks)), "")
 
 
-def attend_from_class_token(block: nn.Module, x: Tensor, sequences: int) -> Tensor:
-    """Compute attention of each sequence's first token only: (B, S * L, D) to (B, S, D).
+def _unsupported_part(block: nn.Module) -> str:
+    attn = getattr(block, "attn", None)
+    if missing := {"ln_1", "attn", "ln_2", "mlp"} - contents(block):
+        return f"its blocks have no {min(missing)}"
+    if missing := {"in_proj_weight", "in_proj_bias", "out_proj"} - contents(attn):
+        return f"its attention has no {min(missing)}"
+    if extra := contents(block) - BLOCK_PARTS:
+        return f"its blocks have {', '.join(sorted(extra))}"
+    if extra := contents(attn) - ATTENTION_PARTS:
+        return f"its attention has {', '.join(sorted(extra))}"
+    if getattr(attn, "add_zero_attn", False):
+        return "its attention has add_zero_attn"
+    if getattr(attn, "scale", attn.head_dim**-0.5) != attn.head_dim**-0.5:
+        return "its attention scales logits in its own way"
+    return "" if isinstance(block.mlp, nn.Sequential) else "its MLP is not a sequence of layers"
+
+
+def contents(module: nn.Module | None) -> set[str]:
+    """Return the names of a module's own parameters, and of its children but identities."""
+    if module is None:
+        return set()
+    children = module.named_children()
+    active = {name for name, child in children if not isinstance(child, nn.Identity)}
+    return active | {name for name, _ in module.named_parameters(recurse=False)}
+
+
+def project_qkv(block: nn.Module, x: Tensor) -> Tensor:
+    """Normalise tokens (..., D) and return their queries, keys and values: (..., 3 * D)."""
+    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """View (S, L, D) as (S, H, L, D / H)."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Compute attention within each sequence: (S, L, D) each to the shape of `queries`.
+
+    A sequence may have fewer queries than keys. `mask` (L, L) is added to the logits.
+    """
+    q, k, v = (split_heads(tokens, heads) for tokens in (queries, keys, values))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def attend_from_class_token(block: nn.Module, x: Tensor) -> Tensor:
+    """Compute attention of each sequence's first token only: (S, L, D) to (S, D).
 
     With one query q per sequence and tokens x, two identities (exact up to rounding)
     avoid computing keys and values for all tokens:
@@ -54,20 +85,27 @@ def attend_from_class_token(block: nn.Module, x: Tensor, sequences: int) -> Tens
     - sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) + b_v, because the weights a_i sum to 1: mix
       tokens first, project once.
     """
-    attn, (batch, _, width) = block.attn, x.shape
+    attn = block.attn
     heads = attn.num_heads
-    tokens = block.ln_1(x).reshape(batch * sequences, -1, width)  # (B * S, L, D)
+    tokens = block.ln_1(x)
     w_q, w_k, w_v = attn.in_proj_weight.unflatten(0, (3, heads, -1))  # each (H, D / H, D)
     b_q, _, b_v = attn.in_proj_bias.chunk(3)
     queries = F.linear(tokens[:, 0], w_q.flatten(0, 1), b_q).unflatten(1, (heads, -1))
-    folded = (queries.transpose(0, 1) @ w_k).transpose(0, 1)  # W_k^T q: (B * S, H, D)
-    logits = folded @ tokens.transpose(1, 2) / attn.head_dim**0.5  # (B * S, H, L)
-    mixed = logits.softmax(dim=-1) @ tokens  # sum_i a_i x_i: (B * S, H, D)
-    values = mixed.transpose(0, 1) @ w_v.transpose(1, 2)  # (H, B * S, D / H)
-    return (values.transpose(0, 1).flatten(1) + b_v).unflatten(0, (batch, sequences))
+    folded = (queries.transpose(0, 1) @ w_k).transpose(0, 1)  # W_k^T q: (S, H, D)
+    logits = folded @ tokens.transpose(1, 2) / attn.head_dim**0.5  # (S, H, L)
+    mixed = logits.softmax(dim=-1) @ tokens  # sum_i a_i x_i: (S, H, D)
+    values = mixed.transpose(0, 1) @ w_v.transpose(1, 2)  # (H, S, D / H)
+    return values.transpose(0, 1).flatten(1) + b_v
 
 
-def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-    """Run the rest of a block after attention: output projection, MLP and both residual sums."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+def add_attention(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+    """Project what the heads of a block attended to, and add it: (..., D) each to (..., D)."""
+    return x + block.ls_1(block.attn.out_proj(attended))
+
+
+def add_mlp(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block's second half: (..., D) to (..., D)."""
+    hidden = block.ln_2(x)
+    for layer in block.mlp:  # not block.mlp(hidden), which would keep its input until the end
+        hidden = layer(hidden)
+    return x + block.ls_2(hidden)

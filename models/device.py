@@ -1,12 +1,15 @@
 """The device and the precision of a run."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from utils.errors import InputError
+from utils.errors import InputError, describe_error
 
 DTYPES = {
     "fp32": torch.float32,
@@ -19,39 +22,103 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and
 
 
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:
-    """Return the device for DEVICE; "auto" is CUDA if torch sees a GPU, otherwise the CPU.
+    """Return the device for DEVICE, and make a GPU torch's current one.
 
-    `deterministic` makes torch refuse operations whose results may differ between two runs on one
-    GPU. Raises InputError for a name that torch does not know and for a missing device.
+    "auto" is CUDA if torch sees a GPU, otherwise the CPU; "auto" and "cuda" without a number mean
+    torch's current GPU. `deterministic` makes torch refuse operations whose results may differ
+    between two runs on one GPU. Raises InputError for other names, a missing GPU, and one on which
+    a small product fails.
     """
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    unknown = f'DEVICE = "{name}": expected "auto", "cpu", "cuda" or "cuda:N"'
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(unknown) from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(unknown)
     count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
+    check_device_name(name, count)
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    try:
+        index = int(name[5:]) if name.startswith("cuda:") else torch.cuda.current_device()
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        multiply_on(device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the latter
+        raise InputError(
+            f'DEVICE = "{name}": a trial product on the GPU failed ({describe_error(error)}); '
+            "this GPU is busy, or not supported by this build of torch; use --device cpu"
+        ) from error
+    return device
+
+
+def check_device_name(name: str, count: int) -> None:
+    """Raise InputError for a DEVICE that is misspelled, not supported or beyond `count` GPUs."""
+    match = re.fullmatch(r"(auto|cpu|cuda(:\d+)?)|(\w+)(:\d+)?", name, re.ASCII)
+    if match and match[1]:
+        number = int((match[2] or ":0")[1:])
+        if name in ("auto", "cpu") or number < count:
+            return
         problem = f"there is no such GPU; torch sees {count}, numbered from 0"
         if not count:
             problem = (
                 'torch sees no GPU; use "cpu", or check the driver and that torch is a CUDA build'
             )
-        raise InputError(f'DEVICE = "{name}": {problem}')
-    return device
+    else:
+        kind = match[3] if match else ""
+        problem = 'expected "auto", "cpu", "cuda" or "cuda:N"'
+        if kind in ("mps", "xpu"):
+            problem = f"{kind} is not supported; {problem}"
+        elif kind == "cpu":
+            problem = f"a CPU has no number; {problem}"
+    raise InputError(f'DEVICE = "{name}": {problem}')
+
+
+def multiply_on(device: torch.device) -> None:
+    """Compute a small product on a GPU; raises torch's error if it has no kernels for that GPU."""
+    ones = torch.ones(16, 16, device=device)
+    (ones @ ones).cpu()
 
 
 def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
     """Move an open_clip model to `device`, its vision tower in `precision`; text stays in fp32."""
-    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions is True
+    set_matmul_precision(tf32=False)
     model.to(device)
     model.visual.to(DTYPES[precision])
+
+
+def set_matmul_precision(tf32: bool) -> None:
+    """Make CUDA compute fp32 products and convolutions in fp32, or in TF32.
+
+    This overrides TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 and torch's `fp32_precision` settings.
+    """
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    for operation in ("conv", "rnn"):  # torch's newer settings, where it has them
+        if setting := getattr(torch.backends.cudnn, operation, None):
+            setting.fp32_precision = "tf32" if tf32 else "ieee"
+
+
+@contextmanager
+def matmul_precision(tf32: bool) -> Iterator[None]:
+    """Compute fp32 products in TF32 inside the block if `tf32`, and in fp32 outside it."""
+    set_matmul_precision(tf32)
+    try:
+        yield
+    finally:
+        set_matmul_precision(tf32=False)
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Keep torch from using cuDNN's attention inside the block.
+
+    It is the first choice on Hopper in half precision, and plans anew for every shape, which takes
+    seconds in all.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def check_precision(device: torch.device, precision: str) -> str:

@@ -6,33 +6,40 @@ only in its attention; positional embeddings and ln_pre are applied first, as in
 pass.
 
 All sequences lie side by side in one list of tokens, so that each layer runs once. For a grid of
-15 x 15 and windows of 2 and 3 patches, it holds 2,896 tokens in 366 sequences:
+15 x 15 and windows of 2 and 3 patches, an image has 2,896 tokens in 366 sequences:
 
     full image       1 sequence  of 1 class token + 225 patches =   226 tokens
     2 x 2 windows  196 sequences of 1 class token +   4 patches =   980 tokens (196 x 5)
     3 x 3 windows  169 sequences of 1 class token +   9 patches = 1,690 tokens (169 x 10)
+
+With B images, the list is group-major: B x 226 tokens of full images, then B x 980, then B x 1,690.
+Each group is contiguous, so splitting its heads is a view. On CUDA, attention takes a whole row of
+windows as one sequence (14 x 5 = 70 tokens, or 13 x 10 = 130), with a mask between its windows: the
+kernels work on blocks of 64 or more tokens, most of which a single window would leave empty.
 
 open_clip's modules and weights compute everything. What sequences share (patch embedding, ln_pre,
 the first block's queries, keys and values) is computed once; the last block computes only the
 tokens that are read.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.blocks import (
+    add_attention,
+    add_mlp,
     attend,
     attend_from_class_token,
-    finish_block,
-    has_plain_blocks,
     project_qkv,
+    unsupported_part,
 )
+from models.device import matmul_precision, without_cudnn_attention
 from models.winclip import Features
 from models.windows import window_indices
 from utils.errors import InputError
@@ -42,12 +49,17 @@ from utils.errors import InputError
 PatchTokens = Literal["post_ln", "pre_ln", "penultimate"]
 
 
+RECOMMENDED_MODELS = ("ViT-B-16-plus-240", "ViT-B-32", "ViT-L-14")
+TESTED_OPEN_CLIP = "3.3.0"  # the newest release that has been tested
+
+
 class WindowedEncoder:
     """Embed images and their windows with a frozen vision tower (`model.visual` of open_clip).
 
     `scales` are the windows' sizes in patches. `tf32` runs fp32 matrix products in TF32 on CUDA.
-    Raises InputError for a tower that is not a plain transformer with a class token and two or
-    more blocks, and for a scale that does not fit its grid.
+    `by_rows`: compute attention by rows of windows (None: on CUDA). Raises InputError for a tower
+    that is not a plain transformer with a class token and two or more blocks, and for a scale that
+    does not fit its grid.
     """
 
     def __init__(
@@ -56,6 +68,7 @@ class WindowedEncoder:
         scales: Sequence[int] = (2, 3),
         patch_tokens: PatchTokens = "post_ln",
         tf32: bool = False,
+        by_rows: bool | None = None,
     ):
         check_tower(visual)
         self.visual = visual.eval()
@@ -68,7 +81,7 @@ class WindowedEncoder:
             raise InputError(
                 f"SCALES = {self.scales}: a window of this model is 1 to {largest} patches wide"
             )
-        self._lay_out_sequences()
+        self._lay_out_sequences(self.device.type == "cuda" if by_rows is None else by_rows)
 
     @property
     def device(self) -> torch.device:
@@ -80,8 +93,8 @@ class WindowedEncoder:
         """Return the type of the weights, in which products are computed."""
         return self.visual.class_embedding.dtype
 
-    def _lay_out_sequences(self) -> None:
-        """Precompute the token indices of the layout in the module docstring."""
+    def _lay_out_sequences(self, by_rows: bool) -> None:
+        """Precompute the layout of the module docstring, for one image."""
         patches = self.grid[0] * self.grid[1]
         # Each sequence starts with the class token, index 0; patch p is token p + 1.
         groups = [torch.arange(patches + 1)[None]]
@@ -90,13 +103,18 @@ class WindowedEncoder:
         self.group_shapes = [tuple(group.shape) for group in groups]  # (sequences, tokens in each)
         self.group_tokens = [count * length for count, length in self.group_shapes]
         self.token_index = torch.cat([group.flatten() for group in groups]).to(self.device)
-        lengths = torch.tensor(
-            [length for count, length in self.group_shapes for _ in range(count)]
-        )
-        starts = F.pad(lengths.cumsum(0)[:-1], (1, 0))  # the index of each sequence's class token
+        # For each group: the tokens that attention takes as one sequence, and the mask (or None).
+        self.attended = [(length, None) for _, length in self.group_shapes]
+        if by_rows:
+            for group, size in enumerate(self.scales, start=1):
+                windows, length = self.grid[1] - size + 1, size * size + 1
+                tokens = windows * length
+                mask = row_mask(windows, length).to(self.device, self.dtype)
+                # Attention needs rows at multiples of 8 elements, and else copies at every call.
+                mask = F.pad(mask, (0, -tokens % 8))[:, :tokens]
+                self.attended[group] = (tokens, mask)
         # The last block computes all class tokens, and the full image's patches if they are read.
         self.full_outputs = 1 if self.patch_tokens == "penultimate" else patches + 1
-        self.output_index = torch.cat([torch.arange(self.full_outputs), starts[1:]]).to(self.device)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
@@ -104,48 +122,88 @@ class WindowedEncoder:
 
         `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
-        with tf32_matmul(self.tf32):
+        with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             classes, patches = self._run_blocks(tokens)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
-        image, *windows = embeddings.split([count for count, _ in self.group_shapes], dim=1)
+        counts = [len(pixels) * count for count, _ in self.group_shapes]
+        image, *windows = embeddings.split(counts)
+        windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
         patches = patches.to(torch.float32, copy=True)  # a view would keep all tokens in memory
-        return Features(image[:, 0], tuple(windows), patches, self.grid, self.scales)
+        return Features(image, windows, patches, self.grid, self.scales)
 
     def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run all blocks: tokens (B, 1 + N, D) to class tokens (B, S, D), patches (B, N, D)."""
+        """Run all blocks: tokens (B, 1 + N, D) to class tokens (B * S, D), patches (B, N, D).
+
+        The class tokens are those of the S sequences of each image, group-major.
+        """
+        batch, full, _ = tokens.shape
         first, *middle, last = self.visual.transformer.resblocks
-        shared_qkv = project_qkv(first, tokens)  # once per patch, for all windows
-        x = tokens[:, self.token_index]
-        x = finish_block(
-            first, x, self._attend(first, *(t[:, self.token_index] for t in shared_qkv))
-        )
+        starts = torch.arange(batch, device=tokens.device)[:, None] * full
+        groups = self.token_index.split(self.group_tokens)
+        rows = torch.cat([(starts + group).flatten() for group in groups])
+        tokens = tokens.flatten(0, 1)
+        # Queries, keys and values are computed once per patch, for all windows.
+        attended = self._attend(first, project_qkv(first, tokens)[rows])
+        x = add_attention(first, tokens[rows], attended)
+        del attended  # here and below, before the MLP takes the most memory
+        x = add_mlp(first, x)
         for block in middle:
-            x = finish_block(block, x, self._attend(block, *project_qkv(block, x)))
-        full = tokens.shape[1]
-        penultimate = x[:, 1:full]
-        x = self._last_block(last, x)
-        classes = torch.cat([x[:, :1], x[:, self.full_outputs :]], dim=1)
+            attended = self._attend(block, project_qkv(block, x))
+            x = add_attention(block, x, attended)
+            del attended
+            x = add_mlp(block, x)
+        penultimate = x[: batch * full].unflatten(0, (batch, full))[:, 1:]
+        x = self._last_block(last, x, batch)
+        full_images = x[: batch * self.full_outputs].unflatten(0, (batch, self.full_outputs))
+        classes = torch.cat([full_images[:, 0], x[batch * self.full_outputs :]])
         if self.patch_tokens == "penultimate":
             return classes, penultimate
-        patches = x[:, 1:full]
+        patches = full_images[:, 1:]
         return classes, self.visual.ln_post(patches) if self.patch_tokens == "post_ln" else patches
 
-    def _attend(self, block: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Compute attention within each sequence: (B, T, D) to (B, T, D)."""
-        groups = (tokens.split(self.group_tokens, dim=1) for tokens in (queries, keys, values))
-        counts, heads = (count for count, _ in self.group_shapes), block.attn.num_heads
-        attended = [attend(*group, heads) for group in zip(*groups, counts, strict=True)]
-        return torch.cat(attended, dim=1)
+    def _attend(self, block: nn.Module, qkv: Tensor) -> Tensor:
+        """Compute attention within each sequence: (B * T, 3 * D) to (B * T, D)."""
+        attended = []
+        for group, (length, mask) in zip(self._groups(qkv), self.attended, strict=True):
+            queries, keys, values = group.unflatten(0, (-1, length)).chunk(3, dim=-1)
+            attended.append(attend(queries, keys, values, block.attn.num_heads, mask).flatten(0, 1))
+        return torch.cat(attended)
 
-    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run the last block for the tokens that are read: (B, T, D) to (B, T_read, D)."""
-        full, *windows = x.split(self.group_tokens, dim=1)
-        queries, keys, values = project_qkv(block, full)
-        attended = [attend(queries[:, : self.full_outputs], keys, values, 1, block.attn.num_heads)]
-        for tokens, (count, _) in zip(windows, self.group_shapes[1:], strict=True):
-            attended.append(attend_from_class_token(block, tokens, count))
-        return finish_block(block, x[:, self.output_index], torch.cat(attended, dim=1))
+    def _groups(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Split the tokens of B images into their groups: (B * T, ...) to (B * T_g, ...)."""
+        batch = len(tokens) // len(self.token_index)
+        return tokens.split([batch * count for count in self.group_tokens])
+
+    def _last_block(self, block: nn.Module, x: Tensor, batch: int) -> Tensor:
+        """Run the last block for the tokens that are read: (B * T, D) to (B * T_read, D)."""
+        full, *windows = (
+            group.unflatten(0, (-1, length))
+            for group, (_, length) in zip(self._groups(x), self.group_shapes, strict=True)
+        )
+        queries, keys, values = project_qkv(block, full).chunk(3, dim=-1)
+        queries = queries[:, : self.full_outputs]
+        attended = [attend(queries, keys, values, block.attn.num_heads).flatten(0, 1)]
+        read = [full[:, : self.full_outputs].flatten(0, 1)]
+        for tokens in windows:
+            attended.append(attend_from_class_token(block, tokens))
+            read.append(tokens[:, 0])
+        return add_mlp(block, add_attention(block, torch.cat(read), torch.cat(attended)))
+
+
+def row_mask(windows: int, length: int) -> Tensor:
+    """Return the mask of a row of `windows` windows of `length` tokens: (L, L), 0 or -infinity.
+
+    Tokens see those of their own window only:
+
+    >>> row_mask(2, 2).exp()
+    tensor([[1., 1., 0., 0.],
+            [1., 1., 0., 0.],
+            [0., 0., 1., 1.],
+            [0., 0., 1., 1.]])
+    """
+    own = torch.block_diag(*torch.ones(windows, length, length))
+    return own.log()
 
 
 def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
@@ -155,33 +213,29 @@ def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
     return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
 
 
-@contextmanager
-def tf32_matmul(tf32: bool) -> Iterator[None]:
-    """Let CUDA compute fp32 products in tf32 inside the block, if `tf32` is True."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    if tf32:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
-
-
 def check_tower(visual: nn.Module) -> None:
     """Raise InputError for a vision tower that cannot embed windows separately."""
-    reason = None
-    if not isinstance(visual, VisionTransformer):
-        reason = f"its vision tower is a {type(visual).__name__}"
-    elif len(visual.transformer.resblocks) < 2:
-        reason = "its vision tower has a single block"
-    elif visual.attn_pool is not None or visual.pool_type != "tok":
-        reason = "its image embedding is not the class token's"
-    elif not has_plain_blocks(visual):
-        reason = "its blocks are not open_clip's plain residual attention blocks"
-    if reason:
-        raise InputError(
-            f"MODEL: {reason}; windows need open_clip's VisionTransformer with a class token, "
-            'such as "ViT-B-16-plus-240", "ViT-B-32" or "ViT-L-14"'
+    if reason := unsupported_tower(visual):
+        # The recommended models are like this one; a future open_clip may build it differently.
+        plain = VisionTransformer(32, 16, width=16, layers=2, heads=1, mlp_ratio=4.0)
+        advice = (
+            f"this version of open_clip ({open_clip.__version__}) has none that is supported; "
+            f"install open_clip_torch=={TESTED_OPEN_CLIP}"
+            if unsupported_tower(plain)
+            else f"choose one such as {', '.join(RECOMMENDED_MODELS)}"
         )
+        raise InputError(
+            f"MODEL: {reason}; windows need open_clip's VisionTransformer with a class token and "
+            f"plain residual attention blocks; {advice}"
+        )
+
+
+def unsupported_tower(visual: nn.Module) -> str:
+    """Return why a vision tower cannot embed windows separately, "" if it can."""
+    if not isinstance(visual, VisionTransformer):
+        return f"its vision tower is a {type(visual).__name__}"
+    if len(visual.transformer.resblocks) < 2:
+        return "its vision tower has a single block"
+    if visual.attn_pool is not None or visual.pool_type != "tok":
+        return "its image embedding is not the class token's"
+    return unsupported_part(visual)

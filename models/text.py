@@ -11,9 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import finish_block, has_plain_blocks, project_qkv, split_heads
+from models.blocks import (
+    add_attention,
+    add_mlp,
+    attend,
+    project_qkv,
+    split_heads,
+    unsupported_part,
+)
 
-TEXT_BATCH = 1024  # prompts encoded together; bounds memory, does not affect embeddings
+TEXT_BATCH = 1024  # prompts encoded together; bounds memory
 
 
 @torch.inference_mode()
@@ -23,11 +30,12 @@ def encode_text(model: nn.Module, tokenizer, prompts: Sequence[str]) -> Tensor:
     A text tower that is not built like CLIP's goes through the model's own `encode_text`.
     """
     text = getattr(model, "text", model)  # newer model classes have a separate text tower
-    tokens = tokenizer(list(prompts)).to(next(text.parameters()).device)
-    batches = tokens.split(TEXT_BATCH)
-    if not can_share_prefixes(text):
-        return torch.cat([model.encode_text(batch).float() for batch in batches])
-    return torch.cat([embed_prompts(text, batch) for batch in batches])
+    groups = (prompts[i : i + TEXT_BATCH] for i in range(0, len(prompts), TEXT_BATCH))
+    batches = (tokenizer(list(group)) for group in groups)
+    if can_share_prefixes(text):
+        return torch.cat([embed_prompts(text, batch) for batch in batches])
+    device = next(text.parameters()).device
+    return torch.cat([model.encode_text(batch.to(device)).float() for batch in batches])
 
 
 def encode_states(model: nn.Module, tokenizer, *states: Sequence[str]) -> tuple[Tensor, ...]:
@@ -40,7 +48,7 @@ def can_share_prefixes(text: nn.Module) -> bool:
     """Return True for a tower like CLIP's: causal, of plain blocks, read at the end token."""
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     causal = pool == "argmax" and getattr(text, "attn_mask", None) is not None
-    return causal and getattr(text, "cls_emb", None) is None and has_plain_blocks(text)
+    return causal and getattr(text, "cls_emb", None) is None and not unsupported_part(text)
 
 
 def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
@@ -48,28 +56,36 @@ def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
 
     Tokens after the end token are not computed.
     """
-    ends = tokens.argmax(dim=-1)  # the end token has the highest id of the vocabulary
-    tokens = tokens[:, : int(ends.max()) + 1]
+    device = text.positional_embedding.device
+    tokens, ends, nodes, first = (tensor.to(device) for tensor in share_prefixes(tokens))
     count, length = tokens.shape
     *blocks, last = text.transformer.resblocks
-    nodes, first = (indices.to(tokens.device) for indices in prefix_trie(tokens, ends))
     x = (text.token_embedding(tokens) + text.positional_embedding[:length]).flatten(0, 1)[first]
     heads = last.attn.num_heads
     for block in blocks:
-        q, k, v = (split_heads(tensor[nodes], 1, heads) for tensor in project_qkv(block, x))
+        q, k, v = (split_heads(t[nodes], heads) for t in project_qkv(block, x).chunk(3, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        x = finish_block(block, x, attended.reshape(count * length, -1)[first])
+        x = add_mlp(block, add_attention(block, x, attended.reshape(count * length, -1)[first]))
     # The last block computes only the end tokens.
-    end_nodes = nodes[torch.arange(count), ends]
-    q, k, v = project_qkv(last, x)
-    q, k, v = (split_heads(t, 1, heads) for t in (q[end_nodes][:, None], k[nodes], v[nodes]))
-    visible = torch.arange(length, device=tokens.device) <= ends[:, None]  # (P, L)
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None])
-    x = text.ln_final(finish_block(last, x[end_nodes], attended.flatten(1)))
+    end_nodes = nodes.gather(1, ends[:, None])[:, 0]
+    q, k, v = project_qkv(last, x).chunk(3, dim=-1)
+    visible = torch.arange(length, device=device) <= ends[:, None]  # (P, L)
+    attended = attend(q[end_nodes][:, None], k[nodes], v[nodes], heads, mask=visible[:, None, None])
+    x = text.ln_final(add_mlp(last, add_attention(last, x[end_nodes], attended[:, 0])))
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
     return x.float()
+
+
+def share_prefixes(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Drop the padding of prompts (P, 77) and build their trie.
+
+    Returns tokens (P, L), the index of each prompt's end (P,), and what `prefix_trie` returns.
+    """
+    ends = tokens.argmax(dim=-1)  # the end token has the highest id of the vocabulary
+    tokens = tokens[:, : int(ends.max()) + 1]
+    return tokens, ends, *prefix_trie(tokens, ends)
 
 
 def prefix_trie(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

@@ -210,7 +210,8 @@ def test_before_training_every_head_attends_to_the_neighbours_of_a_patch():
     pixels = torch.from_numpy(image[24:264, 24:264]).permute(2, 0, 1)[None] / 255
     block = visual.transformer.resblocks[0]
     tokens = embed_patches(visual, (pixels - 0.5) / 0.25)
-    q, k, _ = (split_heads(part, 1, block.attn.num_heads) for part in project_qkv(block, tokens))
+    q, k, _ = project_qkv(block, tokens).chunk(3, dim=-1)
+    q, k = (split_heads(part, block.attn.num_heads) for part in (q, k))
     looks = (q[0] @ k[0].transpose(-2, -1) / 32**0.5).softmax(dim=-1)[:, 113, 1:]
     around = looks.reshape(-1, 15, 15)[:, 6:9, 6:9].sum(dim=(1, 2))  # of the middle patch
     assert around.min() > 0.3  # 9 of 225 patches

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,6 +22,7 @@ from tests.benches import contents
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
+from utils.run import distributed
 from utils.run.benchmark import run
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext
 from utils.run.settings import Settings
@@ -171,13 +173,40 @@ def test_a_killed_process_ends_the_others(launch, mvtec_settings, tmp_path):
     assert "another process of this run has exited" in line
 
 
+class FirstOfTwo(DistributedContext):
+    """The first of two processes, the other of which has claimed the GPU `other`."""
+
+    other = ("machine", "uuid 1")
+
+    def all_gather(self, value):
+        return [value, self.other]
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "visible", "selected"),
+    [
+        (0, ["uuid 0", "uuid 1"], 0),
+        (0, ["uuid 0"], 0),  # as srun does: each process sees its own
+        (3, ["uuid 3"], 0),
+        (0, ["uuid 1"], None),  # that of the other process
+        (1, ["uuid 1"], None),
+        (2, ["uuid 1", "uuid 2"], None),
+    ],
+)
+def test_processes_have_a_gpu_each(monkeypatch, local_rank, visible, selected):
+    devices = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(visible))
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(distributed, "gpu_identity", lambda index: ("machine", visible[index]))
+    refused = pytest.raises(InputError, match="more processes than torch sees GPUs")
+    with refused if selected is None else nullcontext():
+        FirstOfTwo(0, 2, local_rank).claim_device("auto")
+    assert selected in (None, *devices)
+
+
 def test_processes_cannot_share_one_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="cannot share one GPU"):
         DistributedContext(1, 3, 1).claim_device("cuda:0")
-    with pytest.raises(InputError, match="more processes than torch sees GPUs"):
-        DistributedContext(2, 3, 2).claim_device("auto")
     SINGLE_PROCESS.claim_device("cuda:1")
 
 

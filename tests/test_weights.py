@@ -190,6 +190,31 @@ def test_a_tag_is_downloaded_by_open_clip(source, tmp_path, monkeypatch):
     assert loaded.mean == open_clip.OPENAI_DATASET_MEAN
 
 
+def test_openais_weights_come_from_the_hub(source, config, tmp_path, monkeypatch):
+    # open_clip 4 has no other source; earlier versions also know OpenAI's TorchScript files.
+    path, fetched = tmp_path / "open_clip_model.safetensors", []
+    save(shifted_state(source), path)
+    cfg = open_clip.get_pretrained_cfg("ViT-B-32", "openai")
+
+    def fetch(model_id, **_):
+        fetched.append(model_id)
+        return str(path)
+
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: cfg)
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", fetch)
+    loaded = load_clip(config, "openai")
+    assert fetched == ["timm/vit_base_patch32_clip_224.openai"]
+    assert loaded.quick_gelu and loaded.mean == open_clip.OPENAI_DATASET_MEAN
+    assert torch.equal(loaded.model.visual.proj, source.model.visual.proj + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_torchscript_file_is_one_sentence(config, tmp_path):
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(tmp_path / "ViT-B-32.pt"))
+    with pytest.raises(InputError, match=r"ViT-B-32\.pt does not load .*use a \.safetensors file"):
+        load_clip(config, str(tmp_path / "ViT-B-32.pt"))
+
+
 def test_the_hub_config_beside_weights_defines_the_normalisation(source, config, tmp_path):
     save(source.model.state_dict(), tmp_path / "open_clip_model.safetensors")
     assert load_clip(config, str(tmp_path)).mean == open_clip.OPENAI_DATASET_MEAN

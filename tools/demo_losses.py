@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import finish_block, project_qkv, split_heads
+from models.blocks import add_attention, add_mlp, project_qkv, split_heads
 from tools.demo_views import IGNORE
 
 # For the contrast of states: CLIP's own final value. Scores use 0.07, so that they do not saturate
@@ -30,9 +30,9 @@ def embed_tokens(visual: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     for block in visual.transformer.resblocks:
         heads = block.attn.num_heads
-        q, k, v = (split_heads(tensor, 1, heads) for tensor in project_qkv(block, x))
+        q, k, v = (split_heads(part, heads) for part in project_qkv(block, x).chunk(3, dim=-1))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        x = finish_block(block, x, attended)
+        x = add_mlp(block, add_attention(block, x, attended))
     logits = (q[:, :, :1] @ k.transpose(-2, -1))[:, :, 0] / q.shape[-1] ** 0.5
     return F.normalize(visual.ln_post(x) @ visual.proj, dim=-1), logits.log_softmax(dim=-1)
 

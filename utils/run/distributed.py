@@ -88,20 +88,34 @@ class DistributedContext:
         return values[0]
 
     def claim_device(self, name: str) -> None:
-        """Select the GPU of this process; raise `InputError` if processes would share one."""
-        if self.world_size == 1 or name == "cpu" or not torch.cuda.is_available():
+        """Select the GPU of this process; raise `InputError` if processes would share one.
+
+        With srun, each process may see one GPU only, its own; otherwise all see all of a machine.
+        """
+        if self.world_size == 1:
             return
-        if ":" in name:
+        if name.startswith("cuda:"):
             raise InputError(
                 f'DEVICE = "{name}": {self.world_size} processes cannot share one GPU; with '
                 'torchrun, use "auto"'
             )
-        if self.local_rank >= torch.cuda.device_count():
+        claimed, count = None, torch.cuda.device_count()
+        if name in ("auto", "cuda") and count:
+            index = self.local_rank if self.local_rank < count else 0
+            torch.cuda.set_device(index)
+            claimed = gpu_identity(index)
+        gpus = [gpu for gpu in self.all_gather(claimed) if gpu]
+        if len(set(gpus)) < len(gpus):
             raise InputError(
                 "torchrun started more processes than torch sees GPUs on this machine "
-                f"({torch.cuda.device_count()}); set --nproc-per-node to that number"
+                f"({count}); set --nproc-per-node to that number"
             )
-        torch.cuda.set_device(self.local_rank)
+
+
+def gpu_identity(index: int) -> tuple[str, str]:
+    """Return the name of this machine, and what tells GPU `index` from its others."""
+    properties = torch.cuda.get_device_properties(index)
+    return platform.node(), str(getattr(properties, "uuid", index))
 
 
 SINGLE_PROCESS = DistributedContext()
