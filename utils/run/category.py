@@ -44,8 +44,8 @@ def write_category(task: CategoryTask, result: CategoryResult, session: Session)
         data = category_data(task.tests, scores, masks, result.thumbnails, curves, panels)
         write_category_data(folder.path, category, data)
     record = {"metrics": metrics, "references": reference_rows(category, task.shot_settings)}
-    if task.leave_one_out:
-        record["leave_one_out"] = result.leave_one_out
+    if result.leave_one_out:
+        record |= result.leave_one_out._asdict()
     folder.finish(category, record)
     folder.write_times(clock)
 
