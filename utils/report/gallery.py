@@ -58,23 +58,29 @@ def verdict(score: float, threshold: Threshold | None) -> bool | None:
     return bool(threshold.exceeded_by(score))
 
 
-def gallery_images(
-    name: str, category: Mapping, defects: Mapping[tuple[str, str], list[dict]]
-) -> dict[str, dict]:
+def gallery_images(category: Mapping, detected: Mapping | None) -> dict[str, dict]:
     """Return the thumbnail, outline and maps of each image of a category, by the image's path.
 
-    `defects` is that of `read_defects`. An image in it also has the borders of its `defects`, as an
-    SVG path like the outline, and their number.
+    `detected` is the category's entry of `read_defects`. An image in it also has `defects`: their
+    borders as an SVG path like the outline, with a caption.
     """
     images = {}
     for image in category["images"]:
         pixels = {key: image[key] for key in PIXEL_KEYS}
-        found = defects.get((name, image["image"]))
-        if found is not None:
-            paths = [svg_path(defect["contours"], image["size"]) for defect in found]
-            pixels |= {"defects": "".join(paths), "count": len(found)}
+        defects = detected["images"].get(image["image"]) if detected else None
+        if defects is not None:
+            paths = [svg_path(defect["contours"], image["size"]) for defect in defects]
+            pixels["defects"] = {"path": "".join(paths), "caption": caption(defects, detected)}
         images[image["image"]] = pixels
     return images
+
+
+def caption(defects: Sequence[Mapping], detected: Mapping) -> str:
+    """Return the caption of an image's defects, with the run and the threshold of its map."""
+    count = f"{len(defects)} defect{'' if len(defects) == 1 else 's'} detected"
+    if not defects:
+        count = "no defect detected: no pixel reaches the threshold of the map"
+    return f"{count}; {detected['run']}, map threshold {detected['pixel_threshold']:.4f}"
 
 
 def svg_path(contours: Sequence[Sequence], size: Sequence[int]) -> str:

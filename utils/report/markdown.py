@@ -44,7 +44,8 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     total = len(record["categories"])
     for shots, rows in summary.groupby("shots"):
         title = f"## {shots}-shot{seeds_text(rows, record)}"
-        blocks += [title, our_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
+        blocks += [title, our_table(rows, mean_label(finished, total))]
+        blocks += undefined_notes(rows) if draws_references(record) else []
     published = summary[summary[["paper", "public"]].notna().any(axis=1)]
     for shots, rows in published[~is_mean(published)].groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"

@@ -77,7 +77,8 @@ def write_report(folder: Path) -> None:
         read_summary(folder),
         finished,
         {name: without_pixels(read_category_data(folder, name)) for name in finished},
-        (gallery_images(name, read_category_data(folder, name), defects) for name in finished),
+        (gallery_images(read_category_data(folder, name), defects.get(name)) for name in finished),
+        bool(defects),
     )
     with atomic_path(folder / "report.html") as temporary, temporary.open("wb") as stream:
         stream.writelines(text.encode("utf-8") for text in html)
@@ -89,12 +90,13 @@ def report_page(
     finished: Mapping[str, Mapping],
     data: Mapping[str, dict],
     images: Iterable[dict[str, dict]],
+    detected: bool,
 ) -> Iterator[str]:
     """Generate the HTML of the page in pieces.
 
     `record` is settings.json, `summary` the table of summary.csv; `finished` and `data` map each
     finished category to its record in done/ and to its report data without pixels, `images` gives
-    the gallery images of each of them.
+    the gallery images of each of them. `detected` says whether there is a defects.json.
     """
     summary = without_single_mean(summary, record)
     shots = shots_of(summary, data, record)
@@ -106,7 +108,8 @@ def report_page(
         for name in finished
     ]
     explained = [
-        explain_threshold(thresholds[name][-1].value, len(done["leave_one_out"]), rate)
+        f"{data[name]['runs'][-1]['name']}: "
+        + explain_threshold(thresholds[name][-1].value, len(done["leave_one_out"]), rate)
         for name, done in finished.items()
         if done.get("leave_one_out")
     ]
@@ -120,6 +123,7 @@ def report_page(
         opens_on=shots[0 if draws_references(record) else -1]["shots"] if shots else None,
         legend=legend(record),
         explained=explained,
+        detected=detected,
         draws_references=draws_references(record),
         means=table_rows(summary[summary["category"] == MEAN], "shots"),
         tables={

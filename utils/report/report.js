@@ -186,11 +186,10 @@ function figure(frame, ...text) {
 
 // Return a figure of the image with the borders of its defects, if it is above the threshold.
 function detected(image) {
-  const { defects, count } = pixelsOf(image);
-  if (defects === undefined) return [];
-  const name = data.categories[image.category].runs.at(-1).name;
-  const text = `${count || "no"} defect${count === 1 ? "" : "s"} detected, ${name}`;
-  return [figure(outlined(image, "detected defects", defects, "outline detected"), text)];
+  const { defects } = pixelsOf(image);
+  if (!defects) return [];
+  const frame = outlined(image, "detected defects", defects.path, "outline detected");
+  return [figure(frame, defects.caption)];
 }
 
 function enlarge(index) {

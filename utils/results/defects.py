@@ -84,12 +84,15 @@ def write_defects(folder: Path) -> None:
         write_text(folder / COCO_FILE, text + "\n")
 
 
-def read_defects(folder: Path) -> dict[tuple[str, str], list[dict]]:
-    """Return the defects of each image above its threshold, by category and image."""
+def read_defects(folder: Path) -> dict[str, dict]:
+    """Return the categories of defects.json, each with `images`: the defects by image; or {}."""
     if not (folder / FILE).exists():
         return {}
-    images = read_json(folder / FILE, "categories", "images")["images"]
-    return {(image["category"], image["image"]): image["defects"] for image in images}
+    content = read_json(folder / FILE, "categories", "images")
+    categories = {name: entry | {"images": {}} for name, entry in content["categories"].items()}
+    for image in content["images"]:
+        categories[image["category"]]["images"][image["image"]] = image["defects"]
+    return categories
 
 
 def find_thresholds(scores: Scores, record: Mapping, rate: float | None) -> Detection | None:

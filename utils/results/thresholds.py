@@ -102,13 +102,13 @@ def explain_threshold(threshold: float, references: int, rate: float | None) -> 
     """Say how the threshold from the references was chosen, and how many good images exceed it."""
     if rate is None:
         return (
-            f"threshold: {threshold:.4f}, the highest score of a reference image against the other "
-            f"{references - 1}. Expect about 1 in {references + 1} good images to exceed it; more "
-            "reference images make it more reliable."
+            f"the threshold is {threshold:.4f}, the highest score of a reference image against the "
+            f"other {references - 1}. Expect about 1 in {references + 1} good images to exceed it; "
+            "more reference images make it more reliable."
         )
     rank = allowed_rank(references, rate)
     return (
-        f"threshold: {threshold:.4f}, number {rank} from the top of the scores of the {references} "
-        f"reference images against each other. Expect at most {100 * rate:g} % of good images to "
-        "exceed it."
+        f"the threshold is {threshold:.4f}, number {rank} from the top of the scores of the "
+        f"{references} reference images, each against the others. Expect at most {100 * rate:g} % "
+        "of good images to exceed it."
     )

@@ -161,8 +161,9 @@ def report_scores(images: CustomImages, rate: float | None, folder: Path) -> Non
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
     if threshold:
         above = sum(record["above_threshold"] for record in records)
+        explained = explain_threshold(threshold.value, len(images.references), rate)
         log.info(f"\n{above} of {len(records)} images are above the threshold")
-        log.info(explain_threshold(threshold.value, len(images.references), rate))
+        log.info(f"{name}: {explained}")
     else:
         log.info(f"\n{explain_scores(len(images.references))}")
     for fault in images.faults:
