@@ -16,7 +16,7 @@ from datasets.splits import Sample
 from utils.errors import InputError, describe_error
 
 COLUMNS = ["category", "shots", "seed", "image"]
-NO_SEED = -1  # of the zero-shot setting, which draws no reference images
+NO_SEED = -1  # of a setting that draws nothing: zero-shot, and all references of custom images
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ShotSetting:
     """One (shots, seed) of a category and its reference images."""
 
     shots: int
-    seed: int  # NO_SEED for zero-shot
+    seed: int  # or NO_SEED
     images: tuple[str, ...]  # paths relative to the data root, in the order drawn or listed
 
 
@@ -95,6 +95,10 @@ def read_references(path: Path) -> pd.DataFrame:
 
 def reference_rows(
     category: str, settings: Sequence[ShotSetting]
-) -> list[tuple[str, int, int, str]]:
-    """Return the rows of shots.csv for one category."""
-    return [(category, s.shots, s.seed, image) for s in settings for image in s.images]
+) -> list[tuple[str, int, int | None, str]]:
+    """Return the rows of shots.csv for one category; the seed is None if nothing was drawn."""
+    return [
+        (category, s.shots, None if s.seed == NO_SEED else s.seed, image)
+        for s in settings
+        for image in s.images
+    ]

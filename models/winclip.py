@@ -8,12 +8,16 @@ scale s, E the joint width, D the width of patch tokens, M rows (tiles) of the v
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.windows import harmonic_aggregation, harmonic_mean
+
+MAX_COSINES = 2**24  # compared at a time in `visual_association_score`: 64 MiB in fp32
+LEAVE_ONE_OUT_TILES = 8  # tiles compared with as many others at a time: 13 MB for 15 x 15 patches
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,6 @@ class Features:
         image = torch.cat([batch.image for batch in batches])
         patches = torch.cat([batch.patches for batch in batches])
         return replace(batches[0], image=image, windows=windows, patches=patches)
-
-    def rows(self, start: int, stop: int) -> "Features":
-        """Return the features of the images `start` to `stop` - 1."""
-        windows = tuple(scale[start:stop] for scale in self.windows)
-        image, patches = self.image[start:stop], self.patches[start:stop]
-        return replace(self, image=image, windows=windows, patches=patches)
 
 
 @dataclass(frozen=True)
@@ -95,23 +93,26 @@ def winclip(
     A reference set is a tensor of row indices into `visual`; None means zero-shot.
     """
     # Section 4, WinCLIP: compare the image and its windows with the two states.
-    zero_shot_scores = text.score(features.image)  # equation 2
-    scale_maps = [zero_shot_scores[:, None, None].expand(-1, *features.grid)]
-    for windows, size in zip(features.windows, features.scales, strict=True):
-        scale_maps.append(harmonic_aggregation(text.score(windows), features.grid, size))  # eq. 3
-    zero_shot_maps = harmonic_mean(torch.stack(scale_maps))
+    zero_shot = zero_shot_scores, zero_shot_maps = score_zero_shot(features, text)
     # Section 5, WinCLIP+: compare windows and patches with those of reference images.
-    distances = visual.distances(features) if visual else []  # equation 4
-    scores, maps = [], []
-    for rows in reference_sets:
-        if rows is None:
-            scores.append(zero_shot_scores)
-            maps.append(zero_shot_maps)
-        else:
-            visual_maps = few_shot_map(distances, rows, features.grid, features.scales)
-            scores.append((zero_shot_scores + visual_maps.amax(dim=(-2, -1))) / 2)  # equation 5
-            maps.append((zero_shot_maps + visual_maps) / 2)
-    return torch.stack(scores), torch.stack(maps)
+    few_shot = iter(())
+    if few_shot_sets := [rows for rows in reference_sets if rows is not None]:
+        distances = nearest_distances(visual.distances(features), few_shot_sets)  # equation 4
+        visual_maps = average_scales(distances, features.grid, features.scales)
+        few_shot_scores = (zero_shot_scores + visual_maps.amax(dim=(-2, -1))) / 2  # equation 5
+        few_shot = zip(few_shot_scores, (zero_shot_maps + visual_maps) / 2, strict=True)
+    runs = [zero_shot if rows is None else next(few_shot) for rows in reference_sets]
+    scores, maps = map(torch.stack, zip(*runs, strict=True))
+    return scores, maps
+
+
+def score_zero_shot(features: Features, text: TextBank) -> tuple[Tensor, Tensor]:
+    """Return WinCLIP's scores (B,) and maps (B, G_h, G_w)."""
+    scores = text.score(features.image)  # equation 2
+    maps = [scores[:, None, None].expand(-1, *features.grid)]
+    for windows, size in zip(features.windows, features.scales, strict=True):
+        maps.append(harmonic_aggregation(text.score(windows), features.grid, size))  # equation 3
+    return scores, harmonic_mean(torch.stack(maps))
 
 
 def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
@@ -121,42 +122,66 @@ def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
     [0, 1]. For a set of references, take the minimum over dimension 0.
     """
     vectors = F.normalize(queries, dim=-1).flatten(0, 1)
-    distances = []
-    for reference in references:
-        nearest = (vectors @ reference.T).amax(dim=-1)  # max <F, r>
-        distances.append(((1 - nearest) / 2).clamp(min=0))  # a rounded cosine may exceed 1
-    return torch.stack(distances).unflatten(-1, queries.shape[:2])
+    count = max(1, MAX_COSINES // (len(vectors) * references.shape[1]))
+    nearest = [(vectors @ chunk.mT).amax(dim=-1) for chunk in references.split(count)]  # max <F, r>
+    return half_distance(torch.cat(nearest)).unflatten(-1, queries.shape[:2])
 
 
-def few_shot_map(
-    distances: Sequence[Tensor], rows: Tensor, grid: tuple[int, int], scales: Sequence[int]
+def half_distance(cosines: Tensor) -> Tensor:
+    """Return half the cosine distance, in [0, 1]: a rounded cosine may exceed 1."""
+    return ((1 - cosines) / 2).clamp(min=0)
+
+
+def nearest_distances(
+    distances: Sequence[Tensor], reference_sets: Sequence[Tensor]
+) -> list[Tensor]:
+    """Take the minimum over each of R reference sets: per scale (M, B, W_s) to (R, B, W_s).
+
+    A set is a tensor of one or more row indices in 0..M-1.
+    """
+    longest = max(map(len, reference_sets))
+    padded = [torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in reference_sets]
+    rows = torch.stack(padded)  # a repeated row does not change a minimum
+    return [scale[rows].amin(dim=1) for scale in distances]  # min over r in R
+
+
+def average_scales(
+    distances: Sequence[Tensor], grid: tuple[int, int], scales: Sequence[int]
 ) -> Tensor:
-    """Average one set's `VisualBank.distances` over all scales: the map M^W, (B, G_h, G_w)."""
-    *windows, patches = (scale[rows].amin(dim=0) for scale in distances)  # min over r in R
+    """Average distances to the references over all scales: the map M^W, (..., G_h, G_w).
+
+    `distances` are per scale (..., W_s), then (..., N).
+    """
+    *windows, patches = distances
     maps = [patches.unflatten(-1, grid)]
     for scores, size in zip(windows, scales, strict=True):
         maps.append(harmonic_aggregation(scores, grid, size))
     return torch.stack(maps).mean(dim=0)
 
 
-def leave_one_out_scores(
-    features: Features,
-    tile_counts: Sequence[int],
-    first_row: int,
-    text: TextBank,
-    visual: VisualBank,
-) -> Tensor:
-    """Score each of I >= 1 reference images against all others: (I,) in [0, 1], mean over tiles.
+def leave_one_out_distances(
+    visual: VisualBank, image_of_row: Tensor, share: tuple[int, int] = (0, 1)
+) -> list[Tensor]:
+    """Compute equation 4 of each reference tile against all other images: per scale (M, W_s).
 
-    `features` holds the tiles of the I images, `tile_counts[i]` for image i. The same tiles are
-    consecutive rows of `visual` from `first_row` on. `visual` must also hold another image.
+    `image_of_row` (M,) is the index of each tile's image. The product of two blocks of tiles
+    serves both directions, so each pair of tiles is multiplied once. With `share` (k, n) only every
+    n-th product from the k-th on is computed; take the minimum over all n shares.
     """
-    bank_rows = torch.arange(len(visual.entries[0]), device=features.image.device)
-    scores, start = [], 0
-    for count in tile_counts:
-        first, stop = first_row + start, start + count
-        others = torch.cat([bank_rows[:first], bank_rows[first + count :]])
-        image_scores, _ = winclip(features.rows(start, stop), text, visual, [others])
-        scores.append(image_scores.mean())
-        start = stop
-    return torch.stack(scores)
+    starts = range(0, len(image_of_row), LEAVE_ONE_OUT_TILES)
+    blocks = [slice(start, start + LEAVE_ONE_OUT_TILES) for start in starts]
+    pairs = list(combinations_with_replacement(blocks, 2))[share[0] :: share[1]]
+    results = []
+    for entries in visual.entries:
+        size = entries.shape[1]
+        nearest = torch.full(entries.shape[:2], -1.0, device=entries.device)
+        for a, b in pairs:
+            product = entries[a].flatten(0, 1) @ entries[b].flatten(0, 1).T
+            cosines = product.unflatten(0, (-1, size)).unflatten(2, (-1, size))  # (A, W, B, W)
+            same = image_of_row[a, None] == image_of_row[None, b]
+            to_b = cosines.amax(dim=3).masked_fill(same[:, None], -1).amax(dim=2)
+            to_a = cosines.amax(dim=1).masked_fill(same[..., None], -1).amax(dim=0)
+            nearest[a] = torch.maximum(nearest[a], to_b)
+            nearest[b] = torch.maximum(nearest[b], to_a)
+        results.append(half_distance(nearest))
+    return results

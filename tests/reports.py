@@ -80,7 +80,7 @@ def add_category(
         if sample.label == 1:
             mask[20:40, 20:40] = True
     thumbnails = [make_thumbnail(Image.open(root / sample.image)) for sample in tests]
-    result = CategoryResult(scores_of(tests, size, tiles), masks, thumbnails, [])
+    result = CategoryResult(scores_of(tests, size, tiles), masks, thumbnails)
     write_category(CategoryTask(category, RUNS, [], tests), result, session_of(folder))
 
 

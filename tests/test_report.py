@@ -15,7 +15,15 @@ from PIL import Image
 from datasets.decode import make_thumbnail
 from datasets.splits import UNKNOWN
 from tests.conftest import PROJECT
-from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder, session_of
+from tests.reports import (
+    HOSTILE,
+    IMAGE_SCORES,
+    add_category,
+    embedded,
+    make_result,
+    new_folder,
+    session_of,
+)
 from utils.errors import InputError
 from utils.report.data import outline, small_map
 from utils.report.gallery import script_json
@@ -132,19 +140,26 @@ def test_without_good_images_thresholds_and_curves_are_undefined(tmp_path):
     assert {outcome for image in index["images"] for outcome in image["outcomes"]} == {"n/a"}
 
 
-def test_without_labels_the_page_offers_no_outcomes_and_shows_the_threshold_of_the_references(
+def test_without_labels_the_page_shows_the_threshold_of_the_references_and_no_outcomes(
     tmp_path,
 ):
     folder = new_folder(tmp_path / "result")
     add_category(folder, tmp_path / "raw", "bottle", labels=[UNKNOWN] * 7)
-    folder.finish("bottle", folder.finished()["bottle"] | {"leave_one_out": [0.4, 0.65]})
+    leave_one_out = {"leave_one_out": [0.4, 0.65], "leave_one_out_peaks": [0.5, 1.5]}
+    folder.finish("bottle", folder.finished()["bottle"] | leave_one_out)
     finish(session_of(folder))
     page = (folder.path / "report.html").read_text(encoding="utf-8")
     text = text_of(page)
     assert "7 unlabelled" in text and "Image scores, 1-shot seed 3" in text
     assert text.count("threshold from the references 0.6500 , exceeded by 3 of 7 images") == 1
     assert page.count('class="threshold"') == 2  # in the histogram and its legend
-    assert "<label hidden>Outcome" in page and 'value="worst"' not in page
+    assert "<label>Outcome" in page and 'value="above"' in page
+    assert 'value="mistakes"' not in page and 'value="worst"' not in page
+    assert "Expect about 1 in 3 good images to exceed it" in text
+    (index,) = embedded(page, 'id="index"')
+    assert [image["above"] for image in index["images"]] == [
+        [None, score > 0.65] for score in IMAGE_SCORES[1]
+    ]
     for word in ("F1", "false alarms", "ground truth", "Image ROC"):
         assert word not in text
 

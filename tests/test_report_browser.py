@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.reports import HOSTILE, embedded, make_result
+from datasets.splits import UNKNOWN
+from tests.reports import HOSTILE, add_category, embedded, make_result, new_folder, session_of
 from utils.report.gallery import script_json
+from utils.run.benchmark import finish
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,41 @@ def test_a_heatmap_is_bright_where_the_map_is_high(browse, page, tmp_path):
     high, between, low = returned(browse(scripted(page, tmp_path / "page.html", script)))
     assert sum(high) > sum(between) > sum(low)
     assert high[3] == 255 and max(low[:3]) < 10
+
+
+def test_custom_images_open_on_the_verdicts_of_the_references(browse, tmp_path):
+    folder = new_folder(tmp_path / "custom")
+    folder.record["settings"]["dataset"] = "custom"
+    add_category(folder, tmp_path / "raw", "bottle", labels=[UNKNOWN] * 7)
+    leave_one_out = {"leave_one_out": [0.4, 0.75], "leave_one_out_peaks": [1.5, 1.2]}
+    folder.finish("bottle", folder.finished()["bottle"] | leave_one_out)
+    finish(session_of(folder))
+    page = (folder.path / "report.html").read_text(encoding="utf-8")
+    script = """
+        const alts = () => [...document.querySelectorAll("#cards img[alt$=threshold]")]
+          .map((image) => image.alt);
+        const all = [byId("shots").value, location.hash, alts().length, alts()[0], alts()[2]];
+        byId("outcome").value = "above";
+        byId("outcome").dispatchEvent(new Event("change"));
+        const above = alts().length;
+        enlarge(0);
+        const path = document.querySelector("#large-images .detected .core").getAttribute("d");
+        const text = byId("large-images").textContent;
+        byId("close").click();
+        byId("shots").value = "0";
+        byId("shots").dispatchEvent(new Event("change"));
+        return { all, above, path, text, none: byId("cards").children.length };
+    """
+    values = returned(browse(scripted(page, tmp_path / "page.html", script)))
+    assert values["all"] == [
+        *("1", "", 7),
+        "bottle/test/6 a.png: unlabelled, score 0.9000, above the threshold",
+        "bottle/test/4 a.png: unlabelled, score 0.7000, not above the threshold",
+    ]
+    assert values["above"] == 2 and values["none"] == 0  # 0-shot has no threshold
+    assert values["path"].startswith("M")
+    assert "detected; 1-shot seed 3, map threshold 1.5000" in values["text"]
+    assert "score 0.9000, threshold 0.7500, above the threshold" in values["text"]
 
 
 @pytest.mark.parametrize("width", [390, 1280])

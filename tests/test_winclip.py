@@ -2,13 +2,18 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from models import winclip as module
 from models.winclip import (
     Features,
     TextBank,
     VisualBank,
-    few_shot_map,
-    leave_one_out_scores,
+    average_scales,
+    leave_one_out_distances,
+    nearest_distances,
+    score_zero_shot,
     visual_association_score,
     winclip,
 )
@@ -30,6 +35,35 @@ def make_features(images: int, seed: int = 0) -> Features:
 def select(features: Features, rows: torch.Tensor) -> Features:
     windows = tuple(scale[rows] for scale in features.windows)
     return Features(features.image[rows], windows, features.patches[rows], GRID, SCALES)
+
+
+def few_shot_map(distances, rows: torch.Tensor) -> torch.Tensor:
+    """Return the map of one reference set, (B, G_h, G_w)."""
+    return average_scales(nearest_distances(distances, [rows]), GRID, SCALES)[0]
+
+
+def winclip_plainly(features, text, visual, reference_sets):
+    """Score one reference set after another, one reference after another."""
+    zero_shot_scores, zero_shot_maps = score_zero_shot(features, text)
+    scores, maps = [], []
+    for rows in reference_sets:
+        if rows is None:
+            scores.append(zero_shot_scores)
+            maps.append(zero_shot_maps)
+            continue
+        minima = []
+        for queries, entries in zip(
+            (*features.windows, features.patches), visual.entries, strict=True
+        ):
+            vectors = F.normalize(queries, dim=-1).flatten(0, 1)
+            distances = [
+                ((1 - (vectors @ entries[row].T).amax(dim=-1)) / 2).clamp(min=0) for row in rows
+            ]
+            minima.append(torch.stack(distances).amin(dim=0).unflatten(0, queries.shape[:2]))
+        visual_maps = average_scales(minima, features.grid, features.scales)
+        scores.append((zero_shot_scores + visual_maps.amax(dim=(-2, -1))) / 2)
+        maps.append((zero_shot_maps + visual_maps) / 2)
+    return torch.stack(scores), torch.stack(maps)
 
 
 def make_text() -> TextBank:
@@ -108,13 +142,13 @@ def test_a_reference_scores_zero_against_itself_at_every_scale():
         distances = bank.distances(select(references, chosen))
         for scale in distances:
             assert scale[row].abs().max() <= 1e-6
-        assert few_shot_map(distances, chosen, GRID, SCALES).abs().max() <= 1e-6
+        assert few_shot_map(distances, chosen).abs().max() <= 1e-6
 
 
 def test_more_references_never_raise_a_distance():
     bank = VisualBank.from_features(make_features(4, 5))
     distances = bank.distances(make_features(2, 6))
-    maps = [few_shot_map(distances, torch.arange(count), GRID, SCALES) for count in (1, 2, 4)]
+    maps = [few_shot_map(distances, torch.arange(count)) for count in (1, 2, 4)]
     assert (maps[1] <= maps[0]).all()
     assert (maps[2] <= maps[1]).all()
     assert (maps[2] < maps[0]).any()
@@ -126,8 +160,8 @@ def test_every_reference_set_is_a_choice_of_rows_of_one_bank():
     distances = VisualBank.from_features(references).distances(queries)
     separate = VisualBank.from_features(select(references, rows)).distances(queries)
     torch.testing.assert_close(
-        few_shot_map(distances, rows, GRID, SCALES),
-        few_shot_map(separate, torch.arange(2), GRID, SCALES),
+        few_shot_map(distances, rows),
+        few_shot_map(separate, torch.arange(2)),
     )
 
 
@@ -138,7 +172,7 @@ def test_the_few_shot_map_is_the_mean_over_windows_and_patches():
         torch.full((1, 1, 6), 0.2),
         torch.full((1, 1, 20), 0.3),
     ]
-    actual = few_shot_map(distances, torch.tensor([0]), GRID, SCALES)
+    actual = few_shot_map(distances, torch.tensor([0]))
     torch.testing.assert_close(actual, torch.full((1, *GRID), 0.2))
 
 
@@ -168,6 +202,44 @@ def test_runs_are_in_the_order_of_their_reference_sets():
         assert torch.equal(alone[0][0], scores[run]) and torch.equal(alone[1][0], maps[run])
 
 
+@pytest.mark.parametrize("max_cosines", [1, 3000, 2**24])
+def test_scores_and_maps_equal_the_plain_loop_to_the_bit(monkeypatch, max_cosines):
+    monkeypatch.setattr(module, "MAX_COSINES", max_cosines)
+    features, text = make_features(3), make_text()
+    bank = VisualBank.from_features(make_features(7, 5))
+    sets = [None, *(torch.tensor(rows) for rows in ([2], [6], [2, 0], [6, 5, 4, 3, 1]))]
+    expected = winclip_plainly(features, text, bank, sets)
+    assert all(map(torch.equal, winclip(features, text, bank, sets), expected))
+
+
+class CountKernels(TorchDispatchMode):
+    """Count the operations that compute; views of a tensor start no kernel."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        results = result if isinstance(result, (tuple, list)) else [result]
+        inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        storages = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        outputs = [out for out in results if isinstance(out, torch.Tensor)]
+        self.count += any(out.untyped_storage().data_ptr() not in storages for out in outputs)
+        return result
+
+
+def test_the_paper_s_table_needs_few_kernels_a_batch():
+    features, text = make_features(8), make_text()
+    bank = VisualBank.from_features(make_features(20, 5))
+    draws = [torch.randperm(20)[:4] for _ in range(5)]
+    sets = [None, *(draw[:count] for count in (1, 2, 4) for draw in draws)]
+    with CountKernels() as kernels:
+        winclip(features, text, bank, sets)
+    assert kernels.count <= 120
+    with CountKernels() as plain:
+        winclip_plainly(features, text, bank, sets)
+    assert plain.count > 5 * kernels.count  # the mode does count
+
+
 def test_an_image_scores_the_same_alone_and_in_a_batch():
     features, text = make_features(5), make_text()
     bank, sets = VisualBank.from_features(make_features(2, 7)), [None, torch.tensor([0, 1])]
@@ -177,25 +249,27 @@ def test_an_image_scores_the_same_alone_and_in_a_batch():
     torch.testing.assert_close(single_maps, maps[:, 3:4], atol=1e-6, rtol=0)
 
 
-def test_leave_one_out_scores_compare_each_image_with_the_tiles_of_all_others():
-    references, text = make_features(6), make_text()  # images of 2, 1 and 3 tiles
+@pytest.mark.parametrize("tiles", [1, 4, 8])
+def test_leave_one_out_distances_are_those_to_the_tiles_of_all_other_images(monkeypatch, tiles):
+    monkeypatch.setattr(module, "LEAVE_ONE_OUT_TILES", tiles)
+    references = make_features(6)  # images of 2, 1 and 3 tiles
+    image_of_row = torch.tensor([0, 0, 1, 2, 2, 2])
     bank = VisualBank.from_features(references)
-    others = [[2, 3, 4, 5], [0, 1, 3, 4, 5], [0, 1, 2]]
-    sets = [torch.tensor(rows) for rows in others]
-    scores, _ = winclip(references, text, bank, sets)
-    expected = torch.stack([scores[0, :2].mean(), scores[1, 2], scores[2, 3:].mean()])
-    actual = leave_one_out_scores(references, [2, 1, 3], 0, text, bank)
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
-    last_two = select(references, torch.arange(2, 6))  # as another process has them
-    actual = leave_one_out_scores(last_two, [1, 3], 2, text, bank)
-    torch.testing.assert_close(actual, expected[1:], atol=1e-6, rtol=0)
+    actual = leave_one_out_distances(bank, image_of_row)
+    shares = [leave_one_out_distances(bank, image_of_row, (k, 3)) for k in range(3)]
+    for scale, distances in enumerate(bank.distances(references)):
+        for row, image in enumerate(image_of_row):
+            expected = distances[image_of_row != image, row].amin(dim=0)
+            torch.testing.assert_close(actual[scale][row], expected, atol=1e-6, rtol=0)
+        assert torch.equal(torch.stack([s[scale] for s in shares]).amin(dim=0), actual[scale])
 
 
-def test_concatenated_features_are_taken_apart_by_their_rows():
+def test_features_are_concatenated_in_order():
     batches = [make_features(2), make_features(3, 1)]
     features = Features.concatenate(batches)
-    for batch, (start, stop) in zip(batches, [(0, 2), (2, 5)], strict=True):
-        rows = features.rows(start, stop)
-        assert torch.equal(rows.image, batch.image) and torch.equal(rows.patches, batch.patches)
-        assert all(map(torch.equal, rows.windows, batch.windows))
-        assert (rows.grid, rows.scales) == (GRID, SCALES)
+    for batch, rows in zip(batches, (slice(0, 2), slice(2, 5)), strict=True):
+        assert torch.equal(features.image[rows], batch.image)
+        assert torch.equal(features.patches[rows], batch.patches)
+        for joined, windows in zip(features.windows, batch.windows, strict=True):
+            assert torch.equal(joined[rows], windows)
+    assert (features.grid, features.scales) == (GRID, SCALES)

@@ -74,7 +74,8 @@ def histogram(
 ) -> Markup:
     """Draw histograms of the scores of good and of anomalous images, and the threshold."""
     scores = np.concatenate([good, anomalous])
-    low, high = float(scores.min()), float(scores.max())
+    values = scores if threshold is None else [*scores, threshold]
+    low, high = float(min(values)), float(max(values))
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BINS + 1)

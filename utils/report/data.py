@@ -6,8 +6,9 @@ without the images. "Shown runs" are the first run of each number of shots.
 runs        one object per shown run, fewest shots first
   name        string: "0-shot", "1-shot seed 0"
   shots       integer
-  seed        integer; -1 (NO_SEED) for 0 shots
-  threshold   image score from which images are called anomalous for the highest F1, or null
+  seed        integer; -1 (NO_SEED) if nothing was drawn
+  threshold   image score from which images are called anomalous for the highest F1, or null;
+              the page uses the threshold from the references instead where there is one
   scale       [low, high]: the scores at both ends of the heatmaps' colours
   curves      metric name to [[x, y], ...], both in [0, 1], x ascending; [] if undefined
 images      one object per test image, in the order of the split
@@ -32,14 +33,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.splits import Sample
+from datasets.splits import UNKNOWN, Sample
 from utils.evaluation.curves import Curve
 from utils.evaluation.metrics import f1_max_threshold
 from utils.evaluation.stitching import stitch_tiles
 from utils.files import write_text
 from utils.results.folder import read_json
 from utils.results.heatmaps import ColourRange, colour_range, score_levels
-from utils.results.scores import Scores
+from utils.results.scores import Scores, shortest_float
+from utils.results.thresholds import F1_MAX, Threshold, reference_threshold
 
 OUTLINE_UNIT = 1000  # coordinates of a mask's outline go from 0 to this along both axes
 OUTLINE_TOLERANCE = 0.003  # of the longer side: less than half a pixel of a thumbnail
@@ -128,19 +130,27 @@ def read_category_data(folder: Path, category: str) -> dict:
     return read_json(folder / "report" / f"{category}.json", "runs", "images")
 
 
-def outcome(score: float, label: int, threshold: float | None) -> str:
-    """Judge the image-level decision: an image is called anomalous from the threshold on."""
-    if threshold is None:
+def thresholds_of(data: Mapping, record: Mapping, rate: float | None) -> list[Threshold | None]:
+    """Return the threshold of each shown run: of F1-max, or from the references where they have it.
+
+    `data` is report/<category>.json, `record` done/<category>.json, `rate` the setting
+    `false_alarms`.
+    """
+    thresholds = [
+        None if run["threshold"] is None else Threshold(run["threshold"], F1_MAX)
+        for run in data["runs"]
+    ]
+    return [*thresholds[:-1], reference_threshold(record, rate) or thresholds[-1]]
+
+
+def outcome(score: float, label: int, threshold: Threshold | None) -> str:
+    """Judge the image-level decision against the label."""
+    if threshold is None or label == UNKNOWN:
         return UNDEFINED
-    called_anomalous = score >= threshold
+    called_anomalous = threshold.exceeded_by(score)
     if called_anomalous == bool(label):
         return CORRECT
     return FALSE_ALARM if called_anomalous else MISSED
-
-
-def shortest_float(score: float) -> float:
-    """Return a float32 score as the float with the fewest digits that identify it."""
-    return float(str(np.float32(score)))
 
 
 def outline(mask: np.ndarray) -> str:

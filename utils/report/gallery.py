@@ -1,42 +1,103 @@
 """Prepare the data of report.html's gallery: an index to filter and sort by, and its images."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from utils.report.data import outcome
+from utils.report.data import OUTLINE_UNIT, outcome
 from utils.results.heatmaps import OVERLAY, palette
+from utils.results.thresholds import REFERENCES, Threshold
 
 PIXEL_KEYS = ("thumbnail", "outline", "maps")  # most of the bytes of report/<category>.json
 
 
-def gallery_index(data: Mapping[str, Mapping]) -> dict:
-    """Return what the gallery filters and sorts by, from the report data of each category."""
+Thresholds = Mapping[str, Sequence[Threshold | None]]  # of each shown run, by category
+
+
+def gallery_index(data: Mapping[str, Mapping], thresholds: Thresholds) -> dict:
+    """Return what the gallery filters and sorts by, from the report data of each category.
+
+    `above` is the verdict in each shown run: null without a threshold from references.
+    """
     images = [
         {key: image[key] for key in ("image", "defect", "label", "size", "panel", "scores")}
         | {
             "category": index,
             "outcomes": [
-                outcome(score, image["label"], run["threshold"])
-                for score, run in zip(image["scores"], category["runs"], strict=True)
+                outcome(score, image["label"], threshold)
+                for score, threshold in zip(image["scores"], thresholds[name], strict=True)
+            ],
+            "above": [
+                verdict(score, threshold)
+                for score, threshold in zip(image["scores"], thresholds[name], strict=True)
             ],
         }
-        for index, category in enumerate(data.values())
+        for index, (name, category) in enumerate(data.items())
         for image in category["images"]
     ]
-    run_keys = ("name", "shots", "threshold", "scale")
     categories = [
-        {"name": name, "runs": [{key: run[key] for key in run_keys} for run in category["runs"]]}
+        {
+            "name": name,
+            "runs": [
+                {key: run[key] for key in ("name", "shots", "scale")}
+                | {"threshold": threshold and threshold.value}
+                for run, threshold in zip(category["runs"], thresholds[name], strict=True)
+            ],
+        }
         for name, category in data.items()
     ]
     colours = palette().tolist()
     return {"categories": categories, "images": images, "palette": colours, "overlay": OVERLAY}
 
 
-def gallery_images(category: Mapping) -> dict[str, dict]:
-    """Return the thumbnail, outline and maps of each image of a category, by the image's path."""
-    return {image["image"]: {key: image[key] for key in PIXEL_KEYS} for image in category["images"]}
+def verdict(score: float, threshold: Threshold | None) -> bool | None:
+    """Return whether an image is above the threshold from the references; None without one."""
+    if threshold is None or threshold.source != REFERENCES:
+        return None
+    return bool(threshold.exceeded_by(score))
+
+
+def gallery_images(category: Mapping, detected: Mapping | None) -> dict[str, dict]:
+    """Return the thumbnail, outline and maps of each image of a category, by the image's path.
+
+    `detected` is the category's entry of `read_defects`. An image in it also has `defects`: their
+    borders as an SVG path like the outline, with a caption.
+    """
+    images = {}
+    for image in category["images"]:
+        pixels = {key: image[key] for key in PIXEL_KEYS}
+        defects = detected["images"].get(image["image"]) if detected else None
+        if defects is not None:
+            paths = [svg_path(defect["contours"], image["size"]) for defect in defects]
+            pixels["defects"] = {"path": "".join(paths), "caption": caption(defects, detected)}
+        images[image["image"]] = pixels
+    return images
+
+
+def caption(defects: Sequence[Mapping], detected: Mapping) -> str:
+    """Return the caption of an image's defects, with the run and the threshold of its map."""
+    count = f"{len(defects)} defect{'' if len(defects) == 1 else 's'} detected"
+    if not defects:
+        count = "no defect detected: no pixel reaches the threshold of the map"
+    return f"{count}; {detected['run']}, map threshold {detected['pixel_threshold']:.4f}"
+
+
+def svg_path(contours: Sequence[Sequence], size: Sequence[int]) -> str:
+    """Return contours in pixels as an SVG path in units of OUTLINE_UNIT along both axes.
+
+    >>> svg_path([[[0, 0], [9, 0], [9, 4]]], (10, 20))
+    'M25 50L475 50L475 450z'
+    """
+    height, width = size
+    path = []
+    for contour in contours:
+        points = [
+            f"{round((x + 0.5) * OUTLINE_UNIT / width)} {round((y + 0.5) * OUTLINE_UNIT / height)}"
+            for x, y in contour
+        ]
+        path.append(f"M{'L'.join(points)}z")
+    return "".join(path)
 
 
 def without_pixels(category: Mapping) -> dict:

@@ -31,7 +31,9 @@ LEGEND = (
 
 def write_summary_page(folder: Path) -> str:
     """Write summary.md from summary.csv and settings.json of `folder`; return its text."""
-    page = summary_page(read_summary(folder), read_json(folder / "settings.json", "title"))
+    page = summary_page(
+        read_summary(folder), read_json(folder / "settings.json", "title", "settings")
+    )
     write_text(folder / "summary.md", page)
     return page
 
@@ -43,12 +45,14 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     `title` and `notes`, and compares the number of finished categories with `categories`.
     """
     blocks = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
-    blocks.append(LEGEND)
+    blocks.append(legend(record))
+    summary = without_single_mean(summary, record)
     finished = summary.loc[~is_mean(summary), "category"].nunique()
     total = len(record["categories"])
     for shots, rows in summary.groupby("shots"):
-        title = f"## {shots}-shot{seeds_text(rows)}"
-        blocks += [title, our_table(rows, mean_label(finished, total)), *undefined_notes(rows)]
+        title = f"## {shots}-shot{seeds_text(rows, record)}"
+        blocks += [title, our_table(rows, mean_label(finished, total))]
+        blocks += undefined_notes(rows) if draws_references(record) else []
     published = summary[summary[["paper", "public"]].notna().any(axis=1)]
     for shots, rows in published[~is_mean(published)].groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"
@@ -64,6 +68,24 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
         )
     blocks += [f"{name}: {text}" for name, text in source_texts(published).items()]
     return "\n\n".join(blocks) + "\n"
+
+
+def draws_references(record: Mapping) -> bool:
+    """Return whether a run (settings.json) draws references; those of custom images are given.
+
+    Custom images have no seeds to average over, and are one category.
+    """
+    return record["settings"]["dataset"] != "custom"
+
+
+def legend(record: Mapping) -> str:
+    """Say what the numbers of a run (settings.json) are."""
+    return LEGEND if draws_references(record) else "Percent."
+
+
+def without_single_mean(summary: pd.DataFrame, record: Mapping) -> pd.DataFrame:
+    """Leave the mean over categories out of the summary of custom images."""
+    return summary if draws_references(record) else summary[~is_mean(summary)]
 
 
 def is_mean(rows: pd.DataFrame) -> pd.Series:
@@ -128,10 +150,10 @@ def source_texts(rows: pd.DataFrame) -> dict[str, str]:
     return sources | {name: SOURCES[name] for name in rows["public_source"].dropna().unique()}
 
 
-def seeds_text(rows: pd.DataFrame) -> str:
-    """Return ", 5 seeds": the number of seeds averaged over; "" for 0 shots, which has no seed."""
+def seeds_text(rows: pd.DataFrame, record: Mapping) -> str:
+    """Return ", 5 seeds": the number of seeds averaged over; "" where nothing was drawn."""
     runs = rows["runs"].iloc[0]
-    if rows["shots"].iloc[0] == 0:
+    if rows["shots"].iloc[0] == 0 or not draws_references(record):
         return ""
     return f", {runs} seed" if runs == 1 else f", {runs} seeds"
 

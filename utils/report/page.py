@@ -15,15 +15,35 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from datasets.references import NO_SEED
 from datasets.splits import UNKNOWN
 from utils.evaluation.metrics import FPR_LIMIT, METRICS
 from utils.files import atomic_path
 from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
-from utils.report.data import CORRECT, FALSE_ALARM, MISSED, outcome, read_category_data
+from utils.report.data import (
+    CORRECT,
+    FALSE_ALARM,
+    MISSED,
+    outcome,
+    read_category_data,
+    thresholds_of,
+)
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
-from utils.report.markdown import UNDEFINED, cell, mean_label, our_cell, seeds_text, source_texts
+from utils.report.markdown import (
+    UNDEFINED,
+    cell,
+    draws_references,
+    legend,
+    mean_label,
+    our_cell,
+    seeds_text,
+    source_texts,
+    without_single_mean,
+)
+from utils.results.defects import read_defects
 from utils.results.folder import read_finished, read_json
 from utils.results.summary import MEAN, read_summary
+from utils.results.thresholds import REFERENCES, Threshold, explain_threshold
 
 FOLDER = Path(__file__).resolve().parent  # of the template, styles and scripts
 METRIC_NAMES = {
@@ -51,12 +71,14 @@ def write_report(folder: Path) -> None:
     Raise `InputError` if a file that the run wrote there is damaged.
     """
     finished = read_finished(folder)
+    defects = read_defects(folder)
     html = report_page(
-        read_json(folder / "settings.json", "title", "categories"),
+        read_json(folder / "settings.json", "title", "categories", "settings"),
         read_summary(folder),
         finished,
         {name: without_pixels(read_category_data(folder, name)) for name in finished},
-        (gallery_images(read_category_data(folder, name)) for name in finished),
+        (gallery_images(read_category_data(folder, name), defects.get(name)) for name in finished),
+        bool(defects),
     )
     with atomic_path(folder / "report.html") as temporary, temporary.open("wb") as stream:
         stream.writelines(text.encode("utf-8") for text in html)
@@ -68,16 +90,29 @@ def report_page(
     finished: Mapping[str, Mapping],
     data: Mapping[str, dict],
     images: Iterable[dict[str, dict]],
+    detected: bool,
 ) -> Iterator[str]:
     """Generate the HTML of the page in pieces.
 
     `record` is settings.json, `summary` the table of summary.csv; `finished` and `data` map each
     finished category to its record in done/ and to its report data without pixels, `images` gives
-    the gallery images of each of them.
+    the gallery images of each of them. `detected` says whether there is a defects.json.
     """
-    shots = shots_of(summary, data)
+    summary = without_single_mean(summary, record)
+    shots = shots_of(summary, data, record)
     total = len(record["categories"])
-    sections = [category_section(name, data[name], finished[name], summary) for name in finished]
+    rate = record["settings"].get("false_alarms")
+    thresholds = {name: thresholds_of(data[name], finished[name], rate) for name in finished}
+    sections = [
+        category_section(name, data[name], finished[name], thresholds[name], summary)
+        for name in finished
+    ]
+    explained = [
+        f"{data[name]['runs'][-1]['name']}: "
+        + explain_threshold(thresholds[name][-1].value, len(done["leave_one_out"]), rate)
+        for name, done in finished.items()
+        if done.get("leave_one_out")
+    ]
     return template().generate(
         title=f"WinCLIP on {record['title']}",
         record=record,
@@ -85,6 +120,11 @@ def report_page(
         finished=f"{len(finished)} of {total}",
         mean_name=mean_label(len(finished), total),
         shots=shots,
+        opens_on=shots[0 if draws_references(record) else -1]["shots"] if shots else None,
+        legend=legend(record),
+        explained=explained,
+        detected=detected,
+        draws_references=draws_references(record),
         means=table_rows(summary[summary["category"] == MEAN], "shots"),
         tables={
             run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
@@ -97,7 +137,7 @@ def report_page(
         labelled=any(section["labelled"] for section in sections),
         counts=image_counts(data),
         style=style,
-        index=script_json(gallery_index(data)),
+        index=script_json(gallery_index(data, thresholds)),
         images=map(script_json, images),
         css=asset("report.css"),
         images_js=asset("report_images.js"),
@@ -105,9 +145,9 @@ def report_page(
     )
 
 
-def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping]) -> list[dict]:
+def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping], record: Mapping) -> list[dict]:
     """Return each number of shots, its name, and the number of seeds in words."""
-    seeds = {count: seeds_text(rows) for count, rows in summary.groupby("shots")}
+    seeds = {count: seeds_text(rows, record) for count, rows in summary.groupby("shots")}
     shown = {run["shots"] for category in data.values() for run in category["runs"]}
     return [
         {"shots": int(count), "name": f"{count}-shot", "seeds": seeds.get(count, "")}
@@ -175,43 +215,35 @@ def category_chart(summary: pd.DataFrame, metric: str) -> Markup:
     return dot_chart(names, series, label)
 
 
-def category_section(name: str, data: Mapping, record: Mapping, summary: pd.DataFrame) -> dict:
+def category_section(
+    name: str,
+    data: Mapping,
+    record: Mapping,
+    thresholds: Sequence[Threshold | None],
+    summary: pd.DataFrame,
+) -> dict:
     """Return the numbers and charts of one category from its report data and its done/ record."""
     rows = summary[summary["category"] == name]
     series = [dots(group) for _, group in rows.groupby("shots")]
     label = f"The seven metrics of {name}; the tables list the values"
     values = {tuple(row[1:4]): row[4] for row in record["metrics"]}
     labelled = any(image["label"] != UNKNOWN for image in data["images"])
-    references = [None] * len(data["runs"])
-    if not labelled:
-        references[-1] = reference_threshold(data, record)
     return {
         "name": name,
         "labelled": labelled,
         "chart": dot_chart(list(METRIC_NAMES.values()), series, label) if series else None,
         "runs": [
-            run_section(name, data, index, values, reference)
-            for index, reference in enumerate(references)
+            run_section(name, data, index, values, threshold)
+            for index, threshold in enumerate(thresholds)
         ],
         "curves": [curve_figure(name, data["runs"], metric, values) for metric in CURVES],
     }
 
 
-def reference_threshold(data: Mapping, record: Mapping) -> dict | None:
-    """Return the highest score of a reference against the others, and how many images exceed it.
-
-    It applies to the run with the most shots. None if the done/ record has no such scores.
-    """
-    if not record.get("leave_one_out"):
-        return None
-    threshold = max(record["leave_one_out"])
-    above = sum(image["scores"][-1] > threshold for image in data["images"])
-    return {"value": threshold, "above": above, "images": len(data["images"])}
-
-
 def percent(values: Mapping[tuple, float | None], run: Mapping, metric: str) -> str:
     """Format one metric of one run in percent; `values` by shots, seed (None for 0) and metric."""
-    value = values.get((run["shots"], run["seed"] if run["shots"] else None, metric))
+    seed = None if run["seed"] == NO_SEED else run["seed"]
+    value = values.get((run["shots"], seed, metric))
     return UNDEFINED if value is None else f"{100 * value:.1f}"
 
 
@@ -220,12 +252,14 @@ def run_section(
     data: Mapping,
     index: int,
     values: Mapping[tuple, float | None],
-    reference: dict | None,
+    threshold: Threshold | None,
 ) -> dict:
-    """Return the thresholds, mistakes and histogram of one shown run of a category."""
+    """Return the threshold, mistakes and histogram of one shown run of a category."""
     run, images = data["runs"][index], data["images"]
-    threshold = run["threshold"]
-    line = reference["value"] if reference else threshold
+    reference = None
+    if threshold and threshold.source == REFERENCES:
+        above = sum(bool(threshold.exceeded_by(image["scores"][index])) for image in images)
+        reference = {"value": threshold.value, "above": above, "images": len(images)}
     outcomes = [outcome(image["scores"][index], image["label"], threshold) for image in images]
     good, anomalous = (
         np.array([image["scores"][index] for image in images if (image["label"] == 1) == positive])
@@ -240,13 +274,13 @@ def run_section(
     return {
         "shots": run["shots"],
         "name": run["name"],
-        "threshold": UNDEFINED if threshold is None else f"{threshold:.4f}",
+        "threshold": UNDEFINED if threshold is None else f"{threshold.value:.4f}",
         "f1": percent(values, run, "image_f1_max"),
         "missed": counts[MISSED],
         "false_alarms": counts[FALSE_ALARM],
         "correct": counts[CORRECT],
         "reference": reference,
-        "histogram": histogram(good, anomalous, line, label),
+        "histogram": histogram(good, anomalous, threshold and threshold.value, label),
     }
 
 

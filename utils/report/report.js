@@ -9,6 +9,7 @@ const SMALL = 144, LARGE = 360; // longer side of heatmaps in cards and in the l
 const controls = Object.fromEntries(
   ["shots", "category", "defect", "outcome", "sort"].map((name) => [name, byId(name)]),
 );
+const DEFAULT_SHOTS = controls.shots.querySelector("[selected]").value;
 const DEFAULTS = {
   category: "all", defect: "all", outcome: "all", sort: controls.sort.options[0].value,
 };
@@ -44,7 +45,8 @@ function passes(image) {
     (category.value === "all" || data.categories[image.category].name === category.value.slice(1)) &&
     (defect.value === "all" || image.defect === defect.value.slice(1)) &&
     (outcome.value === "all" || imageOutcome === outcome.value ||
-      (outcome.value === "mistakes" && isMistake(image)))
+      (outcome.value === "mistakes" && isMistake(image)) ||
+      outcome.value === { true: "above", false: "not above" }[image.above[selectedRun]])
   );
 }
 
@@ -75,7 +77,7 @@ function fillDefects() {
 function readAddress() {
   const state = new URLSearchParams(location.hash.slice(1));
   if (![...state.keys()].some((name) => name in controls || name === "image")) return false;
-  choose(controls.shots, state.get("shots"), controls.shots.options[0].value);
+  choose(controls.shots, state.get("shots"), DEFAULT_SHOTS);
   for (const name of ["category", "defect", "outcome", "sort"]) {
     if (name === "defect") fillDefects();
     const prefix = name === "category" || name === "defect" ? "=" : "";
@@ -86,7 +88,7 @@ function readAddress() {
 
 function writeAddress() {
   const state = new URLSearchParams();
-  if (controls.shots.selectedIndex > 0) state.set("shots", controls.shots.value);
+  if (controls.shots.value !== DEFAULT_SHOTS) state.set("shots", controls.shots.value);
   for (const [name, value] of Object.entries(DEFAULTS)) {
     const chosen = controls[name].value;
     if (chosen !== value) state.set(name, chosen.replace(/^=/, ""));
@@ -101,17 +103,31 @@ function writeAddress() {
 const format = (value) => (value === null ? "n/a" : value.toFixed(4));
 const isLabelled = (image) => image.label >= 0;
 const labelText = (image) => ["unlabelled", "good", `anomalous (${image.defect})`][image.label + 1];
-const outcomeText = (outcome) => (outcome === "n/a" ? "no threshold" : outcome);
+const outcomeText = (outcome) => (outcome === "n/a" ? "no outcome" : outcome);
 
-function outcomeMark(outcome) {
-  const className = `outcome-${outcome.replace(" ", "-").replace("/", "")}`;
-  return make("b", { className, textContent: outcomeText(outcome) });
+// Return the verdict by the threshold from the references, if any, and the outcome, if labelled.
+function verdicts(image, run) {
+  const outcome = image.outcomes[run];
+  const marks = [];
+  if (image.above[run] !== null) {
+    const className = image.above[run] ? "above" : "";
+    const textContent = image.above[run] ? "above the threshold" : "not above the threshold";
+    marks.push({ className, textContent });
+  }
+  if (isLabelled(image)) {
+    const className = `outcome-${outcome.replace(" ", "-").replace("/", "")}`;
+    marks.push({ className, textContent: outcomeText(outcome) });
+  }
+  return marks;
 }
+
+const marked = (image, run) =>
+  verdicts(image, run).flatMap((properties) => [", ", make("b", properties)]);
 
 function card(image, index) {
   const score = format(scoreOf(image));
   const outcome = image.outcomes[selectedRun];
-  const ending = isLabelled(image) ? `, ${outcomeText(outcome)}` : "";
+  const ending = verdicts(image, selectedRun).map((mark) => `, ${mark.textContent}`).join("");
   const alt = `${image.image}: ${labelText(image)}, score ${score}${ending}`;
   const frames = make(
     "span",
@@ -127,7 +143,7 @@ function card(image, index) {
     make("br"),
     `${labelText(image)}, score `,
     make("b", { textContent: score }),
-    ...(isLabelled(image) ? [", ", outcomeMark(outcome)] : []),
+    ...marked(image, selectedRun),
   );
   caption.setAttribute("aria-hidden", "true"); // the alt text of the thumbnail says the same
   const button = make("button", { type: "button", className: "card" }, frames, caption);
@@ -168,6 +184,14 @@ function figure(frame, ...text) {
   return make("figure", {}, frame, make("figcaption", { className: "caption" }, ...text));
 }
 
+// Return a figure of the image with the borders of its defects, if it is above the threshold.
+function detected(image) {
+  const { defects } = pixelsOf(image);
+  if (!defects) return [];
+  const frame = outlined(image, "detected defects", defects.path, "outline detected");
+  return [figure(frame, defects.caption)];
+}
+
 function enlarge(index) {
   enlarged = index;
   const image = matches[index];
@@ -182,8 +206,8 @@ function enlarge(index) {
   }
   const maps = image.scores.map((score, run) => {
     const { name, threshold, scale } = runOf(image, run);
-    const outcome = isLabelled(image)
-      ? [`, threshold ${format(threshold)}, `, outcomeMark(image.outcomes[run])] : [];
+    const outcome = isLabelled(image) || threshold !== null
+      ? [`, threshold ${format(threshold)}`, ...marked(image, run)] : [];
     const range = `; colours from ${format(scale[0])} to ${format(scale[1])}`;
     const frame = heatmap(image, run, LARGE, `heatmap, ${name}`);
     return figure(frame, `${name}: score ${format(score)}`, ...outcome, range);
@@ -193,6 +217,7 @@ function enlarge(index) {
   byId("large-images").replaceChildren(
     figure(make("span", { className: "frame" }, thumbnail(image, image.image)), "image"),
     ...truth,
+    ...detected(image),
     ...maps,
   );
   byId("previous").disabled = index === 0;

@@ -37,16 +37,21 @@ function groundTruth(image, alt) {
     empty.style.aspectRatio = `${image.size[1]} / ${image.size[0]}`;
     return empty;
   }
+  return outlined(image, alt, outline, "outline");
+}
+
+// Return the thumbnail with an SVG path drawn over it; both axes of the path go from 0 to 1000.
+function outlined(image, alt, d, className) {
   const namespace = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(namespace, "svg");
-  svg.setAttribute("class", "outline");
+  svg.setAttribute("class", className);
   svg.setAttribute("viewBox", "0 0 1000 1000");
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
   for (const name of ["edge", "core"]) {
     const path = document.createElementNS(namespace, "path");
     path.setAttribute("class", name);
-    path.setAttribute("d", outline);
+    path.setAttribute("d", d);
     svg.append(path);
   }
   return make("span", { className: "frame" }, thumbnail(image, alt), svg);

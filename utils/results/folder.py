@@ -5,7 +5,9 @@ done/<category>.json    marks a finished category; written after all of its othe
                         category without it is scored again. Its keys:
     metrics             [category, shots, seed, metric, value in [0, 1]]; null: no seed, undefined
     references          [category, shots, seed, image path] of every run's reference images
+    pixel_threshold     map value of the pixel F1-max in the run with the most shots, or null
     leave_one_out       image score of each reference image against the others; custom images only
+    leave_one_out_peaks     the highest value of the map of each, likewise
 """
 
 import json

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from datasets.references import NO_SEED
+from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.evaluation.stitching import StitchedMaps
 from utils.files import atomic_path, write_text
+from utils.results.thresholds import Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Scores:
     image: np.ndarray  # (N,) str: paths relative to the data root
     label: np.ndarray  # (N,) int: 0 good, 1 anomalous, or UNKNOWN
     shots: np.ndarray  # (R,) int
-    seed: np.ndarray  # (R,) int; NO_SEED for 0 shots
+    seed: np.ndarray  # (R,) int; NO_SEED for 0 shots and for the references of custom images
     image_scores: np.ndarray  # (R, N) float32
     maps: np.ndarray  # (R, M, G, G) float32
     tiles: np.ndarray  # (N, 2) int: rows and columns of the tiles of each image
@@ -55,6 +57,11 @@ class Scores:
             f"{shots}-shot" if seed == NO_SEED else f"{shots}-shot seed {seed}"
             for shots, seed in zip(self.shots.tolist(), self.seed.tolist(), strict=True)
         ]
+
+
+def shortest_float(score: float) -> float:
+    """Return a float32 score as the float with the fewest digits that identify it."""
+    return float(str(np.float32(score)))
 
 
 def save_scores(path: Path, scores: Scores) -> None:
@@ -85,16 +92,27 @@ def load_scores(path: Path) -> Scores:
         ) from error
 
 
-def write_score_table(path: Path, scores: Scores, defects: Mapping[str, str]) -> None:
+def write_score_table(
+    path: Path,
+    scores: Scores,
+    defects: Mapping[str, str],
+    threshold: Threshold | None = None,
+) -> None:
     """Write one row per image: `image,label,defect`, then its score in each of the R runs.
 
-    `defects` maps each image to the name of its defect folder ("good" for a good image). Scores
-    have the fewest digits that identify their float32 value.
+    `defects` maps each image to the name of its defect folder ("good" for a good image); label and
+    defect are empty for an unlabelled image. Scores have the fewest digits that identify their
+    float32 value. With a threshold of the last run, `threshold,above_threshold` (0 or 1) follow.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "defect", *scores.run_names()])
+    names = ["threshold", "above_threshold"] if threshold else []
+    writer.writerow(["image", "label", "defect", *scores.run_names(), *names])
     columns = scores.image.tolist(), scores.label.tolist(), scores.image_scores.T
     for image, label, row in zip(*columns, strict=True):
-        writer.writerow([image, label, defects[image], *map(str, row.astype(np.float32))])
+        labels = ["", ""] if label == UNKNOWN else [label, defects[image]]
+        values = [*map(str, row.astype(np.float32))]
+        if threshold:
+            values += [str(np.float32(threshold.value)), int(threshold.exceeded_by(row[-1]))]
+        writer.writerow([image, *labels, *values])
     write_text(path, text.getvalue())

@@ -14,6 +14,7 @@ from utils.cli import exit_on_error
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
+from utils.results.defects import write_defects
 from utils.results.summary import COLUMNS, write_tables
 from utils.run.category import write_category
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
@@ -95,6 +96,7 @@ def finish(session: Session) -> str:
     folder.write_times(clock)  # the report shows them
     with clock.stage("report"):
         summary = write_summary(session)
+        write_defects(folder.path)
         write_report(folder.path)
     folder.write_times(clock)
     log.info(f"\nseconds per stage\n{clock.table()}\n\nresults are in {folder.path}\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.decode import read_image
-from datasets.references import reference_rows
+from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
@@ -19,6 +19,7 @@ from utils.files import write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
+from utils.results.thresholds import pixel_f1_threshold
 from utils.run.inference import CategoryResult
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -32,6 +33,7 @@ def write_category(task: CategoryTask, result: CategoryResult, session: Session)
     category, scores, masks = task.category, result.scores, result.masks
     with clock.stage("metrics"):
         metrics, curves = evaluate(category, scores, masks)
+        pixel_threshold = shown_pixel_threshold(scores, masks)
     with clock.stage("write"):
         save_scores(folder.path / "scores" / f"{category}.npz", scores)
         defects = {sample.image: sample.defect for sample in task.tests}
@@ -43,8 +45,9 @@ def write_category(task: CategoryTask, result: CategoryResult, session: Session)
         data = category_data(task.tests, scores, masks, result.thumbnails, curves, panels)
         write_category_data(folder.path, category, data)
     record = {"metrics": metrics, "references": reference_rows(category, task.shot_settings)}
-    if task.leave_one_out:
-        record["leave_one_out"] = result.leave_one_out
+    record["pixel_threshold"] = pixel_threshold
+    if result.leave_one_out:
+        record |= result.leave_one_out._asdict()
     folder.finish(category, record)
     folder.write_times(clock)
 
@@ -58,9 +61,7 @@ def evaluate(
     None where undefined. There are no rows if a label is unknown, and pixel metrics are undefined
     if an anomalous image has no mask.
     """
-    complete = all(
-        mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1
-    )
+    complete = has_all_masks(scores, masks)
     pixels = PixelEvaluator(masks if complete else [np.zeros_like(mask) for mask in masks])
     first_runs = scores.first_runs()
     rows, curves = [], {}
@@ -72,10 +73,25 @@ def evaluate(
             curves[run] |= pixel_curves(counts)
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
-            rows.append((category, int(shots), int(seed) if shots else None, metric, value))
+            rows.append(
+                (category, int(shots), None if seed == NO_SEED else int(seed), metric, value)
+            )
     if (scores.label == UNKNOWN).any():
         rows = []
     return rows, curves
+
+
+def has_all_masks(scores: Scores, masks: Masks) -> bool:
+    """Return whether every anomalous image has a mask."""
+    return all(mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1)
+
+
+def shown_pixel_threshold(scores: Scores, masks: Masks) -> float | None:
+    """Return the map value of the pixel F1-max, in the first run with the most shots."""
+    if not has_all_masks(scores, masks):
+        return None
+    run = scores.first_runs()[-1]
+    return pixel_f1_threshold(scores.stitched(run, [mask.shape for mask in masks]), masks)
 
 
 def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:

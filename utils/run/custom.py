@@ -16,7 +16,13 @@ from utils.errors import InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
 from utils.results.folder import read_finished
-from utils.results.scores import Scores, load_scores
+from utils.results.scores import Scores, load_scores, write_score_table
+from utils.results.thresholds import (
+    Threshold,
+    check_false_alarms,
+    explain_threshold,
+    reference_threshold,
+)
 from utils.run.benchmark import run
 from utils.run.distributed import init_distributed
 from utils.run.plan import CategoryTask, Experiment
@@ -37,6 +43,8 @@ class CustomSettings(Settings):
     """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
     masks: str = ""
     """Folder of masks, named like the images; "" for none."""
+    false_alarms: float | None = None
+    """Share of good images that may exceed the threshold, such as 0.05; needs enough references."""
     data_root: tyro.conf.Suppress[str] = ""
     split: tyro.conf.Suppress[str] = ""
     categories: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -47,8 +55,13 @@ class CustomSettings(Settings):
     """Folder of the results; "auto": result/custom/<name of images>, or ...-with-references."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for a class name that cannot be part of a file name."""
+        """Raise `InputError` for a rate out of range, and a class name that no file can have."""
         super().__post_init__()
+        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
+            raise InputError(
+                f"FALSE_ALARMS = {self.false_alarms}: expected a number between 0 and 1, such as "
+                "0.05 for 5 % of the good images"
+            )
         if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
             raise InputError(
                 f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut", '
@@ -96,9 +109,10 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         *(user_path(path) if path else None for path in (settings.references, settings.masks)),
     )
     references = tuple(sample.image for sample in images.references)
+    check_false_alarms(settings.false_alarms, len(references))
     shot_settings = [ShotSetting(0, NO_SEED, ())]
     if references:
-        shot_settings.append(ShotSetting(len(references), 0, references))
+        shot_settings.append(ShotSetting(len(references), NO_SEED, references))
     files = [
         sha256_of(images.root / path)
         for sample in (*images.tests, *images.references)
@@ -126,15 +140,17 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             "references": len(references),
         },
         apply_exif=True,
-        after_run=partial(report_scores, settings.class_name, images),
+        after_run=partial(report_scores, images, settings.false_alarms),
     )
 
 
-def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
-    """Write scores.json, print the highest scores and what they mean, and name unusable files."""
+def report_scores(images: CustomImages, rate: float | None, folder: Path) -> None:
+    """Write scores and verdicts, print the highest scores, and name unusable files."""
+    class_name = images.tests[0].class_name
     scores = load_scores(folder / "scores" / f"{class_name}.npz")
-    leave_one_out = read_finished(folder)[class_name].get("leave_one_out", [])
-    threshold = max(leave_one_out, default=None)
+    threshold = reference_threshold(read_finished(folder)[class_name], rate)
+    defects = {sample.image: sample.defect for sample in images.tests}
+    write_score_table(folder / "scores" / f"{class_name}.csv", scores, defects, threshold)
     records = score_records(scores, threshold)
     write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     name = scores.run_names()[-1]
@@ -143,8 +159,13 @@ def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
     for record in sorted(records, key=lambda record: -record[name])[:MAX_LISTED]:
         mark = "  above the threshold" if record.get("above_threshold") else ""
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
-    log.info(f"\n{explain_scores(len(images.references), threshold)}")
-    log.info(f"\nscores.json, scores/{class_name}.csv, heatmaps/ and report.html are in {folder}")
+    if threshold:
+        above = sum(record["above_threshold"] for record in records)
+        explained = explain_threshold(threshold.value, len(images.references), rate)
+        log.info(f"\n{above} of {len(records)} images are above the threshold")
+        log.info(f"{name}: {explained}")
+    else:
+        log.info(f"\n{explain_scores(len(images.references))}")
     for fault in images.faults:
         log.info(f"skipped: {fault}")
     if images.faults:
@@ -155,7 +176,7 @@ def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
         )
 
 
-def score_records(scores: Scores, threshold: float | None) -> list[dict]:
+def score_records(scores: Scores, threshold: Threshold | None) -> list[dict]:
     """Return the entries of scores.json, one per image.
 
     Keys: image; anomalous, if labelled; the image score of each run under the run's name; with a
@@ -168,21 +189,15 @@ def score_records(scores: Scores, threshold: float | None) -> list[dict]:
             record["anomalous"] = bool(scores.label[index])
         for run_index, name in enumerate(scores.run_names()):
             record[name] = float(scores.image_scores[run_index, index])
-        if threshold is not None:
-            record["threshold"] = threshold
-            record["above_threshold"] = bool(scores.image_scores[-1, index] > threshold)
+        if threshold:
+            record["threshold"] = threshold.value
+            record["above_threshold"] = bool(threshold.exceeded_by(scores.image_scores[-1, index]))
         records.append(record)
     return records
 
 
-def explain_scores(references: int, threshold: float | None) -> str:
-    """Return what the scores mean, and what they do not mean."""
-    if threshold is not None:
-        return (
-            f"threshold: {threshold:.3f}, the highest score of a reference image against the other "
-            f"{references - 1}. Expect about 1 in {references + 1} good parts to exceed it; "
-            "more reference images make it more reliable."
-        )
+def explain_scores(references: int) -> str:
+    """Return what scores without a threshold mean, and what they do not mean."""
     text = (
         "The scores rank the images. They are not calibrated: 0.5 does not separate good from "
         "damaged, and scores of two classes cannot be compared."

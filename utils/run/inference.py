@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from datasets.images import Item
 from datasets.tiles import tile_side
-from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores, winclip
+from models.winclip import (
+    TextBank,
+    VisualBank,
+    average_scales,
+    leave_one_out_distances,
+    score_zero_shot,
+    winclip,
+)
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -28,6 +36,13 @@ class ImageResult:
     thumbnail: bytes  # a JPEG file
 
 
+class LeaveOneOut(NamedTuple):
+    """The reference images, each scored against all others; both become part of done/*.json."""
+
+    leave_one_out: list[float]  # image scores
+    leave_one_out_peaks: list[float]  # the highest value of each image's map
+
+
 @dataclass(frozen=True)
 class CategoryResult:
     """The results of a category whose images are all scored."""
@@ -35,7 +50,7 @@ class CategoryResult:
     scores: Scores
     masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`
     thumbnails: list[bytes]  # a JPEG file of each image in `scores`
-    leave_one_out: list[float]  # image scores of the reference images, if the task asks for them
+    leave_one_out: LeaveOneOut | None = None  # if the task asks for it and has two references
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class References:
 
     bank: VisualBank | None  # None without reference images
     rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
-    batches: list[tuple[list[Item], Features]]  # this process's reference images
+    zero_shot: tuple[torch.Tensor, torch.Tensor]  # scores (M,), maps (M, G_h, G_w) of the bank rows
 
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
         """Return the rows of a set of reference images; None for no images."""
@@ -58,8 +73,10 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     """
     text = session.text_bank(task.category)
     shard = task.shard(session.context)
-    references = encode_references(shard, session)
-    leave_one_out = score_references(references, text) if task.leave_one_out else []
+    references = encode_references(shard, text, session)
+    leave_one_out = None
+    if task.leave_one_out and len(references.rows) > 1:
+        leave_one_out = score_references(references, session)
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
     results = []
     for items, features in session.stream.take(len(shard.tests)):
@@ -69,49 +86,58 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
             results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy(), maximum)
         session.progress.update(len(items))
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
-    gathered = session.context.gather((results, leave_one_out))
+    gathered = session.context.gather(results)
     if not gathered:
         return None
-    results, leave_one_out = (
-        list(chain.from_iterable(lists)) for lists in zip(*gathered, strict=True)
-    )
+    results = list(chain.from_iterable(gathered))
     return collect(task, results, leave_one_out, session.settings.tile)
 
 
-def encode_references(shard: CategoryTask, session: Session) -> References:
+def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
     context, device = session.context, session.stream.encoder.device
-    batches = []
+    counts, batches = [], []
     for items, features in session.stream.take(len(shard.references)):
-        batches.append((items, features))
+        counts += [(item.image, len(item.tiles)) for item in items]
+        bank = VisualBank.from_features(features)
+        batches.append((*score_zero_shot(features, text), *bank.entries))
         session.progress.update(len(items))
-    counts = [(item.image, len(item.tiles)) for items, _ in batches for item in items]
-    entries = ()
-    if batches:
-        features = Features.concatenate([features for _, features in batches])
-        entries = tuple(entry.cpu() for entry in VisualBank.from_features(features).entries)
-    shards = context.all_gather((counts, entries))
+    tensors = [torch.cat(parts).cpu() for parts in zip(*batches, strict=True)]
+    shards = context.all_gather((counts, tensors))
     rows, start = {}, 0
     for image, count in chain.from_iterable(counts for counts, _ in shards):
         rows[image] = torch.arange(start, start + count, device=device)
         start += count
     if not rows:
-        return References(None, {}, [])
-    scales = zip(*(entries for _, entries in shards if entries), strict=True)
-    visual = VisualBank(tuple(torch.cat(scale).to(device) for scale in scales))
-    return References(visual, rows, batches)
+        return References(None, {}, ())
+    joined = zip(*(tensors for _, tensors in shards if tensors), strict=True)
+    scores, maps, *entries = map(torch.cat, joined)
+    visual = VisualBank(tuple(scale.to(device) for scale in entries))
+    return References(visual, rows, (scores, maps))
 
 
-def score_references(references: References, text: TextBank) -> list[float]:
-    """Score each of this process's reference images against all others; [] if there is only one."""
-    if len(references.rows) < 2:
-        return []
-    scores = []
-    for items, features in references.batches:
-        counts = [len(item.tiles) for item in items]
-        first_row = int(references.rows[items[0].image][0])
-        scores += leave_one_out_scores(features, counts, first_row, text, references.bank).tolist()
-    return scores
+def score_references(references: References, session: Session) -> LeaveOneOut:
+    """Score each of two or more reference images against all others, in the order of `rows`.
+
+    The processes share the work, and all return the same result.
+    """
+    context, (scores, maps) = session.context, references.zero_shot
+    counts = torch.tensor([len(rows) for rows in references.rows.values()])
+    image_of_row = torch.arange(len(counts)).repeat_interleave(counts)
+    share = context.rank, context.world_size
+    with session.clock.stage("score"):
+        on_device = image_of_row.to(references.bank.entries[0].device)
+        distances = leave_one_out_distances(references.bank, on_device, share)
+        shares = context.all_gather([scale.cpu() for scale in distances])
+        distances = [torch.stack(scale).amin(dim=0) for scale in zip(*shares, strict=True)]
+        visual_maps = average_scales(distances, maps.shape[-2:], session.settings.scales)
+        scores = (scores + visual_maps.amax(dim=(-2, -1))) / 2
+        peaks = ((maps + visual_maps) / 2).amax(dim=(-2, -1))
+    pool = torch.amax if session.settings.tile else torch.mean  # as in `split_by_image`
+    images = list(zip(scores.split(counts.tolist()), peaks.split(counts.tolist()), strict=True))
+    return LeaveOneOut(
+        [float(pool(tiles)) for tiles, _ in images], [float(tiles.max()) for _, tiles in images]
+    )
 
 
 def split_by_image(
@@ -144,7 +170,10 @@ def split_by_image(
 
 
 def collect(
-    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: list[float], tile: int
+    task: CategoryTask,
+    results: Sequence[ImageResult],
+    leave_one_out: LeaveOneOut | None,
+    tile: int,
 ) -> CategoryResult:
     """Collect the results of all images, in the order of the task's test images.
 

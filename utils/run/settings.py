@@ -42,6 +42,7 @@ PRESETS = {
 NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
     *("heatmaps", "heatmap_size", "deterministic"),
+    *("coco", "false_alarms"),  # what they change is written anew at the end of every run
     # Compared by content:
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
 )
@@ -110,6 +111,8 @@ class Settings:
     """Heatmaps to draw: all, none, or the first N of each defect and of the good images."""
     heatmap_size: int = 256
     """Height of each image in a heatmap, in pixels; 64 or more."""
+    coco: bool = False
+    """Also write defects_coco.json: the detected defects in COCO's format."""
     limit: int | None = None
     """Use only the first N good test images and the first N of each defect, for a trial."""
     result_dir: str = "auto"

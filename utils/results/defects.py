@@ -1,0 +1,229 @@
+"""Write the detected defects as objects: defects.json, and defects_coco.json with --coco.
+
+They are computed at the end of a run from scores/ and done/, for the run with the most shots (its
+first seed). An image above the threshold of image scores is searched for connected defects: pixels
+of its map, at the image's own resolution, above the threshold of map values. The file says where
+both thresholds come from.
+
+categories  category name to
+  run         name of the run
+  threshold, threshold_source              image score: "F1-max" (of the labels) or "references"
+  pixel_threshold, pixel_threshold_source  map value: "F1-max" (of the masks), "references", or
+              "images below the threshold" (their highest value; labels without masks)
+images      one object per image above the threshold
+  category, image, size ([height, width] in pixels), score
+  defects     the highest peak first; empty if no pixel is above its threshold
+    box         [left, top, width, height] in pixels
+    area        number of pixels
+    peak, mean  of the map values inside
+    contours    the border, then those of holes: [[x, y], ...] in pixels, within half a pixel
+"""
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.evaluation.metrics import THREADS
+from utils.files import write_text
+from utils.log import log
+from utils.results.folder import read_finished, read_json
+from utils.results.scores import Scores, load_scores, shortest_float
+from utils.results.thresholds import (
+    F1_MAX,
+    REFERENCES,
+    Threshold,
+    conformal_quantile,
+    f1_threshold,
+    reference_threshold,
+)
+
+BELOW = "images below the threshold"  # a source of the threshold of map values
+TOLERANCE = 0.5  # of contours, in pixels
+FILE, COCO_FILE = "defects.json", "defects_coco.json"
+
+
+class Detection(NamedTuple):
+    """The thresholds of one category and the index of the run that they apply to."""
+
+    run: int
+    image: Threshold
+    pixel: Threshold
+
+
+def write_defects(folder: Path) -> None:
+    """Write the files described above into a result folder; without any threshold, say so."""
+    record = read_json(folder / "settings.json", "title", "settings")
+    rate = record["settings"].get("false_alarms")
+    categories, images, sizes = {}, [], []
+    for category, finished in read_finished(folder).items():
+        scores = load_scores(folder / "scores" / f"{category}.npz")
+        detection = find_thresholds(scores, finished, rate)
+        if detection is None:
+            continue
+        categories[category] = describe(detection, scores)
+        images += [{"category": category} | image for image in find_defects(scores, detection)]
+        sizes += zip(scores.image.tolist(), scores.size.tolist(), strict=True)
+    for name in (FILE, COCO_FILE):
+        (folder / name).unlink(missing_ok=True)  # of an earlier run with another rate
+    if not categories:
+        log.info(f"no threshold (it needs labels, or two references), so no {FILE}")
+        return
+    lines = ",\n".join(json.dumps(image, ensure_ascii=False) for image in images)
+    head = json.dumps(categories, ensure_ascii=False, indent=1)
+    write_text(folder / FILE, f'{{"categories": {head},\n"images": [\n{lines}\n]}}\n')
+    if record["settings"].get("coco"):
+        text = json.dumps(
+            coco(record["title"], list(categories), images, sizes), ensure_ascii=False
+        )
+        write_text(folder / COCO_FILE, text + "\n")
+
+
+def read_defects(folder: Path) -> dict[str, dict]:
+    """Return the categories of defects.json, each with `images`: the defects by image; or {}."""
+    if not (folder / FILE).exists():
+        return {}
+    content = read_json(folder / FILE, "categories", "images")
+    categories = {name: entry | {"images": {}} for name, entry in content["categories"].items()}
+    for image in content["images"]:
+        categories[image["category"]]["images"][image["image"]] = image["defects"]
+    return categories
+
+
+def find_thresholds(scores: Scores, record: Mapping, rate: float | None) -> Detection | None:
+    """Return the thresholds of a category; None without labels and references.
+
+    `record` is the category's record in done/, `rate` the setting `false_alarms`.
+    """
+    run = scores.first_runs()[-1]
+    image = reference_threshold(record, rate) or f1_threshold(
+        scores.image_scores[run], scores.label
+    )
+    if image is None:
+        return None
+    if record.get("pixel_threshold") is not None:
+        return Detection(run, image, Threshold(record["pixel_threshold"], F1_MAX))
+    if image.source == REFERENCES:
+        peak = conformal_quantile(record["leave_one_out_peaks"], rate)
+        return Detection(run, image, Threshold(peak, REFERENCES))
+    counts = scores.tiles.prod(axis=1)
+    starts = counts.cumsum() - counts
+    peaks = np.maximum.reduceat(scores.maps[run].max(axis=(1, 2)), starts)
+    below = peaks[~image.exceeded_by(scores.image_scores[run])]
+    if not len(below):  # every image is above the threshold
+        return None
+    return Detection(run, image, Threshold(float(below.max()), BELOW))
+
+
+def describe(detection: Detection, scores: Scores) -> dict:
+    """Return the entry of a category."""
+    return {
+        "run": scores.run_names()[detection.run],
+        "threshold": shortest_float(detection.image.value),
+        "threshold_source": detection.image.source,
+        "pixel_threshold": shortest_float(detection.pixel.value),
+        "pixel_threshold_source": detection.pixel.source,
+    }
+
+
+def find_defects(scores: Scores, detection: Detection) -> list[dict]:
+    """Return the entries of the images above the threshold, without their category."""
+    values = scores.image_scores[detection.run]
+    maps = scores.stitched(detection.run, scores.size.tolist())
+    rows = np.flatnonzero(detection.image.exceeded_by(values)).tolist()
+    with ThreadPoolExecutor(THREADS) as pool:
+        defects = pool.map(lambda row: defects_of(maps[row], detection.pixel), rows)
+    return [
+        {
+            "image": str(scores.image[row]),
+            "size": scores.size[row].tolist(),
+            "score": shortest_float(values[row]),
+            "defects": found,
+        }
+        for row, found in zip(rows, defects, strict=True)
+    ]
+
+
+def defects_of(values: np.ndarray, threshold: Threshold) -> list[dict]:
+    """Return the connected defects of a map (H, W) float32, the highest peak first.
+
+    >>> values = np.zeros((4, 5), np.float32)
+    >>> values[1, 2:4] = 0.5, 1
+    >>> (defect,) = defects_of(values, Threshold(0.25, REFERENCES))
+    >>> [defect[key] for key in ("box", "area", "peak", "mean", "contours")]
+    [[2, 1, 2, 1], 2, 1.0, 0.75, [[[2, 1], [3, 1]]]]
+    """
+    mask = threshold.exceeded_by(values).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    defects = []
+    for label in range(1, count):
+        left, top, width, height, area = stats[label].tolist()
+        window = np.s_[top : top + height, left : left + width]
+        region = labels[window] == label
+        inside = values[window][region]
+        defects.append(
+            {
+                "box": [left, top, width, height],
+                "area": area,
+                "peak": shortest_float(inside.max()),
+                "mean": shortest_float(inside.mean(dtype=np.float64)),
+                "contours": trace(region, (left, top)),
+            }
+        )
+    return sorted(defects, key=lambda defect: -defect["peak"])
+
+
+def trace(region: np.ndarray, offset: tuple[int, int]) -> list[list[list[int]]]:
+    """Return the outer border of a connected region (H, W) bool, then those of its holes."""
+    contours, hierarchy = cv2.findContours(
+        region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset
+    )
+    outer_first = np.argsort(hierarchy[0, :, 3] >= 0, kind="stable")
+    return [
+        cv2.approxPolyDP(contours[index], TOLERANCE, True)[:, 0].tolist() for index in outer_first
+    ]
+
+
+def coco(title: str, categories: list[str], images: list[dict], sizes: list[tuple]) -> dict:
+    """Return the defects in COCO's format, with their peak as score.
+
+    `sizes` has the path and [height, width] of every image, with or without defects. A polygon is
+    the outer border; holes only lessen the area. One of fewer than three points is the box.
+    """
+    ids = {name: index for index, name in enumerate((name for name, _ in sizes), start=1)}
+    annotations = []
+    for image in images:
+        for defect in image["defects"]:
+            left, top, width, height = defect["box"]
+            right, bottom = left + width, top + height
+            polygon = defect["contours"][0]
+            if len(polygon) < 3:
+                polygon = [[left, top], [right, top], [right, bottom], [left, bottom]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": ids[image["image"]],
+                    "category_id": categories.index(image["category"]) + 1,
+                    "segmentation": [[number for point in polygon for number in point]],
+                    "bbox": defect["box"],
+                    "area": defect["area"],
+                    "iscrowd": 0,
+                    "score": defect["peak"],
+                }
+            )
+    return {
+        "info": {"description": f"defects that WinCLIP detected: {title}"},
+        "images": [
+            {"id": ids[name], "file_name": name, "height": height, "width": width}
+            for name, (height, width) in sizes
+        ],
+        "categories": [
+            {"id": index, "name": name, "supercategory": "defect"}
+            for index, name in enumerate(categories, start=1)
+        ],
+        "annotations": annotations,
+    }
