@@ -117,7 +117,9 @@ def draw_heatmaps(
     for row, sample in enumerate(task.tests):
         if sample.image not in panels:
             continue
-        image = read_image(session.experiment.root / sample.image, session.experiment.apply_exif)
+        experiment = session.experiment
+        path = experiment.root / sample.image
+        image = read_image(path, experiment.apply_exif, experiment.white)
         has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
         panel = draw_panel(
             np.asarray(image),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from datasets.decode import SIXTEEN_BITS, White
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import ShotSetting, draw_references, listed_references, read_references
 from datasets.splits import Sample, first_of_each_defect, read_recipe, read_split
@@ -51,6 +52,9 @@ class Experiment:
     fingerprint: dict  # what results depend on besides settings and weights
     groups: dict[str, list[str]] = field(default_factory=dict)  # categories with their own mean
     apply_exif: bool = False  # rotate images as their EXIF data says
+    white: White = SIXTEEN_BITS  # how images of more than 8 bits are read
+    custom_masks: bool = False  # read masks as `datasets.custom.masks` does
+    messages: list[str] = field(default_factory=list)  # logged once when the run starts
     after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
 
 
