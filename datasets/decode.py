@@ -5,7 +5,6 @@ suffix.
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -92,9 +91,11 @@ def deep_pixels(image: Image.Image) -> np.ndarray | None:
         return real
     tiles = getattr(image, "tile", ())  # only of an image that has just been opened
     if image.mode in DEEP_COLOUR and any(";16" in str(tile[3]) for tile in tiles):
+        stream, orientation = image.fp, image.getexif().get(ORIENTATION, 1)
         image.load()  # raises an error for a truncated file, which OpenCV would accept
-        data = np.fromfile(image.filename, np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        stream.seek(0)
+        pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        image.getexif()[ORIENTATION] = orientation  # Pillow has applied that of a TIFF file
         if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
             raise ValueError("its 16-bit colours cannot be decoded")
         return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=-1)  # from BGR
@@ -151,7 +152,8 @@ def inspect_image(path: Path) -> Inspection:
             peak = int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
         pixels = np.asarray(to_rgb(image)) if deep is None else deep
         orientation = image.getexif().get(ORIENTATION, 1)
-        size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        height, width = pixels.shape[:2]
+        size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
     digest = hashlib.sha256(np.ascontiguousarray(pixels))
     digest.update(repr((pixels.shape, orientation)).encode())
     return Inspection(size, peak, digest.hexdigest())
@@ -216,7 +218,8 @@ def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")  # reading a pipe would block
-        with Image.open(os.fspath(path), formats=FORMATS) as image:  # old Pillow resolves a Path
+        # Given a path, Pillow 13 maps some TIFF files and then turns them wrongly.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):

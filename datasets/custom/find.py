@@ -36,7 +36,6 @@ class CustomImages:
     references: list[Sample]  # sorted by path, which is absolute
     faults: list[str] = field(default_factory=list)  # of images that are left out
     messages: list[str] = field(default_factory=list)  # what a user must know about the others
-    notes: list[str] = field(default_factory=list)  # the same, to be shown beside every result
     white: White = SIXTEEN_BITS
     sha256: Mapping[str, str] = field(default_factory=dict)  # of the pixels, by image path
 
@@ -68,14 +67,13 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     names = distinct_references(tests, references, checked, messages)
     peaks = [inspection.peak for inspection in checked.values()]
     sizes = {path: inspection.size for path, inspection in checked.items()}
-    samples, notes = label_samples(request, tests, sizes, messages)
+    samples = label_samples(request, tests, sizes, messages)
     return CustomImages(
         root,
         samples,
         [Sample(request.class_name, "train", 0, "good", name, "") for name in names],
         faults,
         messages + describe_depth(peaks),
-        notes,
         find_white(peaks),
         {path: inspection.sha256 for path, inspection in checked.items()},
     )

@@ -28,8 +28,8 @@ def label_samples(
     tests: Tree,
     sizes: Mapping[str, tuple[int, int]],
     messages: list[str],
-) -> tuple[list[Sample], list[str]]:
-    """Return the samples with labels and usable masks, and a note about masks for the results.
+) -> list[Sample]:
+    """Return the samples with labels and usable masks.
 
     Without labelled folders, an image is anomalous if it has a mask that is not black. `sizes` are
     (width, height) by image path. What a user must know is added to `messages`. Raise `InputError`
@@ -58,7 +58,8 @@ def label_samples(
         messages.append(f"MASKS: ignored for images labelled good: {list_names(marked_good)}")
     if tests.images[0].label == UNKNOWN:
         messages += describe_labels(samples, masks)
-    return samples, describe_missing(samples, masks, messages)
+    messages += describe_missing(samples, masks)
+    return samples
 
 
 def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict[str, str]:
@@ -121,20 +122,13 @@ def describe_labels(samples: Sequence[Sample], masks: Mapping[str, str]) -> list
     return lines
 
 
-def describe_missing(
-    samples: Sequence[Sample], masks: Mapping[str, str], messages: list[str]
-) -> list[str]:
-    """Say which anomalous images have no usable mask; return a note if pixel metrics omit them."""
+def describe_missing(samples: Sequence[Sample], masks: Mapping[str, str]) -> list[str]:
+    """Say which anomalous images have no mask that can be used."""
     anomalous = [sample for sample in samples if sample.label == 1]
     missing = [sample.image for sample in anomalous if not sample.mask]
     if not missing:
         return []
     if len(missing) == len(anomalous):
         reason = "no mask can be used" if masks else "no masks"
-        messages.append(f"{reason}, so no pixel metrics")
-        return []
-    messages.append(f"MASKS: anomalous images without one: {list_names(missing)}")
-    return [
-        f"PIXEL METRICS WITHOUT {len(missing)} of {len(anomalous)} anomalous images, which have no "
-        "mask that can be used"
-    ]
+        return [f"{reason}, so no pixel metrics"]
+    return [f"MASKS: anomalous images without one that can be used: {list_names(missing)}"]

@@ -54,8 +54,10 @@ class ResultFolder:
         }
         file = path / "settings.json"
         if file.exists():
-            earlier = read_json(file, "fingerprint", "started", "seconds", "seconds_total")
-            self._refuse_to_mix(earlier["fingerprint"])
+            earlier = read_json(
+                file, "fingerprint", "settings", "started", "seconds", "seconds_total"
+            )
+            self._refuse_to_mix(earlier)
             self.record |= {name: earlier[name] for name in ("started", "seconds", "seconds_total")}
         elif self.finished():
             raise InputError(
@@ -65,8 +67,13 @@ class ResultFolder:
         self._write_record()
 
     def _refuse_to_mix(self, earlier: dict) -> None:
-        changes = describe_changes(earlier, self.record["fingerprint"], self.record["settings"])
+        changes = describe_changes(
+            earlier["fingerprint"], self.record["fingerprint"], self.record["settings"]
+        )
         if changes:
+            protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
+            if protocols[0] != protocols[1]:  # it stands for several settings
+                changes.insert(0, describe_change("--protocol", *protocols))
             more = f"; {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
             raise InputError(
                 f"{'; '.join(changes[:MAX_CHANGES])}{more}: choose {ANOTHER_FOLDER}, or delete "

@@ -26,7 +26,7 @@ from utils.results.folder import check_writable, read_finished, read_json
 from utils.results.scores import Scores, load_scores
 from utils.run.benchmark import run
 from utils.run.distributed import init_distributed
-from utils.run.plan import CategoryTask, Experiment
+from utils.run.plan import CategoryTask, Experiment, notes_on_masks
 from utils.run.settings import Settings, parse_settings
 
 MAX_LISTED = 20  # highest scores listed on the console
@@ -183,12 +183,12 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         root=images.root,
         tasks=[task],
         categories=[settings.class_name],
-        notes=images.notes,
+        notes=notes_on_masks(images.tests),
         fingerprint=fingerprint(images),
         apply_exif=True,
         white=images.white,
         custom_masks=True,
-        messages=images.messages,
+        messages=images.messages + [f"skipped: {fault}" for fault in images.faults],
         after_run=partial(report_scores, settings.class_name, images),
     )
 

@@ -84,7 +84,11 @@ def plan_benchmark(settings: Settings) -> Experiment:
         root=root,
         tasks=tasks,
         categories=official if set(in_split).issubset(official) else in_split,
-        notes=notes_on_data(settings, samples),
+        notes=[
+            *notes_on_data(settings, samples),
+            *notes_on_masks([sample for task in tasks for sample in task.tests]),
+            *notes_on_references(settings, root, tasks),
+        ],
         fingerprint=fingerprint,
         groups=GROUPS.get(settings.dataset, {}),
     )
@@ -140,3 +144,48 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
         count = f"{len(wrong)} of {len(OFFICIAL[settings.dataset])} categories"
         notes.append(f"NOT THE OFFICIAL DATA: the image counts of {count} differ")
     return notes
+
+
+def notes_on_masks(tests: Sequence[Sample]) -> list[str]:
+    """Return a warning if some anomalous images have a mask and others have none."""
+    masks = [bool(sample.mask) for sample in tests if sample.label == 1]
+    if all(masks) or not any(masks):
+        return []
+    return [
+        f"PIXEL METRICS WITHOUT {masks.count(False)} of {len(masks)} anomalous images, which have "
+        "no mask that can be used"
+    ]
+
+
+def notes_on_references(settings: Settings, root: Path, tasks: Sequence[CategoryTask]) -> list[str]:
+    """Return a warning if reference images are also test images, by the content of their files.
+
+    They are compared with themselves, so their scores are too low. Raise `InputError` if the user
+    listed the references.
+    """
+    copies = [image for task in tasks for image in tests_among_references(root, task)]
+    if not copies:
+        return []
+    count = f"{len(copies)} test images are also reference images, such as {copies[0]}"
+    if settings.references != "draw":
+        raise InputError(
+            f"REFERENCES: {count}; they would be compared with themselves and score too low; list "
+            "other images"
+        )
+    return [f"REFERENCES AMONG THE TEST IMAGES: {count}; their scores are too low"]
+
+
+def tests_among_references(root: Path, task: CategoryTask) -> list[str]:
+    """Return the test images of a task whose files have the content of a reference image."""
+
+    def size(sample: Sample) -> int:
+        path = root / sample.image
+        return path.stat().st_size if path.is_file() else -1  # decoding reports a missing file
+
+    sizes = set(map(size, task.references)) & set(map(size, task.tests)) - {-1}
+    contents = {sha256_of(root / s.image) for s in task.references if size(s) in sizes}
+    return [
+        sample.image
+        for sample in task.tests
+        if size(sample) in sizes and sha256_of(root / sample.image) in contents
+    ]
