@@ -244,7 +244,8 @@ def test_a_single_mask_file_belongs_to_a_single_image(tmp_path):
 def write_deep(path: Path, pixels: np.ndarray) -> None:
     """Write uint16 or float32 pixels, RGB if they have three channels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if pixels.dtype.kind == "f" else []
+    assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels, plain)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
