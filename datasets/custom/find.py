@@ -73,10 +73,15 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
         samples,
         [Sample(request.class_name, "train", 0, "good", name, "") for name in names],
         faults,
-        messages + describe_depth(peaks),
+        [printable(line) for line in (*messages, *describe_depth(peaks))],
         find_white(peaks),
         {path: inspection.sha256 for path, inspection in checked.items()},
     )
+
+
+def printable(line: str) -> str:
+    """Escape a message that has a name which is not UTF-8 or has control characters."""
+    return line if is_printable_name(line) else ascii(line)[1:-1]
 
 
 def list_tests(request: CustomRequest) -> Tree:
