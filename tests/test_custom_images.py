@@ -389,7 +389,7 @@ def test_images_that_cannot_be_scored_are_left_out_by_name(tmp_path):
         "broken.png cannot be read",
         "gone.png is a link",
         "new\\nline",
-        "32 square tiles",
+        "square tiles, more than 32",
     ):
         assert sum(word in fault for fault in custom.faults) == 1
     assert len(find(tmp_path, resize="squash").faults) == 3

@@ -162,6 +162,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             recursive=settings.recursive,
             good_folder=settings.good_folder,
             resize=settings.resolve().resize,
+            tile=settings.tile,
         )
     )
     if not settings.class_name.isascii():
