@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Subset
 
 from datasets.decode import read_image
 from datasets.references import NO_SEED, reference_rows
@@ -58,15 +59,16 @@ def evaluate(
     """Return the rows of metrics.csv, and the curves of the first run of each number of shots.
 
     Curves are keyed by run index. A row is (category, shots, seed, metric, value); the value is
-    None where undefined. There are no rows if a label is unknown, and pixel metrics are undefined
-    if an anomalous image has no mask.
+    None where undefined. There are no rows if a label is unknown. Pixel metrics leave out anomalous
+    images without a mask.
     """
-    complete = has_all_masks(scores, masks)
-    pixels = PixelEvaluator(masks if complete else [np.zeros_like(mask) for mask in masks])
+    usable = rows_with_truth(scores, masks)
+    pixels = PixelEvaluator([masks[row] for row in usable])
     first_runs = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        counts = pixels.count_scores(scores.stitched(run, [mask.shape for mask in masks]))
+        maps = scores.stitched(run, [mask.shape for mask in masks])
+        counts = pixels.count_scores(Subset(maps, usable))
         values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
         if run in first_runs:
             curves[run] = image_curves(scores.image_scores[run], scores.label)
@@ -81,17 +83,16 @@ def evaluate(
     return rows, curves
 
 
-def has_all_masks(scores: Scores, masks: Masks) -> bool:
-    """Return whether every anomalous image has a mask."""
-    return all(mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1)
+def rows_with_truth(scores: Scores, masks: Masks) -> list[int]:
+    """Return the rows of all images but the anomalous ones without a mask."""
+    return [row for row, mask in enumerate(masks) if scores.label[row] != 1 or mask.any()]
 
 
 def shown_pixel_threshold(scores: Scores, masks: Masks) -> float | None:
     """Return the map value of the pixel F1-max, in the first run with the most shots."""
-    if not has_all_masks(scores, masks):
-        return None
-    run = scores.first_runs()[-1]
-    return pixel_f1_threshold(scores.stitched(run, [mask.shape for mask in masks]), masks)
+    usable, run = rows_with_truth(scores, masks), scores.first_runs()[-1]
+    maps = scores.stitched(run, [mask.shape for mask in masks])
+    return pixel_f1_threshold(Subset(maps, usable), [masks[row] for row in usable])
 
 
 def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:
@@ -99,14 +100,18 @@ def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> 
 
     `heatmaps` is "all", "none" or the number of images of each defect. Files are named
     heatmaps/<category>/<defect>/<stem>.png; where two images of a defect share a stem, the suffix
-    is kept.
+    is kept, and where they share the whole name, as in folders by date, the path.
     """
     count = {"all": len(tests), "none": 0}.get(heatmaps, heatmaps)
-    stems = Counter((sample.defect, Path(sample.image).stem) for sample in tests)
+    paths = [(sample.defect, Path(sample.image)) for sample in tests]
+    stems = Counter((defect, path.stem) for defect, path in paths)
+    names = Counter((defect, path.name) for defect, path in paths)
     panels = {}
     for sample in (tests[row] for row in first_of_each_defect(tests, count)):
         path = Path(sample.image)
         name = path.stem if stems[sample.defect, path.stem] == 1 else path.name
+        if names[sample.defect, path.name] > 1:
+            name = sample.image
         panels[sample.image] = f"heatmaps/{category}/{sample.defect}/{name}.png"
     return panels
 
@@ -127,7 +132,9 @@ def draw_heatmaps(
     for row, sample in enumerate(task.tests):
         if sample.image not in panels:
             continue
-        image = read_image(session.experiment.root / sample.image, session.experiment.apply_exif)
+        experiment = session.experiment
+        path = experiment.root / sample.image
+        image = read_image(path, experiment.apply_exif, experiment.white)
         has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
         panel = draw_panel(
             np.asarray(image),

@@ -1,21 +1,28 @@
 """Score custom images like a benchmark, with a threshold from reference images."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from datasets.custom import CustomImages, find_custom_images
+from datasets.custom.find import CustomImages, find_custom_images
+from datasets.custom.masks import SEPARATOR
+from datasets.custom.tree import CustomRequest
+from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
-from models.weights import RANDOM
+from models.device import check_precision, resolve_device
+from models.weights import RANDOM, check_names
 from utils.cli import exit_on_error
 from utils.errors import InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
-from utils.results.folder import read_finished
+from utils.results.folder import check_writable, read_finished, read_json
 from utils.results.scores import Scores, load_scores, write_score_table
 from utils.results.thresholds import (
     Threshold,
@@ -24,16 +31,17 @@ from utils.results.thresholds import (
     reference_threshold,
 )
 from utils.run.benchmark import run
-from utils.run.distributed import init_distributed
-from utils.run.plan import CategoryTask, Experiment
+from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
+from utils.run.plan import CategoryTask, Experiment, notes_on_masks
 from utils.run.settings import Settings, parse_settings
 
 MAX_LISTED = 20  # highest scores listed on the console
+MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at most 255 bytes
 
 
 @dataclass(frozen=True)
-class CustomSettings(Settings):
-    """The settings for custom images: `Settings`, with folders in place of a split."""
+class CustomOptions:
+    """The options of custom images, which --help lists before the others."""
 
     images: str = ""
     """An image, or a folder of images; if it has a subfolder "good", subfolders are labels."""
@@ -42,9 +50,22 @@ class CustomSettings(Settings):
     references: str = ""
     """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
     masks: str = ""
-    """Folder of masks, named like the images; "" for none."""
+    """Folder of masks, named like the images, or one mask; "": masks inside IMAGES, if any."""
     false_alarms: float | None = None
     """Share of good images that may exceed the threshold, such as 0.05; needs enough references."""
+    good_folder: str = ""
+    """Name of the subfolder of good images; "": "good", "ok", "pass", "normal" and the like."""
+    recursive: bool = False
+    """Include the images in all subfolders, such as folders by date."""
+
+
+@dataclass(frozen=True)
+class CustomSettings(Settings, CustomOptions):
+    """The settings for custom images: `Settings`, with folders in place of a split."""
+
+    dataset: tyro.conf.Suppress[Literal["custom"]] = "custom"
+    references: str = ""
+    """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
     data_root: tyro.conf.Suppress[str] = ""
     split: tyro.conf.Suppress[str] = ""
     categories: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -67,31 +88,63 @@ class CustomSettings(Settings):
                 f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut", '
                 r'without / \ : * ? " < > | { } and without a leading dot'
             )
+        if len(self.class_name.encode()) > MAX_NAME_BYTES:
+            raise InputError(
+                f'CLASS_NAME = "{self.class_name[:40]}...": too long for a prompt and for the name '
+                'of a file; give a word or two, such as "metal nut"'
+            )
+
+    def resolve(self) -> "CustomSettings":
+        """Return a copy as `Settings.resolve` does, with the absolute path of the images."""
+        return replace(super().resolve(), images=str(real_path(user_path(self.images))))
 
     @property
     def result_folder(self) -> Path:
-        """Return the folder of the results, named after the image folder."""
-        if self.result_dir == "auto":
-            images = real_path(user_path(self.images))
-            name = images.stem if images.is_file() else images.name
-            suffix = "-with-references" if self.references else ""
-            suffix += "-random" if self.pretrained == RANDOM else ""
-            return PROJECT / "result" / "custom" / f"{name}{suffix}"
-        return user_path(self.result_dir)
+        """Return the folder of the results, named after the images.
+
+        Where another folder of that name has been scored before, the name of its parent precedes
+        it, or a checksum of the path follows.
+        """
+        if self.result_dir != "auto":
+            return user_path(self.result_dir)
+        images = real_path(user_path(self.images))
+        name = images.stem if images.is_file() else images.name
+        suffix = "-with-references" if self.references else ""
+        suffix += "-random" if self.pretrained == RANDOM else ""
+        checksum = hashlib.sha256(os.fsencode(images)).hexdigest()[:8]
+        names = name, f"{images.parent.name}-{name}", f"{name}-{checksum}"
+        folders = [PROJECT / "result" / "custom" / f"{name}{suffix}" for name in names]
+        owners = [scored_images(folder) for folder in folders]
+        owner = str(images) if str(images) in owners else ""
+        return next((f for f, o in zip(folders, owners, strict=True) if o == owner), folders[-1])
+
+
+def scored_images(folder: Path) -> str:
+    """Return the path of the images that a result folder belongs to; "" if there are no results."""
+    if not (folder / "settings.json").exists():
+        return ""
+    try:
+        return read_json(folder / "settings.json", "settings")["settings"]["images"]
+    except (InputError, KeyError, TypeError):
+        return "unknown"
 
 
 def main(constants: dict) -> None:
     """Score custom images as a script; `constants` is the globals() of run_custom.py."""
     with init_distributed() as context, exit_on_error(context.print_stderr):
-        settings = parse_settings(constants, "custom", CustomSettings)
-        run(settings, plan_custom(settings), context)
+        run_custom(parse_settings(constants, "custom", CustomSettings), context)
 
 
-def plan_custom(settings: CustomSettings) -> Experiment:
-    """Return the experiment of custom images: zero-shot, and WinCLIP+ with all reference images.
+def run_custom(settings: CustomSettings, context: DistributedContext = SINGLE_PROCESS) -> None:
+    """Score custom images; raise `InputError` for wrong settings before any image is decoded."""
+    check_settings(settings)
+    if context.is_main:
+        check_writable(settings.result_folder, keep=False)
+    run(settings, plan_custom(settings), context)
 
-    Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
-    """
+
+def check_settings(settings: CustomSettings) -> None:
+    """Raise `InputError` for missing settings, a wrong device, precision, model or weights."""
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
             raise InputError(
@@ -103,45 +156,75 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             raise InputError(
                 f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
             )
+    device = resolve_device(settings.device, settings.deterministic)
+    check_precision(device, settings.precision)
+    check_names(settings.model, settings.pretrained)
+
+
+def plan_custom(settings: CustomSettings) -> Experiment:
+    """Return the experiment of custom images: zero-shot, and WinCLIP+ with all reference images.
+
+    Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
+    """
     images = find_custom_images(
-        user_path(settings.images),
-        settings.class_name,
-        *(user_path(path) if path else None for path in (settings.references, settings.masks)),
+        CustomRequest(
+            images=user_path(settings.images),
+            class_name=settings.class_name,
+            references=user_path(settings.references) if settings.references else None,
+            masks=user_path(settings.masks) if settings.masks else None,
+            recursive=settings.recursive,
+            good_folder=settings.good_folder,
+            resize=settings.resolve().resize,
+            tile=settings.tile,
+        )
     )
+    if not settings.class_name.isascii():
+        images.messages.append(
+            f'warning: CLASS_NAME = "{settings.class_name}" has letters that are not English; '
+            "CLIP's text encoder was trained on English, so scores may be poor"
+        )
     references = tuple(sample.image for sample in images.references)
     check_false_alarms(settings.false_alarms, len(references))
     shot_settings = [ShotSetting(0, NO_SEED, ())]
     if references:
         shot_settings.append(ShotSetting(len(references), NO_SEED, references))
-    files = [
-        sha256_of(images.root / path)
-        for sample in (*images.tests, *images.references)
-        for path in (sample.image, sample.mask)
-        if path
-    ]
+    task = CategoryTask(
+        settings.class_name,
+        shot_settings,
+        images.references,
+        images.tests,
+        leave_one_out=bool(references),
+    )
     return Experiment(
         title=settings.class_name,
         root=images.root,
-        tasks=[
-            CategoryTask(
-                settings.class_name,
-                shot_settings,
-                images.references,
-                images.tests,
-                leave_one_out=bool(references),
-            )
-        ],
+        tasks=[task],
         categories=[settings.class_name],
-        notes=[],
-        fingerprint={
-            "image_names": [sample.image for sample in images.tests],
-            "labels": [sample.label for sample in images.tests],
-            "files": files,
-            "references": len(references),
-        },
+        notes=notes_on_masks(images.tests),
+        fingerprint=fingerprint(images),
         apply_exif=True,
+        white=images.white,
+        custom_masks=True,
+        messages=images.messages + [f"skipped: {fault}" for fault in images.faults],
         after_run=partial(report_scores, images, settings.false_alarms),
     )
+
+
+def fingerprint(images: CustomImages) -> dict:
+    """Return what the results depend on: the pixels, labels and masks of the images, by path."""
+    content = {
+        "images": {sample.image: images.sha256[sample.image] for sample in images.tests},
+        "labels": {sample.image: sample.label for sample in images.tests},
+        "masks": {
+            sample.image: [sha256_of(Path(path)) for path in sample.mask.split(SEPARATOR)]
+            for sample in images.tests
+            if sample.mask
+        },
+        "references": {sample.image: images.sha256[sample.image] for sample in images.references},
+    }
+    if images.white != SIXTEEN_BITS:
+        content["depth"] = asdict(images.white)
+    return content
 
 
 def report_scores(images: CustomImages, rate: float | None, folder: Path) -> None:
@@ -166,6 +249,8 @@ def report_scores(images: CustomImages, rate: float | None, folder: Path) -> Non
         log.info(f"{name}: {explained}")
     else:
         log.info(f"\n{explain_scores(len(images.references))}")
+    for message in images.messages:
+        log.info(message)
     for fault in images.faults:
         log.info(f"skipped: {fault}")
     if images.faults:

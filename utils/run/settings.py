@@ -45,6 +45,7 @@ NOT_FINGERPRINTED = (
     *("coco", "false_alarms"),  # what they change is written anew at the end of every run
     # Compared by content:
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
+    *("recursive", "good_folder"),
 )
 
 
@@ -306,4 +307,4 @@ def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Setting
             f"{script.name}: unknown setting {name.upper()}{hint}; the settings are "
             f"{', '.join(sorted(known)).upper()}"
         )
-    return parse_options(kind(dataset, **given), constants["__doc__"], script)
+    return parse_options(kind(dataset=dataset, **given), constants["__doc__"], script)

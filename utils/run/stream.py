@@ -84,6 +84,8 @@ def make_loader(
         settings.eval_size,
         experiment.apply_exif,
         settings.tile,
+        white=experiment.white,
+        custom_masks=experiment.custom_masks,
     )
     return DataLoader(
         dataset,
