@@ -77,9 +77,9 @@ def test_text_banks_and_all_scores_are_computed_on_cuda(config):
         references = encoder.encode_images(torch.zeros(3, 3, 240, 240))
         visual = VisualBank.from_features(references)
         sets = [None, torch.arange(1, device=CUDA), torch.arange(3, device=CUDA)]
-        scores, maps = winclip(references.rows(0, 2), text, visual, sets)
-        assert (scores.shape, scores.device) == ((3, 2), CUDA)
-        assert (maps.shape, maps.device) == ((3, 2, 15, 15), CUDA)
+        scores, maps = winclip(references, text, visual, sets)
+        assert (scores.shape, scores.device) == ((3, 3), CUDA)
+        assert (maps.shape, maps.device) == ((3, 3, 15, 15), CUDA)
         alone = leave_one_out_scores(references, [1, 2], 0, text, visual)
         assert (alone.shape, alone.device) == ((2,), CUDA)
 
@@ -344,11 +344,12 @@ def test_a_gpu_gives_the_text_and_the_scores_of_the_cpu(config):
         to_device(clip.model, device, "fp32")
         states = encode_states(clip.model, clip.tokenizer, *PROMPTS)
         text = TextBank.from_prompts(*states, temperature=0.07, normalise_prompts=True)
-        features = WindowedEncoder(clip.model.visual).encode_images(pixels)
-        visual = VisualBank.from_features(features.rows(1, 3))
+        encoder = WindowedEncoder(clip.model.visual)
+        features, references = encoder.encode_images(pixels), encoder.encode_images(pixels[1:])
+        visual = VisualBank.from_features(references)
         sets = [None, torch.arange(1, device=device), torch.arange(2, device=device)]
         scores = winclip(features, text, visual, sets)
-        alone = leave_one_out_scores(features.rows(1, 3), [1, 1], 0, text, visual)
+        alone = leave_one_out_scores(references, [1, 1], 0, text, visual)
         results.append([tensor.cpu() for tensor in (text.states, *scores, alone)])
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)  # as below
