@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import memory
 from benchmarks.encoder import products_of
 from models.encoder import WindowedEncoder
 from tests.clips import small_clip, write_config
@@ -32,6 +34,20 @@ def test_the_encoder_is_timed_beside_its_products_and_the_text_beside_open_clips
     assert ours > 0 and share == pytest.approx(limit / ours, abs=0.6 * share)  # of rounded ones
     assert any("fp16" in line and "left out" in line for line in lines)
     assert "242 prompts of a category" in lines[-1]
+
+
+def test_the_predicted_memory_grows_with_the_tiles_and_halves_in_half_precision(tmp_path, capsys):
+    model = write_config(tmp_path, "to-predict", 240, 16, layers=2, width=32)
+    with mock.patch.object(sys, "argv", ["memory.py", "--model", str(model)]):
+        memory.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows[0] == ["tiles", "1", "2", "4", "8", "16", "32"]
+    (fp32, *full), (fp16, *half) = rows[1:]
+    assert (fp32, fp16) == ("fp32", "fp16")
+    full, half = (list(map(int, row)) for row in (full, half))
+    assert full == sorted(full) and all(a > b for a, b in zip(full, half, strict=True))
+    # The weights cancel out; the tiles stay in fp32.
+    assert (half[-1] - half[0]) / (full[-1] - full[0]) == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.slow

@@ -42,28 +42,26 @@ if torch.cuda.is_available():
 
 @pytest.fixture
 def config(tmp_path) -> str:
-    return str(write_config(tmp_path, "small-cuda", 240, 16, ls_init_value=0.5))
+    return str(write_config(tmp_path, "small-cuda", 240, 16, layers=2, ls_init_value=0.5))
 
 
 # On fake tensors: any operation with tensors of two devices raises an error.
 
 
-@pytest.mark.parametrize("patch_tokens", ["post_ln", "pre_ln", "penultimate"])
 @pytest.mark.parametrize("precision", DTYPES)
-def test_images_are_encoded_on_cuda_in_every_precision(config, precision, patch_tokens):
+def test_images_are_encoded_on_cuda_in_every_precision(config, precision):
     with fake_cuda():
         clip = load_clip(config, "random")
         to_device(clip.model, CUDA, precision)
         assert clip.model.visual.proj.dtype == DTYPES[precision]
         assert clip.model.token_embedding.weight.dtype == torch.float32
-        encoder = WindowedEncoder(clip.model.visual, (2, 3), patch_tokens, precision == "tf32")
-        features = encoder.encode_images(torch.zeros(2, 3, 240, 240))
-        shapes = {"image": (2, 48), "patches": (2, 225, 64)}
-        tensors = {"image": features.image, "patches": features.patches}
-        for size, windows in zip((196, 169), features.windows, strict=True):
-            tensors[size], shapes[size] = windows, (2, size, 48)
-        assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
-        assert all(t.device == CUDA and t.dtype == torch.float32 for t in tensors.values())
+        for kind in ("post_ln", "pre_ln", "penultimate"):
+            encoder = WindowedEncoder(clip.model.visual, (2, 3), kind, precision == "tf32")
+            features = encoder.encode_images(torch.zeros(2, 3, 240, 240))
+            tensors = [features.image, *features.windows, features.patches]
+            shapes = [(2, 48), (2, 196, 48), (2, 169, 48), (2, 225, 64)]
+            assert [tuple(tensor.shape) for tensor in tensors] == shapes
+            assert all(t.device == CUDA and t.dtype == torch.float32 for t in tensors)
 
 
 def test_text_banks_and_all_scores_are_computed_on_cuda(config):
@@ -77,9 +75,9 @@ def test_text_banks_and_all_scores_are_computed_on_cuda(config):
         references = encoder.encode_images(torch.zeros(3, 3, 240, 240))
         visual = VisualBank.from_features(references)
         sets = [None, torch.arange(1, device=CUDA), torch.arange(3, device=CUDA)]
-        scores, maps = winclip(references.rows(0, 2), text, visual, sets)
-        assert (scores.shape, scores.device) == ((3, 2), CUDA)
-        assert (maps.shape, maps.device) == ((3, 2, 15, 15), CUDA)
+        scores, maps = winclip(references, text, visual, sets)
+        assert (scores.shape, scores.device) == ((3, 3), CUDA)
+        assert (maps.shape, maps.device) == ((3, 3, 15, 15), CUDA)
         alone = leave_one_out_scores(references, [1, 2], 0, text, visual)
         assert (alone.shape, alone.device) == ((2,), CUDA)
 
@@ -313,7 +311,10 @@ def unit_vectors(features: Features) -> list[torch.Tensor]:
 @pytest.mark.parametrize("precision", DTYPES)
 def test_a_gpu_gives_the_embeddings_of_the_cpu(config, precision):
     device = resolve_device("cuda")
-    check_precision(device, precision)
+    try:
+        check_precision(device, precision)
+    except InputError as error:
+        pytest.skip(str(error))
     pixels = torch.randn(3, 3, 240, 240, generator=torch.Generator().manual_seed(1))
     expected = WindowedEncoder(load_clip(config, "random").model.visual).encode_images(pixels)
     clip = load_clip(config, "random")
@@ -344,11 +345,12 @@ def test_a_gpu_gives_the_text_and_the_scores_of_the_cpu(config):
         to_device(clip.model, device, "fp32")
         states = encode_states(clip.model, clip.tokenizer, *PROMPTS)
         text = TextBank.from_prompts(*states, temperature=0.07, normalise_prompts=True)
-        features = WindowedEncoder(clip.model.visual).encode_images(pixels)
-        visual = VisualBank.from_features(features.rows(1, 3))
+        encoder = WindowedEncoder(clip.model.visual)
+        features, references = encoder.encode_images(pixels), encoder.encode_images(pixels[1:])
+        visual = VisualBank.from_features(references)
         sets = [None, torch.arange(1, device=device), torch.arange(2, device=device)]
         scores = winclip(features, text, visual, sets)
-        alone = leave_one_out_scores(features.rows(1, 3), [1, 1], 0, text, visual)
+        alone = leave_one_out_scores(references, [1, 1], 0, text, visual)
         results.append([tensor.cpu() for tensor in (text.states, *scores, alone)])
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)  # as below

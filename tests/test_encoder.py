@@ -94,6 +94,19 @@ def test_every_window_equals_the_plain_forward_of_its_patches(clip):
             torch.testing.assert_close(windows[:, row], expected, atol=1e-5, rtol=0)
 
 
+def test_heads_are_split_without_copies(plain, monkeypatch):
+    attend, storages = F.scaled_dot_product_attention, []
+
+    def record(*qkv, **options):
+        storages.append({tensor.untyped_storage().data_ptr() for tensor in qkv})
+        return attend(*qkv, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    WindowedEncoder(plain.model.visual).encode_images(pixels_of(plain, 2))
+    assert len(storages) == 3 + 3 + 1  # of three blocks; the last one computes class tokens only
+    assert all(len(storage) == 1 for storage in storages)  # queries, keys and values are views
+
+
 def test_attention_by_rows_of_windows_gives_the_same_embeddings(clip):
     pixels = pixels_of(clip, 2)
     encoders = [
