@@ -14,9 +14,11 @@ from utils.run.custom import main
 # --------------------------------------------------------------------------------------------------
 # What to run
 IMAGES = ""  # an image or a folder; with a subfolder "good", subfolder names are labels
+GOOD_FOLDER = ""  # name of that subfolder, if it is not "good", "ok", "pass", "normal" or the like
+RECURSIVE = False  # True: include the images in all subfolders, such as folders by date
 CLASS_NAME = ""  # what the images show, in English words: "metal nut"
 REFERENCES = ""  # folder of images of good parts (2 or more for a threshold); "": zero-shot only
-MASKS = ""  # folder of masks, named like the images, for pixel metrics; "" for none
+MASKS = ""  # masks for pixel metrics: a folder, or a file; "": those inside IMAGES, if any
 # The model
 MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
 PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"

@@ -4,13 +4,15 @@ PNG, JPEG, BMP, TIFF, WebP and GIF files of one frame are read, recognised by co
 suffix.
 """
 
-import os
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -20,6 +22,9 @@ from utils.errors import InputError, describe_error
 # Pillow's other decoders stay disabled: some of them start external programs.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # older Pillow opens 16-bit PNG files as "I"
+DEEP_COLOUR = ("RGB", "RGBA", "LA")  # modes of which Pillow keeps only the high byte of 16 bits
+BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras; their images are stored in 16-bit files
+ORIENTATION = 0x0112  # EXIF's tag
 MAX_PIXELS = 100_000_000  # per image; a file of a few bytes can claim any number
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
 # Raised by Pillow for files that are damaged, not images, or too large.
@@ -28,33 +33,130 @@ THUMBNAIL_SIDE = 144  # the longer side, in pixels
 THUMBNAIL_QUALITY = 75  # of the JPEG: 1,725 images of MVTec AD are about 12 MB
 
 
-def read_image(path: Path, apply_exif: bool = False) -> Image.Image:
+@dataclass(frozen=True)
+class White:
+    """The values that become white in files of more than 8 bits, for all images of a run."""
+
+    bits: int = 16  # of integers: 2**bits - 1 becomes white; one of BIT_DEPTHS
+    real: float = 0.0  # the floating-point value that becomes white; 0.0 refuses such files
+
+
+SIXTEEN_BITS = White()
+
+
+def read_image(path: Path, apply_exif: bool = False, white: White = SIXTEEN_BITS) -> Image.Image:
     """Decode an image file to 8-bit RGB; `apply_exif` applies its EXIF orientation.
 
     Raise `InputError` if the file is missing, damaged, or not an image of `FORMATS`.
     """
     with open_image(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
+        rgb = to_rgb(image, white)
+        if not apply_exif:
+            return rgb
+        rgb.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+        return ImageOps.exif_transpose(rgb)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB.
+def to_rgb(image: Image.Image, white: White = SIXTEEN_BITS) -> Image.Image:
+    """Convert an image of any mode and depth to 8-bit RGB.
 
-    16-bit grey is scaled to 8 bits (Pillow would clip it at 255), transparency is composited on
-    white. Raise `ValueError` for floating-point pixels and for integers beyond 16 bits.
+    Integers of more than 8 bits lose their low bits, floating-point pixels are scaled, and
+    transparency is composited on a white background. Raise `ValueError` as `deep_pixels` does.
     """
-    if image.mode in DEEP_GREY:
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("its grey values exceed 16 bits")
-        image = Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("it has floating-point pixels")
+    deep = deep_pixels(image)
+    if deep is not None:
+        image = Image.fromarray(to_8_bits(deep, white))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image.alpha_composite(rgba)
     return image.convert("RGB")
+
+
+def deep_pixels(image: Image.Image) -> np.ndarray | None:
+    """Return the pixels of an image of more than 8 bits: (H, W) or (H, W, C), or None for others.
+
+    They are uint16, or float32 for floating-point images. Raise `ValueError` for integers beyond
+    16 bits, for negative values and for those that are not finite.
+    """
+    if image.mode in DEEP_GREY:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its grey values exceed 16 bits")
+        return grey.astype(np.uint16)
+    if image.mode == "F":
+        real = np.asarray(image)
+        if not (np.isfinite(real).all() and real.min() >= 0):
+            raise ValueError("it has floating-point pixels below 0 or that are not finite")
+        return real
+    tiles = getattr(image, "tile", ())  # only of an image that has just been opened
+    if image.mode in DEEP_COLOUR and any(";16" in str(tile[3]) for tile in tiles):
+        stream, orientation = image.fp, image.getexif().get(ORIENTATION, 1)
+        image.load()  # raises an error for a truncated file, which OpenCV would accept
+        stream.seek(0)
+        pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        image.getexif()[ORIENTATION] = orientation  # Pillow has applied that of a TIFF file
+        if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+            raise ValueError("its 16-bit colours cannot be decoded")
+        return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=-1)  # from BGR
+    return None
+
+
+def to_8_bits(deep: np.ndarray, white: White) -> np.ndarray:
+    """Scale the pixels of `deep_pixels` to uint8; a fourth channel (alpha) has all 16 bits.
+
+    Raise `ValueError` for floating-point pixels if `white` refuses them.
+    """
+    if deep.dtype == np.uint16:
+        shift = np.full(deep.shape[2:], white.bits - 8, np.uint16)
+        if deep.ndim == 3:
+            shift[3:] = 8
+        return np.minimum(deep >> shift, 255).astype(np.uint8)
+    if not white.real:
+        raise ValueError("it has floating-point pixels")
+    return np.rint(np.minimum(deep / white.real, 1) * 255).astype(np.uint8)
+
+
+def find_white(peaks: Iterable[float | int | None]) -> White:
+    """Return what becomes white in a set of images, given the `Inspection.peak` of each.
+
+    Integers use the smallest of `BIT_DEPTHS` that holds them all. Floating-point pixels go from 0
+    to 1, or to the largest of them all if that is above 1.
+
+    >>> find_white([4040, 950, None, 0.7])
+    White(bits=12, real=1.0)
+    """
+    peaks = [peak for peak in peaks if peak is not None]
+    integers = [peak for peak in peaks if isinstance(peak, int)]
+    reals = [peak for peak in peaks if isinstance(peak, float)]
+    needed = max(integers, default=65535).bit_length()
+    bits = next(depth for depth in BIT_DEPTHS if depth >= needed)
+    return White(bits, max(1.0, *reals) if reals else 0.0)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The properties of an image that decide how it can be scored together with others."""
+
+    size: tuple[int, int]  # width and height with its EXIF orientation applied
+    peak: int | float | None  # largest value without alpha, an int or a float; None for 8 bits
+    sha256: str  # of the pixels and the orientation, whatever the file format
+
+
+def inspect_image(path: Path) -> Inspection:
+    """Decode an image; raise `InputError` if it cannot be read."""
+    with open_image(path) as image:
+        deep, peak = deep_pixels(image), None
+        if deep is not None:
+            colours = deep[..., :3] if deep.ndim == 3 else deep
+            peak = int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
+        pixels = np.asarray(to_rgb(image)) if deep is None else deep
+        orientation = image.getexif().get(ORIENTATION, 1)
+        height, width = pixels.shape[:2]
+        size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    digest = hashlib.sha256(np.ascontiguousarray(pixels))
+    digest.update(repr((pixels.shape, orientation)).encode())
+    return Inspection(size, peak, digest.hexdigest())
 
 
 def read_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
@@ -121,7 +223,8 @@ def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")  # reading a pipe would block
-        with Image.open(os.fspath(path), formats=FORMATS) as image:  # old Pillow resolves a Path
+        # Given a path, Pillow 13 maps some TIFF files and then turns them wrongly.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):

@@ -24,9 +24,9 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 
 import numpy as np
 
-from datasets.custom import GOOD_FOLDERS, is_blank
+from datasets.custom.tree import GOOD_WORDS, plain_word
 from datasets.download import Archive
-from datasets.layouts import LAYOUT, Scan, scan_folders
+from datasets.layouts import LAYOUT, Scan, is_blank, scan_folders
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
 from datasets.splits import SPLITS_FOLDER, Sample, check_name
 from utils.cli import parse_options, run_cli
@@ -195,7 +195,7 @@ def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
     """
     word = row["label"].lower()
     word = {"0.0": "0", "1.0": "1"}.get(word, word)  # pandas writes labels as floats
-    if word in ("0", *GOOD_FOLDERS):
+    if word == "0" or plain_word(word) in GOOD_WORDS:
         return 0, "good"
     if word in BAD_WORDS:
         return 1, row.get("defect") or "anomaly"

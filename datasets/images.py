@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from datasets.decode import make_thumbnail, read_image, read_mask
+from datasets.custom.masks import read_custom_masks
+from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
 from datasets.tiles import tile_boxes, tile_count
 from utils.errors import InputError
@@ -59,6 +60,8 @@ class ImageDataset(Dataset):
     resize: Resize
     eval_size: EvalSize
     apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
+    white: White = SIXTEEN_BITS
+    custom_masks: bool = False  # read masks as `read_custom_masks` does
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -73,26 +76,36 @@ class ImageDataset(Dataset):
 
     def read(self, image: str) -> Image.Image:
         """Decode one image, given by its path in the samples; raise `InputError` if it is bad."""
-        return read_image(self.root / image, self.apply_exif)
+        return read_image(self.root / image, self.apply_exif, self.white)
 
     def load(self, sample: Sample) -> Item:
         """Decode the image and the mask of a sample; raise `InputError` if either is bad."""
         image = self.read(sample.image)
-        if self.resize == "tile" and tile_count(image.height, image.width) > MAX_TILES:
-            raise InputError(
-                f"{self.root / sample.image} is {image.width} x {image.height} pixels, more than "
-                f"{MAX_TILES} square tiles; crop it, or set --resize squash"
-            )
+        check_tiles(self.root / sample.image, image.size, self.resize)
         shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
         mask = torch.zeros(shape, dtype=torch.bool)
         if sample.mask:
-            mask = torch.tensor(read_eval_mask(self.root / sample.mask, image.size, shape))
+            if self.custom_masks:
+                anomalous = resize_mask(read_custom_masks(sample.mask, image.size), shape)
+            else:
+                anomalous = read_eval_mask(self.root / sample.mask, image.size, shape)
+            mask = torch.tensor(anomalous)
         return Item(
             sample.image,
             cut_tiles(image, self.side, self.resize),
             mask,
             (image.height, image.width),
             torch.frombuffer(bytearray(make_thumbnail(image)), dtype=torch.uint8),
+        )
+
+
+def check_tiles(path: Path, image_size: tuple[int, int], resize: Resize) -> None:
+    """Raise `InputError` for an image of (width, height) that needs too many tiles."""
+    width, height = image_size
+    if resize == "tile" and tile_count(height, width) > MAX_TILES:
+        raise InputError(
+            f"{path} is {width} x {height} pixels, more than {MAX_TILES} square tiles; crop it, or "
+            "set --resize squash"
         )
 
 
@@ -135,11 +148,18 @@ def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> 
 def read_eval_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
     """Read the mask of an anomalous image at the evaluation `shape` (height, width): (H, W) bool.
 
+    `image_size` and errors as in `read_mask`.
+    """
+    return resize_mask(read_mask(path, image_size), shape)
+
+
+def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize a mask (H, W) bool to the evaluation `shape` (height, width).
+
     Resize bilinearly (with Pillow's antialiasing) and threshold at one half, as the public
     implementations do. If no pixel reaches one half, those with the highest
-    coverage are kept, so that no mask vanishes. `image_size` and errors as in `read_mask`.
+    coverage are kept, so that no mask vanishes.
     """
-    anomalous = read_mask(path, image_size)
     if anomalous.shape == shape:
         return anomalous
     coverage = Image.fromarray(anomalous.astype(np.uint8) * 255)

@@ -78,6 +78,10 @@ def listed_references(
 
 def read_references(path: Path) -> pd.DataFrame:
     """Read a list of references; raise `InputError` if it is unreadable or lacks a column."""
+    if not path.is_file():
+        raise InputError(
+            f'REFERENCES: there is no file {path}; give "draw", or a CSV like a run\'s shots.csv'
+        )
     try:
         table = pd.read_csv(path, compression=None)  # pandas would unpack by suffix
     except (OSError, ValueError) as error:

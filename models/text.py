@@ -36,6 +36,15 @@ def encode_states(model: nn.Module, tokenizer, *states: Sequence[str]) -> tuple[
     return embeddings.split([len(prompts) for prompts in states])
 
 
+def find_truncated(tokenizer, prompts: Sequence[str]) -> str:
+    """Return the first prompt with more tokens than the text tower reads, or ""."""
+    tokens = tokenizer(list(prompts))
+    length = tokens.shape[1]
+    longer = tokenizer(list(prompts), context_length=2 * length)[:, :length]
+    truncated = (tokens != longer).any(dim=1).tolist()
+    return next((prompt for prompt, cut in zip(prompts, truncated, strict=True) if cut), "")
+
+
 def can_share_prefixes(text: nn.Module) -> bool:
     """Return True for a tower like CLIP's: causal, of plain blocks, read at the end token."""
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))

@@ -110,6 +110,13 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     return LoadedClip(model, tokenizer, height, tuple(mean), tuple(std), quick_gelu, weights)
 
 
+def check_names(model_name: str, pretrained: str) -> None:
+    """Raise InputError for a model or weights that do not exist, without downloading anything."""
+    name = register_config(model_name)
+    if pretrained != RANDOM and not open_clip.get_pretrained_cfg(name, pretrained):
+        locate_weights(name, pretrained, {})
+
+
 def register_config(model_name: str) -> str:
     """Return open_clip's name of a model; register a config file (.json) under its stem first.
 

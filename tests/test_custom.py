@@ -10,17 +10,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.custom import find_custom_images
+from datasets.custom.find import CustomImages, find_custom_images
+from datasets.custom.tree import CustomRequest
 from datasets.decode import read_image
 from datasets.splits import UNKNOWN
 from tests import scripts
+from tests.benches import contents
 from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
+from tests.test_custom_images import save
 from utils.errors import InputError
+from utils.files import write_text
 from utils.results.scores import load_scores
 from utils.run.benchmark import run
 from utils.run.custom import CustomSettings, explain_scores, plan_custom
+
+
+def find(images: Path, references: Path | None = None, masks: Path | None = None) -> CustomImages:
+    return find_custom_images(CustomRequest(images, "bottle", references, masks))
 
 
 def gradient(width=60, height=40) -> Image.Image:
@@ -73,14 +81,14 @@ def test_the_exif_orientation_of_a_benchmark_image_is_ignored(tmp_path):
 
 def test_images_of_a_flat_folder_have_no_labels(tmp_path):
     odd_formats(tmp_path / "in")
-    custom = find_custom_images(tmp_path / "in", "thing", None, None)
+    custom = find(tmp_path / "in")
     assert len(custom.tests) == 11 and not custom.faults
     assert {sample.label for sample in custom.tests} == {UNKNOWN}
 
 
 def test_a_folder_named_good_labels_the_others(tmp_path):
     root = make_mvtec(tmp_path, ["bottle"])
-    custom = find_custom_images(root / "bottle/test", "bottle", None, root / "bottle/ground_truth")
+    custom = find(root / "bottle/test", masks=root / "bottle/ground_truth")
     assert [s.label for s in custom.tests] == [1, 1, 0, 0, 0, 1, 1]  # crack, good, hole
     assert [bool(s.mask) for s in custom.tests] == [s.label == 1 for s in custom.tests]
 
@@ -91,7 +99,7 @@ def test_masks_label_a_flat_folder(tmp_path):
     shutil.copytree(root / "bottle/test/crack", flat)
     shutil.copytree(root / "bottle/ground_truth/crack", masks)
     Image.new("L", (96, 96)).save(masks / "000_mask.png")  # blank: a good piece
-    custom = find_custom_images(flat, "bottle", None, masks)
+    custom = find(flat, masks=masks)
     assert [s.label for s in custom.tests] == [0, 1]
 
 
@@ -113,7 +121,7 @@ def test_a_wrong_folder_ends_in_one_sentence(tmp_path, images, references, masks
         path.rename(path.with_stem(f"other{path.stem}"))
     folders = [tmp_path / name if name else None for name in (references, masks)]
     with pytest.raises(InputError, match=message):
-        find_custom_images(tmp_path / images, "bottle", *folders)
+        find(tmp_path / images, *folders)
 
 
 def test_symlink_loops_are_reported_and_left_out(tmp_path):
@@ -124,10 +132,11 @@ def test_symlink_loops_are_reported_and_left_out(tmp_path):
         path.unlink()
         path.symlink_to(path)
     folders = root / "bottle/train/good", root / "bottle/ground_truth"
-    custom = find_custom_images(root / "bottle/test", "bottle", *folders)
-    assert len(custom.faults) == 2
-    assert str(mask) in custom.faults[0] and str(reference) in custom.faults[1]
-    assert len(custom.tests) == len(list((root / "bottle/test").rglob("*.png"))) - 1
+    custom = find(root / "bottle/test", *folders)
+    (fault,) = custom.faults
+    assert str(reference) in fault
+    assert any("MASKS: not used" in line and str(mask) in line for line in custom.messages)
+    assert len(custom.tests) == len(list((root / "bottle/test").rglob("*.png")))
 
 
 def score_custom(settings: CustomSettings) -> None:
@@ -281,3 +290,130 @@ def test_a_wrong_setting_ends_in_one_sentence(tmp_path, changes, message):
     odd_formats(tmp_path / "in")
     with pytest.raises(InputError, match=message):
         score_custom(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))
+
+
+def test_results_of_different_images_never_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.run.custom.PROJECT", tmp_path / "project")
+    folders = [tmp_path / name / "test" for name in ("a/nut", "a/bolt", "b/nut")]
+    names = []
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for _ in range(2):  # the second run continues in the folder of the first one
+            result = settings(tmp_path, images=str(folder), result_dir="auto", pretrained="w.pt")
+            names.append(result.result_folder.name)
+            write_text(
+                result.result_folder / "settings.json",
+                json.dumps({"settings": {"images": str(folder)}}),
+            )
+    assert names[:4] == ["test", "test", "bolt-test", "bolt-test"]
+    assert names[4] == names[5] and re.fullmatch(r"test-[0-9a-f]{8}|nut-test", names[4])
+
+
+def test_changed_images_and_settings_are_named_first(tmp_path):
+    save(tmp_path / "in", "a.png", "b.png")
+    score_custom(settings(tmp_path, images=str(tmp_path / "in"), heatmaps="none"))
+    save(tmp_path / "in", "c.png")
+    with pytest.raises(InputError, match=r"^images: added c.png: choose .* --result-dir"):
+        score_custom(settings(tmp_path, images=str(tmp_path / "in"), heatmaps="none"))
+    (tmp_path / "in/c.png").unlink()
+    with pytest.raises(InputError, match=r"^--scales was 2 3, now 2: choose .* --result-dir"):
+        score_custom(settings(tmp_path, images=str(tmp_path / "in"), scales=(2,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "cuda:99"}, "DEVICE"),
+        ({"precision": "tf32", "device": "cpu"}, "PRECISION"),
+        ({"model": "ViT-nothing"}, "MODEL"),
+        ({"pretrained": "nothing.pt"}, "PRETRAINED"),
+        ({"result_dir": "/proc/results"}, "RESULT_DIR"),
+        ({"class_name": "n" * 250}, "too long"),
+    ],
+)
+def test_wrong_settings_are_known_before_any_image_is_decoded(
+    tmp_path, monkeypatch, changes, message
+):
+    save(tmp_path / "in", "a.png")
+    monkeypatch.setattr("datasets.custom.find.inspect_image", None)
+    with pytest.raises(InputError, match=message):
+        score_custom(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))
+    assert not (tmp_path / "result").exists()
+
+
+def test_a_class_name_of_too_many_tokens_is_refused_before_any_image_is_encoded(tmp_path):
+    save(tmp_path / "in", "a.png")
+    for name in (
+        "x y " * 45,
+        "新能源汽车动力电池铝合金外壳激光焊接焊缝区域表面外观检测图像",
+    ):
+        with pytest.raises(InputError, match="too many tokens"):
+            score_custom(settings(tmp_path, images=str(tmp_path / "in"), class_name=name.strip()))
+    assert not (tmp_path / "result/scores").exists()
+
+
+def test_a_class_name_that_is_not_english_gets_a_warning(tmp_path):
+    save(tmp_path / "in", "a.png")
+    lines = plan_custom(settings(tmp_path, images=str(tmp_path / "in"), class_name="螺母")).messages
+    assert any("warning: CLASS_NAME" in line and "English" in line for line in lines)
+    assert plan_custom(settings(tmp_path, images=str(tmp_path / "in"))).messages == []
+
+
+def test_12_bit_images_score_and_look_as_8_bit_ones(tmp_path):
+    for number in range(2):
+        grey = np.asarray(gradient().convert("L")) // (number + 1)
+        for name, pixels in (("8", grey), ("12", grey.astype(np.uint16) * 16)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    for name in ("8", "12"):
+        folder = str(tmp_path / f"out{name}")
+        score_custom(settings(tmp_path, images=str(tmp_path / name), result_dir=folder))
+    first, second = (contents(tmp_path / f"out{name}") for name in ("8", "12"))
+    assert {name for name in first if first[name] != second.get(name)} == set()
+    assert any(name.startswith("heatmaps/") for name in first)
+    assert "images of 12 bits" in (tmp_path / "out12/run.log").read_text()
+
+
+def test_pixel_metrics_leave_out_images_whose_mask_cannot_be_used(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"]) / "bottle"
+    folders = {"images": str(root / "test"), "masks": str(root / "ground_truth")}
+    masks = sorted((root / "ground_truth").rglob("*.png"))
+    Image.new("L", (96, 96)).save(masks[0])
+    score_custom(settings(tmp_path, **folders, heatmaps="none"))
+    few = {line.split(",")[3]: line.split(",")[4] for line in metric_lines(tmp_path / "result")}
+    assert "PIXEL METRICS WITHOUT 1 of 4" in (tmp_path / "result/summary.md").read_text()
+    log = (tmp_path / "result/run.log").read_text()
+    assert log.count("is all black") == 2  # at the start and at the end
+    masks[0].unlink()
+    (root / "test" / masks[0].parent.name / masks[0].name.replace("_mask", "")).unlink()
+    changes = {"heatmaps": "none", "result_dir": str(tmp_path / "without")}
+    score_custom(settings(tmp_path, **folders, **changes))
+    without = {
+        line.split(",")[3]: line.split(",")[4] for line in metric_lines(tmp_path / "without")
+    }
+    for name in ("pixel_auroc", "pixel_aupro"):
+        assert few[name] == without[name] != ""
+    assert few["image_aupr"] != without["image_aupr"]
+
+
+def metric_lines(folder: Path) -> list[str]:
+    """Return the lines of metrics.csv below its header."""
+    return (folder / "metrics.csv").read_text().splitlines()[1:]
+
+
+def test_images_of_the_same_name_in_folders_by_date_get_a_panel_each(tmp_path):
+    save(tmp_path / "in", "day1/0.png", "day2/0.png", "day2/1.png")
+    score_custom(settings(tmp_path, images=str(tmp_path / "in"), recursive=True))
+    panels = {
+        p.relative_to(tmp_path / "result").as_posix() for p in tmp_path.rglob("result/**/*.png")
+    }
+    folder = "heatmaps/metal nut/images"
+    names = ("day1/0.png.png", "day2/0.png.png", "1.png")
+    assert panels == {f"{folder}/{name}" for name in names}
+
+
+def test_help_lists_the_options_of_custom_images_first(tmp_path):
+    text = scripts.start("run_custom.py", "--help", cwd=tmp_path).finish().stdout
+    options = dict.fromkeys(re.findall(r"--[a-z-]+", text))
+    own = ["--images", "--class-name", "--references", "--masks", "--good-folder", "--recursive"]
+    assert [option for option in options if option in (*own, "--model")] == [*own, "--model"]

@@ -14,7 +14,6 @@ from PIL import Image
 from datasets import mvtec
 from datasets.decode import read_mask
 from datasets.folder import FolderOptions, main
-from datasets.layouts import MASK_FOLDERS
 from datasets.prepare import Options, prepare
 from datasets.splits import Sample, read_root, read_split
 from tests.benches import contents
@@ -154,7 +153,7 @@ def test_the_layout_of_kolektorsdd2(tmp_path, capsys):
     assert "files that are not used" not in printed
 
 
-@pytest.mark.parametrize("folder", MASK_FOLDERS)
+@pytest.mark.parametrize("folder", ["ground_truth", "mask", "Masks", "label", "labels", "GT"])
 @pytest.mark.parametrize("name", ["dent/000.png", "dent/000_mask.png", "000_GT.bmp"])
 def test_masks_lie_in_folders_of_several_names(tmp_path, folder, name):
     root = tmp_path / "raw"
@@ -173,6 +172,16 @@ def test_a_mask_beside_its_image_is_no_image(tmp_path):
         ("gear/test/good/0_mask.png", ""),  # there is no image 0.png
         ("gear/test/dent/1.png", "gear/test/dent/1.mask.png"),
     ]
+
+
+@pytest.mark.parametrize("folder", ["ground_truth/dent", "test/dent"])
+def test_two_masks_of_one_image_need_a_folder(tmp_path, folder):
+    root = tmp_path / "raw"
+    write_images(root, "gear/train/good/0.png", "gear/test/good/1.png", "gear/test/dent/2.png")
+    for number in (1, 2):
+        write_mask(root / "gear" / folder / f"2_mask_{number}.png", (0, 9, 0, 9))
+    with pytest.raises(InputError, match=r"2_mask_2\.png are masks of one image.* a folder 2/"):
+        split_of(root, tmp_path / "splits")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):

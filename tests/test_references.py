@@ -75,7 +75,7 @@ def test_a_list_without_the_needed_images_is_refused(tmp_path):
     (tmp_path / "bad.csv").write_text("category,image\nbottle,a.png\n")
     with pytest.raises(InputError, match="has no column shots, seed"):
         read_references(tmp_path / "bad.csv")
-    with pytest.raises(InputError, match="cannot be read as a CSV"):
+    with pytest.raises(InputError, match=r'no file .*gone.csv; give "draw"'):
         read_references(tmp_path / "gone.csv")
 
 

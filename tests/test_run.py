@@ -14,6 +14,7 @@ from PIL import Image
 
 from datasets import mvtec
 from datasets.prepare import Options, prepare
+from datasets.references import COLUMNS, reference_rows
 from datasets.splits import read_split
 from models.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
@@ -22,6 +23,7 @@ from utils.evaluation.metrics import METRICS
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
+from utils.run.plan import plan_benchmark
 
 
 def test_a_run_writes_all_its_files(mvtec_result):
@@ -181,17 +183,17 @@ def test_tables_are_written_after_each_category_and_the_report_at_the_end(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"protocol": "public"}, "templates: was paper, now public"),
-        ({"shots": (0, 1)}, "shots:"),
-        ({"eval_size": 120}, "eval_size: was 240, now 120"),
-        ({"limit": 1}, "limit: was None, now 1"),
+        ({"protocol": "public"}, "--protocol was paper, now public; --templates was paper, now"),
+        ({"shots": (0, 1)}, "--shots was 0 1 2, now 0 1:"),
+        ({"eval_size": 120}, "--eval-size was 240, now 120:"),
+        ({"limit": 1}, "--limit was None, now 1:"),
     ],
 )
 def test_results_of_other_settings_are_not_mixed(mvtec_result, mvtec_settings, change, message):
     before = contents(mvtec_result)
     with pytest.raises(InputError) as caught:
         run(replace(mvtec_settings, **change))
-    assert message in str(caught.value)
+    assert str(caught.value).startswith(message)
     assert "choose another result folder with --result-dir" in str(caught.value)
     assert contents(mvtec_result) == before
 
@@ -277,3 +279,19 @@ def test_the_papers_backbone_runs_on_real_images(shared_data, mvtec_settings, tm
     assert (scores.maps.reshape(4, -1).std(axis=1) > 1e-4).all()  # no map is constant
     seconds = json.loads((tmp_path / "r/settings.json").read_text())["seconds"]
     assert seconds["score"] < 0.05 * seconds["encode"]
+
+
+def test_a_reference_that_is_also_a_test_image_is_noted_or_refused(mvtec_settings, tmp_path):
+    """The files are copies under other names, as in a split made by hand."""
+    root = Path(shutil.copytree(mvtec_settings.data_root, tmp_path / "raw"))
+    shutil.copy(root / "bottle/train/good/000.png", root / "bottle/test/good/001.png")
+    settings = replace(mvtec_settings, data_root=str(root), shots=(0, 4), seeds=(0,)).resolve()
+    (note,) = [note for note in plan_benchmark(settings).notes if "REFERENCES" in note]
+    assert "1 test images are also reference images, such as bottle/test/good/001.png" in note
+    (task, _) = plan_benchmark(settings).tasks
+    rows = reference_rows("bottle", task.shot_settings)
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "shots.csv", index=False)
+    changes = {"references": str(tmp_path / "shots.csv"), "categories": ("bottle",)}
+    with pytest.raises(InputError, match=r"REFERENCES: 1 test images .*good/001.png"):
+        plan_benchmark(replace(settings, **changes))
+    plan_benchmark(replace(settings, **changes, data_root=mvtec_settings.data_root))

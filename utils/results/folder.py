@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -27,7 +27,8 @@ from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
 from utils.stopwatch import Stopwatch
 
-MAX_LIST = 8  # entries of a list that an error message shows
+MAX_CHANGES = 2  # of the settings that an error message describes
+MAX_NAMES = 3  # of the images that it names
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
 
@@ -55,8 +56,10 @@ class ResultFolder:
         }
         file = path / "settings.json"
         if file.exists():
-            earlier = read_json(file, "fingerprint", "started", "seconds", "seconds_total")
-            self._refuse_to_mix(earlier["fingerprint"])
+            earlier = read_json(
+                file, "fingerprint", "settings", "started", "seconds", "seconds_total"
+            )
+            self._refuse_to_mix(earlier)
             self.record |= {name: earlier[name] for name in ("started", "seconds", "seconds_total")}
         elif self.finished():
             raise InputError(
@@ -66,15 +69,17 @@ class ResultFolder:
         self._write_record()
 
     def _refuse_to_mix(self, earlier: dict) -> None:
-        current = self.record["fingerprint"]
-        names = [name for name in current | earlier if current.get(name) != earlier.get(name)]
-        if names:
-            changes = "; ".join(
-                describe_change(name, earlier.get(name), current.get(name)) for name in names
-            )
+        changes = describe_changes(
+            earlier["fingerprint"], self.record["fingerprint"], self.record["settings"]
+        )
+        if changes:
+            protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
+            if protocols[0] != protocols[1]:  # it stands for several settings
+                changes.insert(0, describe_change("--protocol", *protocols))
+            more = f"; {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
             raise InputError(
-                f"{self.path} holds results of other settings ({changes}); choose "
-                f"{ANOTHER_FOLDER}, or delete this one"
+                f"{'; '.join(changes[:MAX_CHANGES])}{more}: choose {ANOTHER_FOLDER}, or delete "
+                f"{self.path}, which holds the results from before"
             )
 
     def _write_record(self) -> None:
@@ -142,41 +147,72 @@ def lock_folder(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_writable(path: Path) -> None:
-    """Create the folder `path`; raise `InputError` if no file can be created in it."""
+def check_writable(path: Path, keep: bool = True) -> None:
+    """Create the folder `path`; raise `InputError` if no file can be created in it.
+
+    Without `keep`, folders that did not exist before are deleted again.
+    """
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for folder in [] if keep else missing:
+            folder.rmdir()
     except OSError as error:
         raise InputError(
             f"RESULT_DIR: cannot write to {path} ({error.strerror}); choose {ANOTHER_FOLDER}"
         ) from error
 
 
+def describe_changes(earlier: dict, current: dict, options: Collection[str]) -> list[str]:
+    """Describe how two fingerprints differ, in the names of the `options` of the command line.
+
+    Entries about images that were added or removed are described once, under "images".
+    """
+    renewed = earlier.get("images", {}).keys() ^ current.get("images", {}).keys()
+    changes = []
+    for name in dict.fromkeys(("images", *current, *earlier)):
+        values = earlier.get(name), current.get(name)
+        if all(isinstance(value, dict) for value in values):
+            if name != "images":
+                values = [{k: v for k, v in d.items() if k not in renewed} for d in values]
+        elif name in options:
+            name = f"--{name.replace('_', '-')}"
+        if values[0] != values[1]:
+            changes.append(describe_change(name, *values))
+    return changes
+
+
 def describe_change(name: str, earlier: object, current: object) -> str:
     """Describe in a few words how an entry of the fingerprint differs.
 
-    >>> describe_change("masks", "", "good")
-    'masks: was "", now good'
-    >>> describe_change("files", ["a"] * 15, ["a"] * 16)
-    'files: was a list of 15, now of 16'
-    >>> describe_change("files", ["a"] * 15, ["b"] * 15)
-    'files: a different list of 15'
+    >>> describe_change("--precision", "fp32", "bf16")
+    '--precision was fp32, now bf16'
+    >>> describe_change("images", {"a.png": "1", "b.png": "2"}, {"a.png": "3", "c.png": "4"})
+    'images: added c.png, removed b.png, changed a.png'
     """
-    lists = isinstance(earlier, list) and isinstance(current, list)
-    if lists and max(len(earlier), len(current)) > MAX_LIST:
-        if len(earlier) == len(current):
-            return f"{name}: a different list of {len(current)}"
-        return f"{name}: was a list of {len(earlier)}, now of {len(current)}"
-    return f"{name}: was {abbreviate(earlier)}, now {abbreviate(current)}"
+    if isinstance(earlier, dict) and isinstance(current, dict):
+        kinds = {
+            "added": current.keys() - earlier.keys(),
+            "removed": earlier.keys() - current.keys(),
+            "changed": {k for k in earlier.keys() & current.keys() if earlier[k] != current[k]},
+        }
+        described = [
+            f"{kind} {', '.join(sorted(names)[:MAX_NAMES])}"
+            + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+            for kind, names in kinds.items()
+            if names
+        ]
+        return f"{name}: {', '.join(described)}"
+    return f"{name} was {abbreviate(earlier)}, now {abbreviate(current)}"
 
 
 def abbreviate(value: object) -> str:
     """Return a value as text for a message; checksums are cut to their first digits."""
     if isinstance(value, list):
-        return f"[{', '.join(map(abbreviate, value))}]"
+        return " ".join(map(abbreviate, value))
     is_checksum = isinstance(value, str) and len(value) == 64 and not set(value) - set(hexdigits)
     return f"{value[:8]}..." if is_checksum else str(value) or '""'
 

@@ -61,17 +61,18 @@ def evaluate(
     """Return the rows of metrics.csv, and the curves of the first run of each number of shots.
 
     Curves are keyed by run index. A row is (category, shots, seed, metric, value); the value is
-    None where undefined. There are no rows if a label is unknown, and pixel metrics are undefined
-    if an anomalous image has no mask.
+    None where undefined. There are no rows if a label is unknown. Pixel metrics leave out anomalous
+    images without a mask.
     """
-    complete = all(
-        mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1
-    )
-    pixels = PixelEvaluator(masks if complete else [np.zeros_like(mask) for mask in masks])
+    usable = (scores.label != 1) | np.array([mask.any() for mask in masks])
+    truth = [mask for mask, use in zip(masks, usable, strict=True) if use]
+    tiles = np.repeat(usable, scores.tiles)
+    pixels = PixelEvaluator(truth)
     first_runs = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        counts = pixels.count_scores(stitched(scores, run, masks))
+        maps = scores.maps[run, tiles], scores.tiles[usable], [mask.shape for mask in truth]
+        counts = pixels.count_scores(StitchedMaps(*maps))
         values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
         if run in first_runs:
             curves[run] = image_curves(scores.image_scores[run], scores.label)
@@ -89,14 +90,18 @@ def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> 
 
     `heatmaps` is "all", "none" or the number of images of each defect. Files are named
     heatmaps/<category>/<defect>/<stem>.png; where two images of a defect share a stem, the suffix
-    is kept.
+    is kept, and where they share the whole name, as in folders by date, the path.
     """
     count = {"all": len(tests), "none": 0}.get(heatmaps, heatmaps)
-    stems = Counter((sample.defect, Path(sample.image).stem) for sample in tests)
+    paths = [(sample.defect, Path(sample.image)) for sample in tests]
+    stems = Counter((defect, path.stem) for defect, path in paths)
+    names = Counter((defect, path.name) for defect, path in paths)
     panels = {}
     for sample in (tests[row] for row in first_of_each_defect(tests, count)):
         path = Path(sample.image)
         name = path.stem if stems[sample.defect, path.stem] == 1 else path.name
+        if names[sample.defect, path.name] > 1:
+            name = sample.image
         panels[sample.image] = f"heatmaps/{category}/{sample.defect}/{name}.png"
     return panels
 
@@ -117,7 +122,9 @@ def draw_heatmaps(
     for row, sample in enumerate(task.tests):
         if sample.image not in panels:
             continue
-        image = read_image(session.experiment.root / sample.image, session.experiment.apply_exif)
+        experiment = session.experiment
+        path = experiment.root / sample.image
+        image = read_image(path, experiment.apply_exif, experiment.white)
         has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
         panel = draw_panel(
             np.asarray(image),

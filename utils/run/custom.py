@@ -1,33 +1,41 @@
 """Score custom images like a benchmark, with a threshold from reference images."""
 
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from datasets.custom import CustomImages, find_custom_images
+from datasets.custom.find import CustomImages, find_custom_images
+from datasets.custom.masks import SEPARATOR
+from datasets.custom.tree import CustomRequest
+from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
-from models.weights import RANDOM
+from models.device import check_precision, resolve_device
+from models.weights import RANDOM, check_names
 from utils.cli import exit_on_error
 from utils.errors import InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
-from utils.results.folder import read_finished
+from utils.results.folder import check_writable, read_finished, read_json
 from utils.results.scores import Scores, load_scores
 from utils.run.benchmark import run
 from utils.run.distributed import init_distributed
-from utils.run.plan import CategoryTask, Experiment
+from utils.run.plan import CategoryTask, Experiment, notes_on_masks
 from utils.run.settings import Settings, parse_settings
 
 MAX_LISTED = 20  # highest scores listed on the console
+MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at most 255 bytes
 
 
 @dataclass(frozen=True)
-class CustomSettings(Settings):
-    """The settings for custom images: `Settings`, with folders in place of a split."""
+class CustomOptions:
+    """The options of custom images, which --help lists before the others."""
 
     images: str = ""
     """An image, or a folder of images; if it has a subfolder "good", subfolders are labels."""
@@ -36,7 +44,20 @@ class CustomSettings(Settings):
     references: str = ""
     """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
     masks: str = ""
-    """Folder of masks, named like the images; "" for none."""
+    """Folder of masks, named like the images, or one mask; "": masks inside IMAGES, if any."""
+    good_folder: str = ""
+    """Name of the subfolder of good images; "": "good", "ok", "pass", "normal" and the like."""
+    recursive: bool = False
+    """Include the images in all subfolders, such as folders by date."""
+
+
+@dataclass(frozen=True)
+class CustomSettings(Settings, CustomOptions):
+    """The settings for custom images: `Settings`, with folders in place of a split."""
+
+    dataset: tyro.conf.Suppress[Literal["custom"]] = "custom"
+    references: str = ""
+    """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
     data_root: tyro.conf.Suppress[str] = ""
     split: tyro.conf.Suppress[str] = ""
     categories: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -54,17 +75,45 @@ class CustomSettings(Settings):
                 f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut", '
                 r'without / \ : * ? " < > | { } and without a leading dot'
             )
+        if len(self.class_name.encode()) > MAX_NAME_BYTES:
+            raise InputError(
+                f'CLASS_NAME = "{self.class_name[:40]}...": too long for a prompt and for the name '
+                'of a file; give a word or two, such as "metal nut"'
+            )
+
+    def resolve(self) -> "CustomSettings":
+        """Return a copy as `Settings.resolve` does, with the absolute path of the images."""
+        return replace(super().resolve(), images=str(real_path(user_path(self.images))))
 
     @property
     def result_folder(self) -> Path:
-        """Return the folder of the results, named after the image folder."""
-        if self.result_dir == "auto":
-            images = real_path(user_path(self.images))
-            name = images.stem if images.is_file() else images.name
-            suffix = "-with-references" if self.references else ""
-            suffix += "-random" if self.pretrained == RANDOM else ""
-            return PROJECT / "result" / "custom" / f"{name}{suffix}"
-        return user_path(self.result_dir)
+        """Return the folder of the results, named after the images.
+
+        Where another folder of that name has been scored before, the name of its parent precedes
+        it, or a checksum of the path follows.
+        """
+        if self.result_dir != "auto":
+            return user_path(self.result_dir)
+        images = real_path(user_path(self.images))
+        name = images.stem if images.is_file() else images.name
+        suffix = "-with-references" if self.references else ""
+        suffix += "-random" if self.pretrained == RANDOM else ""
+        checksum = hashlib.sha256(os.fsencode(images)).hexdigest()[:8]
+        names = name, f"{images.parent.name}-{name}", f"{name}-{checksum}"
+        folders = [PROJECT / "result" / "custom" / f"{name}{suffix}" for name in names]
+        owners = [scored_images(folder) for folder in folders]
+        owner = str(images) if str(images) in owners else ""
+        return next((f for f, o in zip(folders, owners, strict=True) if o == owner), folders[-1])
+
+
+def scored_images(folder: Path) -> str:
+    """Return the path of the images that a result folder belongs to; "" if there are no results."""
+    if not (folder / "settings.json").exists():
+        return ""
+    try:
+        return read_json(folder / "settings.json", "settings")["settings"]["images"]
+    except (InputError, KeyError, TypeError):
+        return "unknown"
 
 
 def main(constants: dict) -> None:
@@ -74,10 +123,10 @@ def main(constants: dict) -> None:
         run(settings, plan_custom(settings), context)
 
 
-def plan_custom(settings: CustomSettings) -> Experiment:
-    """Return the experiment of custom images: zero-shot, and WinCLIP+ with all reference images.
+def check_settings(settings: CustomSettings) -> None:
+    """Raise `InputError` for whatever is wrong with the settings, before any image is decoded.
 
-    Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
+    This covers the result folder, the device, the precision and the names of model and weights.
     """
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
@@ -90,44 +139,75 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             raise InputError(
                 f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
             )
+    device = resolve_device(settings.device, settings.deterministic)
+    check_precision(device, settings.precision)
+    check_names(settings.model, settings.pretrained)
+    check_writable(settings.result_folder, keep=False)
+
+
+def plan_custom(settings: CustomSettings) -> Experiment:
+    """Return the experiment of custom images: zero-shot, and WinCLIP+ with all reference images.
+
+    Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
+    """
+    check_settings(settings)
     images = find_custom_images(
-        user_path(settings.images),
-        settings.class_name,
-        *(user_path(path) if path else None for path in (settings.references, settings.masks)),
+        CustomRequest(
+            images=user_path(settings.images),
+            class_name=settings.class_name,
+            references=user_path(settings.references) if settings.references else None,
+            masks=user_path(settings.masks) if settings.masks else None,
+            recursive=settings.recursive,
+            good_folder=settings.good_folder,
+            resize=settings.resolve().resize,
+        )
     )
+    if not settings.class_name.isascii():
+        images.messages.append(
+            f'warning: CLASS_NAME = "{settings.class_name}" has letters that are not English; '
+            "CLIP's text encoder was trained on English, so scores may be poor"
+        )
     references = tuple(sample.image for sample in images.references)
     shot_settings = [ShotSetting(0, NO_SEED, ())]
     if references:
         shot_settings.append(ShotSetting(len(references), 0, references))
-    files = [
-        sha256_of(images.root / path)
-        for sample in (*images.tests, *images.references)
-        for path in (sample.image, sample.mask)
-        if path
-    ]
+    task = CategoryTask(
+        settings.class_name,
+        shot_settings,
+        images.references,
+        images.tests,
+        leave_one_out=bool(references),
+    )
     return Experiment(
         title=settings.class_name,
         root=images.root,
-        tasks=[
-            CategoryTask(
-                settings.class_name,
-                shot_settings,
-                images.references,
-                images.tests,
-                leave_one_out=bool(references),
-            )
-        ],
+        tasks=[task],
         categories=[settings.class_name],
-        notes=[],
-        fingerprint={
-            "image_names": [sample.image for sample in images.tests],
-            "labels": [sample.label for sample in images.tests],
-            "files": files,
-            "references": len(references),
-        },
+        notes=notes_on_masks(images.tests),
+        fingerprint=fingerprint(images),
         apply_exif=True,
+        white=images.white,
+        custom_masks=True,
+        messages=images.messages + [f"skipped: {fault}" for fault in images.faults],
         after_run=partial(report_scores, settings.class_name, images),
     )
+
+
+def fingerprint(images: CustomImages) -> dict:
+    """Return what the results depend on: the pixels, labels and masks of the images, by path."""
+    content = {
+        "images": {sample.image: images.sha256[sample.image] for sample in images.tests},
+        "labels": {sample.image: sample.label for sample in images.tests},
+        "masks": {
+            sample.image: [sha256_of(Path(path)) for path in sample.mask.split(SEPARATOR)]
+            for sample in images.tests
+            if sample.mask
+        },
+        "references": {sample.image: images.sha256[sample.image] for sample in images.references},
+    }
+    if images.white != SIXTEEN_BITS:
+        content["depth"] = asdict(images.white)
+    return content
 
 
 def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
@@ -145,6 +225,8 @@ def report_scores(class_name: str, images: CustomImages, folder: Path) -> None:
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
     log.info(f"\n{explain_scores(len(images.references), threshold)}")
     log.info(f"\nscores.json, scores/{class_name}.csv, heatmaps/ and report.html are in {folder}")
+    for message in images.messages:
+        log.info(message)
     for fault in images.faults:
         log.info(f"skipped: {fault}")
     if images.faults:

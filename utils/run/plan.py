@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from datasets.decode import SIXTEEN_BITS, White
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import ShotSetting, draw_references, listed_references, read_references
 from datasets.splits import (
@@ -57,6 +58,9 @@ class Experiment:
     fingerprint: dict  # what results depend on besides settings and weights
     groups: dict[str, list[str]] = field(default_factory=dict)  # categories with their own mean
     apply_exif: bool = False  # rotate images as their EXIF data says
+    white: White = SIXTEEN_BITS  # how images of more than 8 bits are read
+    custom_masks: bool = False  # read masks as `datasets.custom.masks` does
+    messages: list[str] = field(default_factory=list)  # logged once when the run starts
     after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
 
 
@@ -86,7 +90,11 @@ def plan_benchmark(settings: Settings) -> Experiment:
         root=root,
         tasks=tasks,
         categories=official if set(in_split).issubset(official) else in_split,
-        notes=notes_on_data(settings, samples),
+        notes=[
+            *notes_on_data(settings, samples),
+            *notes_on_masks([sample for task in tasks for sample in task.tests]),
+            *notes_on_references(settings, root, tasks),
+        ],
         fingerprint=fingerprint,
         groups=GROUPS.get(settings.dataset, {}),
     )
@@ -151,3 +159,48 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
         if text:
             notes.append(f"NOT THE OFFICIAL DATA: of {len(official)} categories, {text}")
     return notes
+
+
+def notes_on_masks(tests: Sequence[Sample]) -> list[str]:
+    """Return a warning if some anomalous images have a mask and others have none."""
+    masks = [bool(sample.mask) for sample in tests if sample.label == 1]
+    if all(masks) or not any(masks):
+        return []
+    return [
+        f"PIXEL METRICS WITHOUT {masks.count(False)} of {len(masks)} anomalous images, which have "
+        "no mask that can be used"
+    ]
+
+
+def notes_on_references(settings: Settings, root: Path, tasks: Sequence[CategoryTask]) -> list[str]:
+    """Return a warning if reference images are also test images, by the content of their files.
+
+    They are compared with themselves, so their scores are too low. Raise `InputError` if the user
+    listed the references.
+    """
+    copies = [image for task in tasks for image in tests_among_references(root, task)]
+    if not copies:
+        return []
+    count = f"{len(copies)} test images are also reference images, such as {copies[0]}"
+    if settings.references != "draw":
+        raise InputError(
+            f"REFERENCES: {count}; they would be compared with themselves and score too low; list "
+            "other images"
+        )
+    return [f"REFERENCES AMONG THE TEST IMAGES: {count}; their scores are too low"]
+
+
+def tests_among_references(root: Path, task: CategoryTask) -> list[str]:
+    """Return the test images of a task whose files have the content of a reference image."""
+
+    def size(sample: Sample) -> int:
+        path = root / sample.image
+        return path.stat().st_size if path.is_file() else -1  # decoding reports a missing file
+
+    sizes = set(map(size, task.references)) & set(map(size, task.tests)) - {-1}
+    contents = {sha256_of(root / s.image) for s in task.references if size(s) in sizes}
+    return [
+        sample.image
+        for sample in task.tests
+        if size(sample) in sizes and sha256_of(root / sample.image) in contents
+    ]

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from models.device import check_precision, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, spaced_words
-from models.text import encode_states
+from models.text import encode_states, find_truncated
 from models.weights import LoadedClip, load_clip
 from models.winclip import TextBank
+from utils.errors import InputError
 from utils.files import sha256_of
 from utils.log import log, log_to_console, log_to_file, progress_bar
 from utils.results.folder import ResultFolder, check_writable, describe_device, lock_folder
@@ -42,8 +43,7 @@ class Session:
         """Return the text bank of a category, built from its prompt ensemble."""
         settings = self.settings
         with self.clock.stage("text"):
-            name = spaced_words(category) if settings.class_words else category
-            prompts = prompt_ensemble(name, settings.templates, *settings.extra_states(category))
+            prompts = compose_prompts(settings, category)
             normal, anomalous = encode_states(self.clip.model, self.clip.tokenizer, *prompts)
             return TextBank.from_prompts(
                 normal, anomalous, settings.temperature, settings.normalise_prompts
@@ -72,6 +72,8 @@ def open_session(
         log.info(f"loading {settings.model}, {settings.pretrained}")
         with clock.stage("start-up"):
             clip, encoder = load_encoder(settings, context)
+        for task in experiment.tasks:
+            check_prompts(settings, task.category, clip)
         folder = None
         if context.is_main:
             folder = open_folder(settings, experiment, clip, encoder.device, context.world_size)
@@ -91,6 +93,22 @@ def open_session(
         )
         stream = FeatureStream(loader, clip, encoder, clock)
         yield Session(settings, experiment, context, pending, clip, stream, folder, clock, progress)
+
+
+def compose_prompts(settings: Settings, category: str) -> tuple[list[str], list[str]]:
+    """Return the normal and the anomalous prompts of a category."""
+    name = spaced_words(category) if settings.class_words else category
+    return prompt_ensemble(name, settings.templates, *settings.extra_states(category))
+
+
+def check_prompts(settings: Settings, category: str, clip: LoadedClip) -> None:
+    """Raise `InputError` if a prompt of a category has more tokens than the text tower reads."""
+    normal, anomalous = compose_prompts(settings, category)
+    if prompt := find_truncated(clip.tokenizer, [*normal, *anomalous]):
+        raise InputError(
+            f'CLASS_NAME: "{category[:40]}" is too long: CLIP would cut off the prompt '
+            f'"{prompt[:40]}...", which has too many tokens; use a word or two of English'
+        )
 
 
 def load_encoder(
@@ -143,6 +161,8 @@ def open_folder(
     log.info(f"protocol: {settings.protocol}, {settings.precision} on {record['device']}")
     for note in notes:
         log.info(f"note: {note}")
+    for message in experiment.messages:
+        log.info(message)
     return folder
 
 

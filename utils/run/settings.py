@@ -43,6 +43,7 @@ NOT_FINGERPRINTED = (
     *("heatmaps", "heatmap_size", "deterministic"),
     # Compared by content:
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
+    *("recursive", "good_folder"),
 )
 
 
@@ -273,4 +274,4 @@ def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Setting
             f"{script.name}: unknown setting {name.upper()}; the settings are "
             f"{', '.join(sorted(known)).upper()}"
         )
-    return parse_options(kind(dataset, **given), constants["__doc__"], script)
+    return parse_options(kind(dataset=dataset, **given), constants["__doc__"], script)

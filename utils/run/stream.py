@@ -83,6 +83,8 @@ def make_loader(
         settings.resize,
         settings.eval_size,
         experiment.apply_exif,
+        white=experiment.white,
+        custom_masks=experiment.custom_masks,
     )
     return DataLoader(
         dataset,

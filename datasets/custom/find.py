@@ -1,0 +1,161 @@
+"""Find a user's own images: their labels, masks and reference images, and everything unusable.
+
+Every file is decoded once here, so that whatever is wrong with it is known before the run. Images
+that cannot be used are left out and reported; masks that cannot be used cost no image its score.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from datasets.custom.labels import label_samples
+from datasets.custom.tree import (
+    GOOD_WORDS,
+    CustomRequest,
+    Found,
+    Tree,
+    list_names,
+    list_tree,
+    plain_word,
+)
+from datasets.decode import SIXTEEN_BITS, Inspection, White, find_white, inspect_image
+from datasets.images import check_tiles
+from datasets.prepare import THREADS
+from datasets.splits import Sample
+from utils.errors import InputError
+from utils.files import is_printable_name, real_path
+
+
+@dataclass(frozen=True)
+class CustomImages:
+    """The samples whose files can be decoded, and the faults of the others."""
+
+    root: Path  # of the paths in the samples that are not absolute
+    tests: list[Sample]  # sorted by path; masks are paths joined by `SEPARATOR`
+    references: list[Sample]  # sorted by path, which is absolute
+    faults: list[str] = field(default_factory=list)  # of images that are left out
+    messages: list[str] = field(default_factory=list)  # what a user must know about the others
+    white: White = SIXTEEN_BITS
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of the pixels, by image path
+
+
+def find_custom_images(request: CustomRequest) -> CustomImages:
+    """Find and decode images and references, and pair images with masks.
+
+    Raise `InputError` if a folder is missing or has no images, if no image or no reference can be
+    decoded, if no mask of `request.masks` matches an image, or if a reference is also a test image.
+    """
+    for option in ("images", "references", "masks"):
+        path = getattr(request, option)
+        if path is not None and not path.exists():
+            raise InputError(f"{option.upper()}: {path} does not exist; give a folder of images")
+    root = real_path(request.images if request.images.is_dir() else request.images.parent)
+    tests, references = list_tests(request), list_references(request)
+    messages = tests.messages("IMAGES") + references.messages("REFERENCES")
+    paths = [image.path.as_posix() for image in (*tests.images, *references.images)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(lambda path: check_image(root, path, request.resize), paths))
+    checked = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, Inspection)}
+    faults = [result for result in results if isinstance(result, str)]
+    tests.images, references.images = (
+        [image for image in tree.images if image.path.as_posix() in checked]
+        for tree in (tests, references)
+    )
+    if not tests.images or (request.references is not None and not references.images):
+        raise InputError(f"none of the images can be decoded: {faults[0]}")
+    names = distinct_references(tests, references, checked, messages)
+    peaks = [inspection.peak for inspection in checked.values()]
+    sizes = {path: inspection.size for path, inspection in checked.items()}
+    samples = label_samples(request, tests, sizes, messages)
+    return CustomImages(
+        root,
+        samples,
+        [Sample(request.class_name, "train", 0, "good", name, "") for name in names],
+        faults,
+        messages + describe_depth(peaks),
+        find_white(peaks),
+        {path: inspection.sha256 for path, inspection in checked.items()},
+    )
+
+
+def list_tests(request: CustomRequest) -> Tree:
+    """List the images to score; folders given for something else are not among them."""
+    if request.images.is_file():
+        return Tree([Found(PurePath(request.images.name))])
+    skip = [real_path(request.masks)] if request.masks else []
+    good = {plain_word(request.good_folder)} if request.good_folder else GOOD_WORDS
+    if request.references and plain_word(request.references.name) not in good:
+        skip.append(real_path(request.references))
+    return list_tree(request.images, "IMAGES", request.recursive, request.good_folder, skip)
+
+
+def list_references(request: CustomRequest) -> Tree:
+    """List the reference images, with absolute paths; in a labelled folder, the good ones."""
+    folder = request.references
+    if folder is None:
+        return Tree()
+    if folder.is_file():
+        return Tree([Found(PurePath(real_path(folder)))])
+    tree = list_tree(folder, "REFERENCES", request.recursive, request.good_folder)
+    for image in tree.images:
+        if image.label == 1:
+            tree.pass_over("images that are not good", image.path)
+    tree.images = [
+        Found(PurePath(real_path(folder / image.path))) for image in tree.images if image.label != 1
+    ]
+    return tree
+
+
+def check_image(root: Path, name: str, resize: str) -> Inspection | str:
+    """Decode an image, given by its path below `root`; return its properties or what is wrong."""
+    path = root / name
+    try:
+        if not is_printable_name(name):
+            raise InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
+        if not path.exists():
+            raise InputError(f"{path} is a link to a file that does not exist; restore the file")
+        inspection = inspect_image(path)
+        check_tiles(path, inspection.size, resize)
+    except InputError as error:
+        return str(error)
+    return inspection
+
+
+def distinct_references(
+    tests: Tree, references: Tree, checked: Mapping[str, Inspection], messages: list[str]
+) -> list[str]:
+    """Return the paths of the reference images without copies of one another.
+
+    Copies are found by their pixels. Raise `InputError` if a reference is also a test image: it
+    would be compared with itself.
+    """
+    first = {checked[image.path.as_posix()].sha256: image.path for image in reversed(tests.images)}
+    names = [image.path.as_posix() for image in references.images]
+    shared = [str(first[checked[name].sha256]) for name in names if checked[name].sha256 in first]
+    if shared:
+        raise InputError(
+            f"REFERENCES: reference images that are also test images: {list_names(shared)}; they "
+            "would be compared with themselves and score too low; give other good images, or "
+            "remove these from IMAGES"
+        )
+    distinct = {checked[name].sha256: name for name in reversed(names)}
+    copies = [name for name in names if distinct[checked[name].sha256] != name]
+    if copies:
+        messages.append(f"REFERENCES: left out copies of other references: {list_names(copies)}")
+    return sorted(distinct.values())
+
+
+def describe_depth(peaks: Sequence[float | int | None]) -> list[str]:
+    """Return how files of more than 8 bits are read; one line for integers, one for reals."""
+    white = find_white(peaks)
+    integers = [peak for peak in peaks if isinstance(peak, int)]
+    lines = []
+    if integers:
+        lines.append(
+            f"16-bit files: the largest value is {max(integers)}, so they are read as images of "
+            f"{white.bits} bits ({2**white.bits - 1} is white)"
+        )
+    if white.real:
+        lines.append(f"floating-point files: 0 is black, {white.real:g} is white")
+    return lines

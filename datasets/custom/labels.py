@@ -1,0 +1,134 @@
+"""Label custom images by their folders or their masks, and say what masks are not used."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from datasets.custom.masks import SEPARATOR, MaskError, Pairs, pair_masks, read_custom_masks
+from datasets.custom.tree import CUSTOM_SUFFIXES, CustomRequest, Tree, list_names, walk
+from datasets.prepare import THREADS
+from datasets.splits import UNKNOWN, Sample
+from utils.errors import InputError
+from utils.files import real_path
+
+MAX_FAULTS = 20  # listed; further ones are only counted
+
+
+@dataclass(frozen=True)
+class MaskReading:
+    """What the masks of an image say."""
+
+    label: int  # 1 if they mark something, 0 if not, UNKNOWN if they cannot be understood
+    fault: str = ""  # the reason why they cannot be used
+
+
+def label_samples(
+    request: CustomRequest,
+    tests: Tree,
+    sizes: Mapping[str, tuple[int, int]],
+    messages: list[str],
+) -> list[Sample]:
+    """Return the samples with labels and usable masks.
+
+    Without labelled folders, an image is anomalous if it has a mask that is not black. `sizes` are
+    (width, height) by image path. What a user must know is added to `messages`. Raise `InputError`
+    if `request.masks` has no mask of any image.
+    """
+    masks = find_masks(request, tests, messages)
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = pool.map(lambda path: read_masks(masks[path], sizes[path]), masks)
+        readings = dict(zip(masks, results, strict=True))
+    samples, faults, marked_good = [], [], []
+    for image in tests.images:
+        path = image.path.as_posix()
+        reading = readings.get(path, MaskReading(0))
+        by_mask = image.label == UNKNOWN and bool(masks)
+        label = reading.label if by_mask else image.label
+        if reading.fault and label != 0:
+            faults.append(reading.fault)
+        if image.label == 0 and reading.label == 1:
+            marked_good.append(path)
+        mask = masks.get(path, "") if label == 1 and not reading.fault else ""
+        samples.append(Sample(request.class_name, "test", label, image.defect, path, mask))
+    messages += [f"MASKS: not used: {fault}" for fault in faults[:MAX_FAULTS]]
+    if len(faults) > MAX_FAULTS:
+        messages.append(f"MASKS: {len(faults) - MAX_FAULTS} more are not used")
+    if marked_good:
+        messages.append(f"MASKS: ignored for images labelled good: {list_names(marked_good)}")
+    if tests.images[0].label == UNKNOWN:
+        messages += describe_labels(samples, masks)
+    messages += describe_missing(samples, masks)
+    return samples
+
+
+def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict[str, str]:
+    """Return the masks of each image: paths joined by `SEPARATOR`, by the path of the image."""
+    root = request.images if request.images.is_dir() else request.images.parent
+    if request.masks is None:
+        folder, files = root, tests.masks
+    elif request.masks.is_file():
+        folder, files = request.masks.parent, [PurePath(request.masks.name)]
+    else:
+        folder = request.masks
+        files = [path for path in walk(folder) if path.suffix.lower() in CUSTOM_SUFFIXES]
+        if tests.masks:
+            messages.append(f"IMAGES: masks passed over for MASKS: {list_names(tests.masks)}")
+    if request.masks and request.masks.is_file() and len(tests.images) == 1:
+        pairs = Pairs({tests.images[0].path: [request.masks]})
+    else:
+        pairs = pair_masks(tests.images, real_path(root), files, folder)
+    if request.masks and not pairs.masks:
+        raise InputError(
+            f"MASKS: no mask in {request.masks} matches an image; name masks like the images, "
+            "<name>.png or <name>_mask.png"
+        )
+    if request.masks is None and pairs.masks:
+        messages.append(f"MASKS: using those inside IMAGES: {list_names(files)}")
+    for paths, problem in (
+        (pairs.unmatched, "without an image"),
+        (pairs.ambiguous, "not used, as several images have their name"),
+    ):
+        if paths:
+            messages.append(f"MASKS: {problem}: {list_names(paths)}")
+    return {
+        image.as_posix(): SEPARATOR.join(str(real_path(path)) for path in paths)
+        for image, paths in pairs.masks.items()
+    }
+
+
+def read_masks(paths: str, image_size: tuple[int, int]) -> MaskReading:
+    """Read the masks of an image of (width, height)."""
+    try:
+        read_custom_masks(paths, image_size)
+    except MaskError as error:
+        return MaskReading(error.label, str(error))
+    except InputError as error:
+        return MaskReading(UNKNOWN, str(error))
+    return MaskReading(1)
+
+
+def describe_labels(samples: Sequence[Sample], masks: Mapping[str, str]) -> list[str]:
+    """Say which labels the images of a folder without labels got from their masks."""
+    if not masks:
+        return []
+    counts = [sum(sample.label == label for sample in samples) for label in (1, 0, UNKNOWN)]
+    lines = [
+        f"labels by masks, as no folder is called good: {counts[0]} anomalous (with a mask), "
+        f"{counts[1]} good (without one, or it is all black)"
+    ]
+    if counts[2]:
+        lines.append(f"no metrics: images without a label, as their mask is not used: {counts[2]}")
+    return lines
+
+
+def describe_missing(samples: Sequence[Sample], masks: Mapping[str, str]) -> list[str]:
+    """Say which anomalous images have no mask that can be used."""
+    anomalous = [sample for sample in samples if sample.label == 1]
+    missing = [sample.image for sample in anomalous if not sample.mask]
+    if not missing:
+        return []
+    if len(missing) == len(anomalous):
+        reason = "no mask can be used" if masks else "no masks"
+        return [f"{reason}, so no pixel metrics"]
+    return [f"MASKS: anomalous images without one that can be used: {list_names(missing)}"]

@@ -1,0 +1,150 @@
+"""Masks of custom images: which ones belong to an image, and which pixels they mark.
+
+A benchmark's masks are read by `datasets.decode.read_mask`, which refuses more. Here a mask is used
+where its meaning is certain: JPEG files, other sizes of the same shape, transparency and several
+masks of one image too.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from datasets.custom.tree import MASK_STEM, MASK_WORDS, Found, plain_word
+from datasets.decode import DEEP_GREY, open_image
+from datasets.splits import UNKNOWN
+from utils.errors import InputError
+
+LEVELS = 16  # a mask of more grey values has blurred edges
+SEPARATOR = "\n"  # between the paths of several masks of one image
+
+
+class MaskError(InputError):
+    """A mask that cannot be used; `label` is what it still says about an image without a label."""
+
+    def __init__(self, sentence: str, label: int):
+        super().__init__(sentence)
+        self.label = label
+
+
+@dataclass
+class Pairs:
+    """The masks of each image, and those that belong to none."""
+
+    masks: dict[PurePath, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    ambiguous: list[PurePath] = field(default_factory=list)  # match several images by name alone
+    unmatched: list[PurePath] = field(default_factory=list)
+
+
+def pair_masks(
+    images: Sequence[Found], root: Path, masks: Sequence[PurePath], masks_root: Path
+) -> Pairs:
+    """Find the image of each mask by name and folder; paths are relative to the two roots.
+
+    The mask of <folder>/x.png is named x, x_mask, x_GT or x_mask_2, or lies in a folder x. It is in
+    the same <folder> below a folder of masks, or anywhere if only one image has that name.
+    """
+    by_name: dict[str, list[Found]] = defaultdict(list)
+    for image in images:
+        for name in {image.path.stem, image.path.name}:
+            by_name[name].append(image)
+    pairs = Pairs()
+    for path in masks:
+        folder = tuple(part for part in path.parts[:-1] if plain_word(part) not in MASK_WORDS)
+        names = [(folder, path.stem)]
+        if stem := MASK_STEM.fullmatch(path.stem):
+            names.append((folder, stem[1]))
+        if folder:
+            names.append((folder[:-1], folder[-1]))
+        found = [(inside, image) for inside, name in names for image in by_name.get(name, [])]
+        owners = [image for inside, image in found if is_inside(image, root, inside)]
+        by_name_alone = [image for _, image in found if image.label != 0]
+        if not owners and len(by_name_alone) == 1:
+            owners = by_name_alone
+        for image in owners:
+            pairs.masks[image.path].append(masks_root / path)
+        if not owners:
+            (pairs.ambiguous if by_name_alone else pairs.unmatched).append(path)
+    return pairs
+
+
+def is_inside(image: Found, root: Path, folder: tuple[str, ...]) -> bool:
+    """Return whether an image lies in `folder`, which starts at or below the root of the images."""
+    parents = image.path.parts[:-1]
+    full = (root.name, *parents)
+    return folder == parents or (bool(folder) and full[-len(folder) :] == folder)
+
+
+def read_custom_masks(paths: str, image_size: tuple[int, int]) -> np.ndarray:
+    """Unite the masks of an anomalous image of (width, height): (H, W) bool, True where anomalous.
+
+    `paths` are joined by `SEPARATOR`. Raise `MaskError` if one of them has another shape, if
+    nothing is marked, or if the mask could be inverted: it covers more than half of the image and
+    of its border. Raise `InputError` if a file cannot be read.
+    """
+    files = [Path(path) for path in paths.split(SEPARATOR)]
+    anomalous = np.logical_or.reduce([read_custom_mask(file, image_size) for file in files])
+    if not anomalous.any():
+        raise MaskError(f"the mask {files[0]} is all black", 0)
+    border = np.concatenate([*anomalous[[0, -1]], *anomalous[:, [0, -1]].T])
+    if anomalous.mean() > 0.5 and border.mean() > 0.5:
+        raise MaskError(
+            f"the mask {files[0]} covers most of the image and of its border; if it is inverted, "
+            "make the defects white",
+            UNKNOWN,
+        )
+    return anomalous
+
+
+def read_custom_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
+    """Read one mask at the size of its image: (H, W) bool, True where it is anomalous.
+
+    Every pixel that is neither black nor transparent is anomalous. Where edges are blurred, as in a
+    JPEG file, pixels above half of white are. Another size of the same shape is resized.
+    """
+    with open_image(path, "the mask ") as mask:
+        lossy = mask.format in ("JPEG", "MPO")
+        mask = ImageOps.exif_transpose(mask)
+        anomalous = marked_pixels(mask, lossy)
+    if anomalous.any() and not same_shape(mask.size, image_size):
+        width, height = image_size
+        raise MaskError(
+            f"the mask {path} is {mask.width} x {mask.height} pixels and its image {width} x "
+            f"{height}, which is another shape",
+            1,
+        )
+    if mask.size != image_size:
+        resized = Image.fromarray(anomalous).resize(image_size, Image.Resampling.NEAREST)
+        anomalous = np.asarray(resized)
+    return anomalous
+
+
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two sizes have the same aspect ratio, up to a rounded side.
+
+    >>> same_shape((500, 333), (1000, 667)), same_shape((500, 300), (1000, 667))
+    (True, False)
+    """
+    small, large = sorted((size, other))
+    return any(abs(small[i] * large[j] / large[i] - small[j]) <= 1 for i, j in ((0, 1), (1, 0)))
+
+
+def marked_pixels(mask: Image.Image, lossy: bool) -> np.ndarray:
+    """Return which pixels of a mask are anomalous: (H, W) bool."""
+    if mask.mode in ("F", *DEEP_GREY):
+        return np.asarray(mask) > 0  # False for NaN
+    if mask.has_transparency_data:
+        red, green, blue, alpha = np.moveaxis(np.asarray(mask.convert("RGBA")), -1, 0)
+        grey, opaque = np.maximum(np.maximum(red, green), blue), alpha > 0
+        if not opaque.all():
+            painted = (grey > 0) & opaque
+            return painted if painted.any() else opaque
+    else:
+        grey = np.asarray(mask if mask.mode in ("1", "L") else mask.convert("RGB"))
+        grey = grey.max(axis=-1) if grey.ndim == 3 else grey.astype(np.uint8)
+    levels = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
+    blurred = lossy or (len(levels) > LEVELS and levels[-1] > 127)
+    return grey > (127 if blurred else 0)

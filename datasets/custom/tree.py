@@ -1,0 +1,193 @@
+"""List the images of a user's folder with their labels, their masks, and what is neither.
+
+A folder with a subfolder named like "good" is labelled: its other subfolders are defects. Folders
+named like "mask", and files named like x_mask.png, are masks, never images.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from datasets.prepare import SUFFIXES
+from datasets.splits import UNKNOWN
+from utils.errors import InputError
+from utils.files import real_path
+
+CUSTOM_SUFFIXES = (*SUFFIXES, ".gif", ".jfif", ".jpe", ".dib")
+# Names of folders, without case, spaces, hyphens and underscores.
+GOOD_WORDS = {
+    *("good", "ok", "okay", "normal", "pass", "passed", "accept", "accepted", "flawless"),
+    *("nondefective", "nodefect", "nodefects", "defectfree", "undamaged", "nonanomalous"),
+    *("noanomaly", "faultless", "正常", "良品", "良好", "良", "合格", "合格品", "无缺陷", "無缺陷"),
+}
+MASK_WORDS = {"mask", "masks", "groundtruth", "gt", "label", "labels", "掩码", "掩膜"}
+# x_mask, x-GT, x.mask, x_mask_2: the mask of x, or one of several.
+MASK_STEM = re.compile(r"(.+)[._ -](?:mask|gt|ground_?truth)[._-]?\d*", re.IGNORECASE)
+NO_FOLDER = "images"  # stands for the defect where no subfolder names it
+MAX_NAMES = 5  # of the files that a message counts
+
+
+@dataclass(frozen=True)
+class CustomRequest:
+    """Where a user's images are."""
+
+    images: Path  # a folder or a file, like the next two
+    class_name: str
+    references: Path | None = None
+    masks: Path | None = None  # None: masks inside the folder of the images
+    recursive: bool = False
+    good_folder: str = ""  # the folder of good images; "": one of `GOOD_WORDS`
+    resize: str = "tile"  # a `Resize`; with "tile", long strips are left out
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image and what its folders say about it."""
+
+    path: PurePath  # relative to the folder that was listed
+    label: int = UNKNOWN  # 0 good, 1 anomalous
+    defect: str = NO_FOLDER
+
+
+@dataclass
+class Tree:
+    """The image files of a folder, sorted by path."""
+
+    images: list[Found] = field(default_factory=list)
+    masks: list[PurePath] = field(default_factory=list)  # relative to the folder
+    passed_over: dict[str, list[str]] = field(default_factory=dict)  # reason to names
+
+    def pass_over(self, reason: str, name: object) -> None:
+        """Remember a file or folder that is not used."""
+        self.passed_over.setdefault(reason, []).append(str(name))
+
+    def messages(self, option: str) -> list[str]:
+        """Return one line for each reason, with a count and the first names."""
+        return [
+            f"{option}: passed over {reason}: {list_names(names)}"
+            for reason, names in self.passed_over.items()
+        ]
+
+
+def list_names(names: Sequence[object]) -> str:
+    """Return a count with the first names.
+
+    >>> list_names(list("abcdef"))
+    '6 (a, b, c, d, e, ...)'
+    """
+    more = ", ..." if len(names) > MAX_NAMES else ""
+    return f"{len(names)} ({', '.join(map(str, names[:MAX_NAMES]))}{more})"
+
+
+def plain_word(name: str) -> str:
+    """Reduce the name of a folder to the form of `GOOD_WORDS`.
+
+    >>> plain_word("Non-Defective"), plain_word("ground_truth")
+    ('nondefective', 'groundtruth')
+    """
+    return re.sub(r"[\s_-]", "", unicodedata.normalize("NFKC", name)).casefold()
+
+
+def list_tree(
+    folder: Path, option: str, recursive: bool, good_folder: str, skip: Collection[Path] = ()
+) -> Tree:
+    """List a folder; `skip` are real paths of folders in it that hold something else.
+
+    Without `recursive`, only the folder's own images are listed, or those of its subfolders if one
+    of them is good: `good_folder`, or one in `GOOD_WORDS`. With it, a good folder at any depth
+    labels its siblings. Raise `InputError` if there are no images.
+    """
+    tree, files = Tree(), []
+    for path in walk(folder, tree, skip):
+        if path.suffix.lower() not in CUSTOM_SUFFIXES:
+            tree.pass_over("files of other types", path)
+        elif is_mask(path):
+            tree.masks.append(path)
+        else:
+            files.append(path)
+    good = {plain_word(good_folder)} if good_folder else GOOD_WORDS
+    folders = {parent for path in files for parent in path.parents[:-1]}
+    labelled = {parent.parent for parent in folders if plain_word(parent.name) in good}
+    if not recursive:
+        labelled &= {PurePath()}
+    top = sorted({parent.parts[0] for parent in folders})
+    if good_folder and not labelled and option == "IMAGES":
+        raise InputError(
+            f'GOOD_FOLDER: {folder} has no folder "{good_folder}" with images; its folders with '
+            f"images are: {', '.join(top) or 'none'}"
+        )
+    depth = 2 if labelled else 1
+    for path in files:
+        image = read_label(path, labelled, good) if labelled else Found(path)
+        if not recursive and len(path.parts) > depth:
+            tree.pass_over("images in subfolders (--recursive includes them)", path)
+        elif image is None:
+            tree.pass_over("images beside the labelled folders", path)
+        else:
+            tree.images.append(image)
+    tree.images.sort(key=lambda image: image.path)
+    if not tree.images:
+        raise InputError(f"{option}: {explain_empty(folder, top, len(tree.masks))}")
+    return tree
+
+
+def walk(folder: Path, tree: Tree | None = None, skip: Collection[Path] = ()) -> Iterator[PurePath]:
+    """Yield the files below a folder as relative paths; `tree` gets what is hidden or unreadable.
+
+    Links are followed; each folder is visited once, and those in `skip`, real paths, never.
+    """
+    tree = tree or Tree()
+    visited = {real_path(folder), *skip}
+
+    def unreadable(error: OSError) -> None:
+        tree.pass_over("folders that cannot be read", error.filename)
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        inside = PurePath(os.path.relpath(parent, folder))
+        for name in sorted(name for name in (*folders, *names) if name.startswith(".")):
+            tree.pass_over("hidden files and folders", inside / name)
+        targets = {name: real_path(Path(parent, name)) for name in sorted(folders)}
+        folders[:] = [
+            name
+            for name, target in targets.items()
+            if not name.startswith(".") and target not in visited
+        ]
+        visited |= set(targets.values())
+        yield from (inside / name for name in sorted(names) if not name.startswith("."))
+
+
+def is_mask(path: PurePath) -> bool:
+    """Return whether a file is a mask by its name or by a folder that it is in."""
+    in_folder = any(plain_word(part) in MASK_WORDS for part in path.parts[:-1])
+    return in_folder or MASK_STEM.fullmatch(path.stem) is not None
+
+
+def read_label(
+    path: PurePath, labelled: Collection[PurePath], good: Collection[str]
+) -> Found | None:
+    """Return an image with its label, or None if no folder of it is in a labelled one.
+
+    `labelled` are the folders with a good subfolder; the innermost decides.
+    """
+    for parent in path.parents[:-1]:
+        if parent.parent in labelled:
+            return Found(path, int(plain_word(parent.name) not in good), parent.name)
+    return None
+
+
+def explain_empty(folder: Path, top: Sequence[str], masks: int) -> str:
+    """Return the message about a folder without images of its own.
+
+    `top` are its subfolders with images, `masks` is the number of masks in it.
+    """
+    if not top:
+        hint = f"; {masks} files are masks by their names" if masks else ""
+        return f"no images ({', '.join(CUSTOM_SUFFIXES)}) in {folder}{hint}"
+    return (
+        f"no images in {folder} itself, but in its folders {', '.join(top)}: if one holds the good "
+        "images, name it with --good-folder; --recursive takes all images below; or give one of "
+        "them"
+    )
