@@ -298,7 +298,7 @@ def check_categories(scan: Scan) -> None:
         elif unmasked:
             scan.notes.append(
                 f"{len(unmasked)} of {len(anomalous)} anomalous images of {category} have no mask, "
-                f"so its pixel metrics are n/a; the first is {unmasked[0]}"
+                f"so its pixel metrics leave them out; the first is {unmasked[0]}"
             )
         if bad_train:
             scan.notes.append(f"{bad_train} anomalous train images of {category} are not used")
