@@ -95,7 +95,7 @@ def read_dataset(options: FolderOptions) -> Scan:
     """Read the folders or the CSV that the options name."""
     root = user_path(options.data_root) if options.data_root else None
     if root and not root.is_dir():
-        raise InputError(f"--data-root: {root} is not a folder; give the folder of the dataset")
+        raise InputError(f"--data-root: {root} is not a folder; give one, or a list as --csv FILE")
     if options.csv:
         file = user_path(options.csv)
         return read_table(file, root or file.parent, options.category or options.name)
@@ -286,6 +286,11 @@ def check_categories(scan: Scan) -> None:
         anomalous = [sample for sample in tests if sample.label == 1]
         unmasked = [sample.image for sample in anomalous if not sample.mask]
         bad_train = sum(sample.split == "train" and sample.label == 1 for sample in rows)
+        if not (category.isascii() and any(map(str.isalpha, category))):
+            scan.notes.append(
+                f"the name {category} becomes part of English prompts; rename the category after "
+                "its object, such as metal_nut"
+            )
         if all(sample.label == 1 for sample in rows):
             scan.faults.append(f"{category} has no good images; label them good, or 0 in a CSV")
         if not tests:

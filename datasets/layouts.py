@@ -9,8 +9,8 @@ A category is a folder that holds test/ or test_public/, or else a folder of goo
     train/*.png, test/*.png: x_GT.png is the mask of x.png                 KolektorSDD2
     <category>/good, <category>/<defect>: no train images
 
-The good images of a category are in the only folder of its train/, or else in one of
-`GOOD_WORDS`. Without such folders, an image is anomalous if its mask is not blank.
+Good images are in folders named like the only folder of train/, or by one of `GOOD_WORDS`. Without
+folders that name labels, an image is anomalous if its mask is not blank.
 """
 
 import os
@@ -93,12 +93,12 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         for path in subfolders(parent)
         if plain_word(path.name) in MASK_WORDS
     ]
-    good = find_good_folder(parents)
+    good = find_good_words(parents)
     before = len(scan.samples)
     for split, parent in parents.items():
         labelled = image_folders(parent)
         for images in labelled:
-            label = int(images.name != good)
+            label = int(plain_word(images.name) not in good)
             kind = Sample(category, split, label, images.name if label else "good", "", "")
             add_images(scan, kind, images, find_masks(mask_folders, images.name))
         if not labelled:
@@ -108,23 +108,23 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         scan.faults.append(f"{folder}: no images in {', '.join(parents)} or the folders below")
 
 
-def find_good_folder(parents: Mapping[str, Path]) -> str:
-    """Return the name of the folder of good images; "" where no folder names a label.
+def find_good_words(parents: Mapping[str, Path]) -> set[str]:
+    """Return the `plain_word` of each folder of good images; none where no folder names a label.
 
-    `parents` maps "test" and perhaps "train" to their folders. Raise `InputError` if it is unclear
-    which folder it is.
+    `parents` maps "test" and perhaps "train" to their folders. Raise `InputError` if folders name
+    labels, and none is good.
     """
     names = {split: [path.name for path in image_folders(p)] for split, p in parents.items()}
+    words = {plain_word(name) for name in chain.from_iterable(names.values())}
+    good = words & GOOD_WORDS
     if len(names.get("train", ())) == 1:
-        return names["train"][0]
-    known = list(dict.fromkeys(chain.from_iterable(names.values())))
-    good = [name for name in known if plain_word(name) in GOOD_WORDS]
-    if known and len(good) != 1:
+        good |= {plain_word(names["train"][0])}
+    if words and not good:
         raise InputError(
-            f"{parents['test'].parent} has images in the folders {', '.join(known)}; name the one "
-            "with the good images good, and the others after their defects"
+            f"{parents['test'].parent} has images in the folders {', '.join(names['test'])}; name "
+            "the one with the good images good, and the others after their defects"
         )
-    return good[0] if good else ""
+    return good
 
 
 def add_images(scan: Scan, kind: Sample, folder: Path, masks: Mapping[str, Path]) -> None:

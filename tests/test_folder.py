@@ -226,6 +226,18 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     assert not (tmp_path / "d").exists()
 
 
+def test_good_folders_may_have_several_names(tmp_path, capsys):
+    root = tmp_path / "raw"
+    write_images(root, "01/Train/Teile/0.png", "01/TEST/teile/1.png", "01/TEST/OK/2.png")
+    write_images(root, "01/TEST/NG/3.png")
+    assert kinds(split_of(root, tmp_path / "splits")) == {
+        ("01", "train", 0, "good", False): 1,
+        ("01", "test", 0, "good", False): 2,
+        ("01", "test", 1, "NG", False): 1,
+    }
+    assert "the name 01 becomes part of English prompts" in capsys.readouterr().out
+
+
 def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
     root = tmp_path / "raw"
     write_images(root, "gear/OK/0.png", "gear/OK/1.png", "gear/scratch/0.png")
@@ -406,7 +418,7 @@ def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, message):
 def test_the_options_must_name_a_dataset(tmp_path):
     with pytest.raises(InputError, match="--data-root DIR, or --csv FILE"):
         split_of(None, tmp_path)
-    with pytest.raises(InputError, match="gone is not a folder"):
+    with pytest.raises(InputError, match="gone is not a folder; give one, or a list as --csv"):
         split_of(Path("gone"), tmp_path)
     with pytest.raises(InputError, match=r"^NAME = "):
         main(FolderOptions("mvtec", tmp_path))
