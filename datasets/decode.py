@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from datasets.splits import Sample
 from utils.errors import InputError, describe_error
@@ -85,7 +86,7 @@ def deep_pixels(image: Image.Image) -> np.ndarray | None:
             raise ValueError("its grey values exceed 16 bits")
         return grey.astype(np.uint16)
     if image.mode == "F":
-        real = np.asarray(image)
+        real = getattr(image, "real_pixels", np.asarray(image))
         if not (np.isfinite(real).all() and real.min() >= 0):
             raise ValueError("it has floating-point pixels below 0 or that are not finite")
         return real
@@ -214,6 +215,43 @@ def make_thumbnail(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
+def open_stream(stream: BinaryIO) -> Image.Image:
+    """Open an image as Pillow does, and floating-point TIFF files that Pillow does not know.
+
+    These become an empty image with an attribute `real_pixels`: (H, W) or (H, W, 3) float32.
+    """
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        stream.seek(0)
+        tags = read_tiff_tags(stream)
+        size = tags.get(256, 0), tags.get(257, 0)  # width and height
+        real = tags and 3 in tags.get(339, ()) and not tags.next  # of one frame
+        if not real or size[0] * size[1] > MAX_PIXELS:
+            raise
+        stream.seek(0)
+        pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.dtype.kind != "f" or pixels.shape[2:] not in ((), (3,)):
+            raise
+    image = Image.new("F", size)
+    image.format = "TIFF"
+    image.getexif()[ORIENTATION] = tags.get(ORIENTATION, 1)
+    rgb = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    image.real_pixels = rgb.astype(np.float32)
+    return image
+
+
+def read_tiff_tags(stream: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2 | dict:
+    """Read the tags of the first image of a TIFF file; {} for other and for damaged files."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
+        stream.seek(tags.next)
+        tags.load(stream)
+        return tags
+    except Exception:  # many types, of which Pillow documents none
+        return {}
+
+
 @contextmanager
 def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
     """Open an image file; raise `InputError` for whatever goes wrong while it is read.
@@ -224,7 +262,7 @@ def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")  # reading a pipe would block
         # Given a path, Pillow 13 maps some TIFF files and then turns them wrongly.
-        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+        with path.open("rb") as stream, open_stream(stream) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):

@@ -244,7 +244,8 @@ def test_a_single_mask_file_belongs_to_a_single_image(tmp_path):
 def write_deep(path: Path, pixels: np.ndarray) -> None:
     """Write uint16 or float32 pixels, RGB if they have three channels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if pixels.dtype.kind == "f" else []
+    assert cv2.imwrite(str(path), pixels[..., ::-1] if pixels.ndim == 3 else pixels, plain)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -276,15 +277,33 @@ def test_deep_images_give_the_pixels_of_8_bit_ones(tmp_path, bits, name, channel
 
 
 @pytest.mark.parametrize(("scale", "white"), [(1 / 255, 1.0), (1.0, 250.0), (16.0, 4000.0)])
-def test_floating_point_images_go_from_0_to_1_or_to_their_largest_value(tmp_path, scale, white):
-    shallow = make_image(np.random.default_rng(0), *SIZE[::-1], None)[..., 0]
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floating_point_images_go_from_0_to_1_or_to_their_largest_value(
+    tmp_path, scale, white, kind, channels
+):
+    shallow = make_image(np.random.default_rng(0), *SIZE[::-1], None)
+    shallow = shallow if channels == 3 else shallow[..., 0]
     shallow[0, 0] = 250
-    write_deep(tmp_path / "a.tif", (shallow * scale).astype(np.float32))
+    write_deep(tmp_path / "a.tif", (shallow * scale).astype(kind))
     custom = find(tmp_path)
     assert custom.white.real == pytest.approx(white)
     assert said(custom, "floating-point files", f"{white:g} is white")
-    read = np.asarray(read_image(tmp_path / "a.tif", white=custom.white))[..., 0]
+    read = np.asarray(read_image(tmp_path / "a.tif", white=custom.white))
+    read = read if channels == 3 else read[..., 0]
     np.testing.assert_allclose(read, shallow * scale / white * 255, atol=0.51)
+    with pytest.raises(InputError, match="floating-point"):
+        read_image(tmp_path / "a.tif")  # as in a benchmark
+
+
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
+def test_floating_point_images_of_other_values_are_left_out(tmp_path, value):
+    save(tmp_path, "good.png")
+    pixels = np.full((20, 30), 0.5, np.float32)
+    pixels[3, 4] = value
+    write_deep(tmp_path / "a.tif", pixels)
+    (fault,) = find(tmp_path).faults
+    assert "a.tif" in fault and "below 0 or that are not finite" in fault
 
 
 def test_the_depth_of_references_and_tests_is_one(tmp_path):
