@@ -7,7 +7,8 @@
 docs/own-data.md describes the layouts and columns that are read. Decodes every image and mask once.
 Writes datasets/splits/NAME.csv, NAME_meta.json (read by other repositories of the field) and
 NAME_root.txt (the data root, for run_folder.py). Never writes into the image folders. Where a
-category has no train images, some of its good test images become references instead of tests.
+category has no train images, some of its good test images become references instead of tests;
+NAME_notes.txt says so, and every result shows it.
 """
 
 import csv
@@ -28,7 +29,7 @@ from datasets.custom.tree import GOOD_WORDS, plain_word
 from datasets.download import Archive
 from datasets.layouts import LAYOUT, Scan, is_blank, scan_folders
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
-from datasets.splits import SPLITS_FOLDER, Sample, check_name
+from datasets.splits import SPLITS_FOLDER, Sample, check_name, write_notes
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
@@ -37,6 +38,7 @@ SEED = 0  # of the references that are drawn from good test images
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
 COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
 SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
+DRAWN = "some of their good test images are references and are not tested"
 REPEATED = "the image is listed twice; to unite masks, put them into a folder and list the folder"
 UNCLEAR = ("", "true", "false", "yes", "no", "nan", "none")
 BAD_WORDS = ("1", "bad", "ng", "ko", "fail", "defective", "anomaly", "anomalous", "abnormal")
@@ -70,7 +72,7 @@ def main(options: FolderOptions) -> list[Path]:
     """
     check_name(options.name)
     scan = read_dataset(options)
-    draw_missing_references(scan, options.references)
+    drawn = draw_missing_references(scan, options.references)
     check_categories(scan)
     raise_faults(scan.faults + find_copies(scan))
     if not scan.samples:
@@ -85,6 +87,8 @@ def main(options: FolderOptions) -> list[Path]:
         official=False,
     )
     files = prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
+    count = f"{len(drawn)} of {len(by_category(scan.samples))} categories"
+    write_notes([f"NO TRAIN IMAGES in {count}: {DRAWN}"] if drawn else [], files[0])
     for note in scan.notes:
         print(f"note: {note}")
     print(f"to run it: python run_folder.py --name {options.name}")
@@ -226,8 +230,11 @@ def find_root(base: Path, paths: Sequence[Path]) -> Path:
         raise InputError("--csv: the images are on several drives; put them on one") from error
 
 
-def draw_missing_references(scan: Scan, count: int | None) -> None:
-    """Turn good test images of each category without good train images into its train images."""
+def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
+    """Turn good test images of each category without good train images into its train images.
+
+    Return the names of these categories.
+    """
     drawn = set()
     for category, rows in by_category(scan.samples).items():
         good = [sample for sample in rows if sample.split == "test" and sample.label == 0]
@@ -248,6 +255,7 @@ def draw_missing_references(scan: Scan, count: int | None) -> None:
             f"with seed {SEED}, are references and are not tested"
         )
     scan.samples = [replace(s, split="train") if s in drawn else s for s in scan.samples]
+    return sorted({sample.class_name for sample in drawn})
 
 
 def by_category(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

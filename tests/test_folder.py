@@ -15,7 +15,7 @@ from datasets import mvtec
 from datasets.decode import read_mask
 from datasets.folder import FolderOptions, main
 from datasets.prepare import Options, prepare
-from datasets.splits import Sample, read_root, read_split
+from datasets.splits import Sample, read_notes, read_root, read_split
 from tests.benches import contents
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, save_pair
@@ -218,6 +218,10 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
         "gear has no train images: 4 of its 9 good test images, drawn with seed 0, are references "
         "and are not tested"
     ) in capsys.readouterr().out
+    (note,) = read_notes(tmp_path / "a/parts.csv")
+    assert note.startswith("NO TRAIN IMAGES in 1 of 2 categories: ")
+    split_of(root / "nut", tmp_path / "a")
+    assert read_notes(tmp_path / "a/parts.csv") == []
     assert split_of(root, tmp_path / "b") == samples
     assert sum(s.split == "train" for s in split_of(root, tmp_path / "c", references=8)) == 8 + 1
     for count in (0, 9):
@@ -446,6 +450,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
     assert "<title>WinCLIP on parts" in page
     assert "gear/test/good" in (tmp_path / "result/shots.csv").read_text()
+    assert "**NO TRAIN IMAGES in 1 of 1 categories: some of their good test images" in text
     official = replace(mvtec_settings, **changes | {"result_dir": str(tmp_path / "other")})
     run(official)  # a split without masks also works with --split of another runner
     name = "scores/gear.npz"
