@@ -23,8 +23,7 @@ from tests.test_custom_images import save
 from utils.errors import InputError
 from utils.files import write_text
 from utils.results.scores import load_scores
-from utils.run.benchmark import run
-from utils.run.custom import CustomSettings, explain_scores, plan_custom
+from utils.run.custom import CustomSettings, explain_scores, plan_custom, run_custom
 
 
 def find(images: Path, references: Path | None = None, masks: Path | None = None) -> CustomImages:
@@ -140,7 +139,7 @@ def test_symlink_loops_are_reported_and_left_out(tmp_path):
 
 
 def score_custom(settings: CustomSettings) -> None:
-    run(settings, plan_custom(settings))
+    run_custom(settings)
 
 
 def settings(folder: Path, **changes) -> CustomSettings:

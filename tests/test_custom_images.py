@@ -1,5 +1,6 @@
 """What users bring: folders, labels, masks, bit depths and copies, found without a model."""
 
+import os
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from datasets.images import ImageDataset
 from datasets.splits import UNKNOWN
 from tests.layouts import make_image
 from utils.errors import InputError
+from utils.files import is_printable_name
 
 SIZE = (30, 20)  # width and height
 MARKED = np.zeros(SIZE[::-1], bool)
@@ -387,7 +389,18 @@ def test_images_that_cannot_be_scored_are_left_out_by_name(tmp_path):
         "broken.png cannot be read",
         "gone.png is a link",
         "new\\nline",
-        "32 square tiles",
+        "square tiles, more than 32",
     ):
         assert sum(word in fault for fault in custom.faults) == 1
     assert len(find(tmp_path, resize="squash").faults) == 3
+
+
+def test_names_that_cannot_be_printed_are_escaped(tmp_path):
+    save(tmp_path, "good/0.png", "bad/1.png", "bad/2.png", "mask/1.png")
+    for name in (b"\xff.txt", b"a\nb.txt", b"bad/\xff.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"")
+    save(tmp_path, "mask/bad/2\n_mask.png", "mask/\n/2.png")
+    custom = find(tmp_path)
+    assert said(custom, "other types", "\\udcff.txt")
+    for line in (*custom.messages, *custom.faults):
+        assert is_printable_name(line)

@@ -20,7 +20,7 @@ from datasets.custom.tree import (
     plain_word,
 )
 from datasets.decode import SIXTEEN_BITS, Inspection, White, find_white, inspect_image
-from datasets.images import check_tiles
+from datasets.images import check_tile_count
 from datasets.prepare import THREADS
 from datasets.splits import Sample
 from utils.errors import InputError
@@ -55,7 +55,7 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     messages = tests.messages("IMAGES") + references.messages("REFERENCES")
     paths = [image.path.as_posix() for image in (*tests.images, *references.images)]
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda path: check_image(root, path, request.resize), paths))
+        results = list(pool.map(lambda path: check_image(root, path, request), paths))
     checked = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, Inspection)}
     faults = [result for result in results if isinstance(result, str)]
     tests.images, references.images = (
@@ -73,10 +73,15 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
         samples,
         [Sample(request.class_name, "train", 0, "good", name, "") for name in names],
         faults,
-        messages + describe_depth(peaks),
+        [printable(line) for line in (*messages, *describe_depth(peaks))],
         find_white(peaks),
         {path: inspection.sha256 for path, inspection in checked.items()},
     )
+
+
+def printable(line: str) -> str:
+    """Escape a message that has a name which is not UTF-8 or has control characters."""
+    return line if is_printable_name(line) else ascii(line)[1:-1]
 
 
 def list_tests(request: CustomRequest) -> Tree:
@@ -107,7 +112,7 @@ def list_references(request: CustomRequest) -> Tree:
     return tree
 
 
-def check_image(root: Path, name: str, resize: str) -> Inspection | str:
+def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | str:
     """Decode an image, given by its path below `root`; return its properties or what is wrong."""
     path = root / name
     try:
@@ -116,7 +121,7 @@ def check_image(root: Path, name: str, resize: str) -> Inspection | str:
         if not path.exists():
             raise InputError(f"{path} is a link to a file that does not exist; restore the file")
         inspection = inspect_image(path)
-        check_tiles(path, inspection.size, resize)
+        check_tile_count(path, inspection.size, request.resize, request.tile)
     except InputError as error:
         return str(error)
     return inspection

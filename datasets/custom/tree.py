@@ -40,7 +40,8 @@ class CustomRequest:
     masks: Path | None = None  # None: masks inside the folder of the images
     recursive: bool = False
     good_folder: str = ""  # the folder of good images; "": one of `GOOD_WORDS`
-    resize: str = "tile"  # a `Resize`; with "tile", long strips are left out
+    resize: str = "tile"  # a `Resize`; this and the next decide which images have too many tiles
+    tile: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Subset
 
 from datasets.decode import read_image
 from datasets.references import reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
-from utils.evaluation.stitching import StitchedMaps
 from utils.files import write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import colour_range, draw_panel
@@ -50,11 +50,6 @@ def write_category(task: CategoryTask, result: CategoryResult, session: Session)
     folder.write_times(clock)
 
 
-def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
-    """Return the maps of one run at the shapes of their masks, computed when they are read."""
-    return StitchedMaps(scores.maps[run], scores.tiles, [mask.shape for mask in masks])
-
-
 def evaluate(
     category: str, scores: Scores, masks: Masks
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
@@ -64,15 +59,13 @@ def evaluate(
     None where undefined. There are no rows if a label is unknown. Pixel metrics leave out anomalous
     images without a mask.
     """
-    usable = (scores.label != 1) | np.array([mask.any() for mask in masks])
-    truth = [mask for mask, use in zip(masks, usable, strict=True) if use]
-    tiles = np.repeat(usable, scores.tiles)
-    pixels = PixelEvaluator(truth)
+    usable = [row for row, mask in enumerate(masks) if scores.label[row] != 1 or mask.any()]
+    pixels = PixelEvaluator([masks[row] for row in usable])
     first_runs = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        maps = scores.maps[run, tiles], scores.tiles[usable], [mask.shape for mask in truth]
-        counts = pixels.count_scores(StitchedMaps(*maps))
+        maps = scores.stitched(run, [mask.shape for mask in masks])
+        counts = pixels.count_scores(Subset(maps, usable))
         values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
         if run in first_runs:
             curves[run] = image_curves(scores.image_scores[run], scores.label)
@@ -118,7 +111,7 @@ def draw_heatmaps(
     scores, masks = result.scores, result.masks
     runs, names = scores.first_runs(), scores.run_names()
     ranges = {run: colour_range(scores.maps[run]) for run in runs}
-    maps = {run: stitched(scores, run, masks) for run in runs}
+    maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in runs}
     for row, sample in enumerate(task.tests):
         if sample.image not in panels:
             continue

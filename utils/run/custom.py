@@ -25,7 +25,7 @@ from utils.log import log
 from utils.results.folder import check_writable, read_finished, read_json
 from utils.results.scores import Scores, load_scores
 from utils.run.benchmark import run
-from utils.run.distributed import init_distributed
+from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.run.plan import CategoryTask, Experiment, notes_on_masks
 from utils.run.settings import Settings, parse_settings
 
@@ -119,15 +119,19 @@ def scored_images(folder: Path) -> str:
 def main(constants: dict) -> None:
     """Score custom images as a script; `constants` is the globals() of run_custom.py."""
     with init_distributed() as context, exit_on_error(context.print_stderr):
-        settings = parse_settings(constants, "custom", CustomSettings)
-        run(settings, plan_custom(settings), context)
+        run_custom(parse_settings(constants, "custom", CustomSettings), context)
+
+
+def run_custom(settings: CustomSettings, context: DistributedContext = SINGLE_PROCESS) -> None:
+    """Score custom images; raise `InputError` for wrong settings before any image is decoded."""
+    check_settings(settings)
+    if context.is_main:
+        check_writable(settings.result_folder, keep=False)
+    run(settings, plan_custom(settings), context)
 
 
 def check_settings(settings: CustomSettings) -> None:
-    """Raise `InputError` for whatever is wrong with the settings, before any image is decoded.
-
-    This covers the result folder, the device, the precision and the names of model and weights.
-    """
+    """Raise `InputError` for missing settings, a wrong device, precision, model or weights."""
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
             raise InputError(
@@ -142,7 +146,6 @@ def check_settings(settings: CustomSettings) -> None:
     device = resolve_device(settings.device, settings.deterministic)
     check_precision(device, settings.precision)
     check_names(settings.model, settings.pretrained)
-    check_writable(settings.result_folder, keep=False)
 
 
 def plan_custom(settings: CustomSettings) -> Experiment:
@@ -150,7 +153,6 @@ def plan_custom(settings: CustomSettings) -> Experiment:
 
     Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
     """
-    check_settings(settings)
     images = find_custom_images(
         CustomRequest(
             images=user_path(settings.images),
@@ -160,6 +162,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             recursive=settings.recursive,
             good_folder=settings.good_folder,
             resize=settings.resolve().resize,
+            tile=settings.tile,
         )
     )
     if not settings.class_name.isascii():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from datasets.images import Item
+from datasets.tiles import tile_side
 from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores, winclip
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
@@ -21,6 +22,7 @@ class ImageResult:
     image: str  # the path of its sample
     scores: np.ndarray  # (R,) float32: the image score of every run
     maps: np.ndarray  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
+    tiles: tuple[int, int]  # rows and columns of its tiles
     size: tuple[int, int]  # height and width in pixels
     mask: np.ndarray  # (H, W) bool at the evaluation shape
     thumbnail: bytes  # a JPEG file
@@ -63,7 +65,8 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     for items, features in session.stream.take(len(shard.tests)):
         with session.clock.stage("score"):
             scores, maps = winclip(features, text, references.bank, reference_sets)
-            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy())
+            maximum = session.settings.tile > 0
+            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy(), maximum)
         session.progress.update(len(items))
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
     gathered = session.context.gather((results, leave_one_out))
@@ -72,7 +75,7 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     results, leave_one_out = (
         list(chain.from_iterable(lists)) for lists in zip(*gathered, strict=True)
     )
-    return collect(task, results, leave_one_out)
+    return collect(task, results, leave_one_out, session.settings.tile)
 
 
 def encode_references(shard: CategoryTask, session: Session) -> References:
@@ -112,22 +115,26 @@ def score_references(references: References, text: TextBank) -> list[float]:
 
 
 def split_by_image(
-    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray
+    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray, maximum: bool
 ) -> list[ImageResult]:
     """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
 
-    The score of an image is the mean over its tiles. Masks are copied, so that no shared memory of
-    a decoding worker outlives its batch.
+    The score of an image is the `maximum` over its tiles, or else their mean. Masks are copied, so
+    that no shared memory of a decoding worker outlives its batch.
     """
     counts = np.array([len(item.tiles) for item in items])
     ends = counts.cumsum()
-    sums = np.add.reduceat(scores, ends - counts, axis=1)
-    image_scores = (sums / counts).astype(np.float32)
+    if maximum:
+        image_scores = np.maximum.reduceat(scores, ends - counts, axis=1)
+    else:
+        sums = np.add.reduceat(scores, ends - counts, axis=1)
+        image_scores = (sums / counts).astype(np.float32)
     return [
         ImageResult(
             image=item.image,
             scores=image_scores[:, index],
             maps=maps[:, ends[index] - counts[index] : ends[index]],
+            tiles=item.grid,
             size=item.size,
             mask=item.mask.numpy().copy(),
             thumbnail=item.thumbnail.numpy().tobytes(),
@@ -137,9 +144,12 @@ def split_by_image(
 
 
 def collect(
-    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: list[float]
+    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: list[float], tile: int
 ) -> CategoryResult:
-    """Collect the results of all images, in the order of the task's test images."""
+    """Collect the results of all images, in the order of the task's test images.
+
+    `tile` is the setting TILE.
+    """
     by_image = {result.image: result for result in results}
     ordered = [by_image[sample.image] for sample in task.tests]
     scores = Scores(
@@ -149,7 +159,8 @@ def collect(
         seed=np.array([setting.seed for setting in task.shot_settings]),
         image_scores=np.stack([result.scores for result in ordered], axis=1),
         maps=np.concatenate([result.maps for result in ordered], axis=1),
-        tiles=np.array([result.maps.shape[1] for result in ordered]),
+        tiles=np.array([result.tiles for result in ordered]),
+        tile_side=np.array([tile_side(*result.size, tile) for result in ordered]),
         size=np.array([result.size for result in ordered]),
     )
     masks = [result.mask for result in ordered]
