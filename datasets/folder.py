@@ -129,7 +129,7 @@ def read_table(file: Path, base: Path, category: str) -> Scan:
             continue
         seen.add(image)
         label, defect = read_label(row)
-        if split := SPLITS[row["split"]]:
+        if split := SPLITS[row["split"].lower()]:
             name = row["category"] or row["class_name"] or category
             paths = [relative(path, scan.root) if path else "" for path in (image, label and mask)]
             scan.samples.append(Sample(name, split, label, defect, *paths))
@@ -144,7 +144,7 @@ def fault_of_row(row: Mapping[str, str], image: Path, mask: Path | None) -> str:
     label, _ = read_label(row)
     if label is None:
         return f'the label is "{row["label"]}"; expected 0, 1, good, or the name of a defect'
-    if row["split"] not in SPLITS:
+    if row["split"].lower() not in SPLITS:
         return f'the split is "{row["split"]}"; expected train, test or val'
     if not row["image"] or not image.is_file():
         return f"there is no image {image}"

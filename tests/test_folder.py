@@ -308,7 +308,7 @@ ROWS = [
     ("image", "Label", "mask", "split"),
     ("good 0.png", "good", "", "train"),
     ("good 1.png", "OK", "", "train"),
-    ("good 2.png", "0", "", "test"),
+    ("good 2.png", "0", "", "Test"),
     ("dent/0.png", "dent", "masks/0.png", "test"),
     ("dent/1.png", "1.0", "masks/1.png", "test"),  # as pandas writes a column with gaps
 ]
