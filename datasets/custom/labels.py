@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from datasets.custom.masks import SEPARATOR, MaskError, Pairs, pair_masks, read_custom_masks
-from datasets.custom.tree import CUSTOM_SUFFIXES, CustomRequest, Tree, list_names, walk
+from datasets.custom.tree import (
+    CUSTOM_SUFFIXES,
+    OTHER_TYPES,
+    CustomRequest,
+    Tree,
+    list_names,
+    walk,
+)
 from datasets.prepare import THREADS
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
@@ -70,8 +77,13 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
     elif request.masks.is_file():
         folder, files = request.masks.parent, [PurePath(request.masks.name)]
     else:
-        folder = request.masks
-        files = [path for path in walk(folder) if path.suffix.lower() in CUSTOM_SUFFIXES]
+        folder, files, others = request.masks, [], Tree()
+        for path in walk(folder, others):
+            if path.suffix.lower() in CUSTOM_SUFFIXES:
+                files.append(path)
+            else:
+                others.pass_over(OTHER_TYPES, path)
+        messages += others.messages("MASKS")
         if tests.masks:
             messages.append(f"IMAGES: masks passed over for MASKS: {list_names(tests.masks)}")
     if request.masks and request.masks.is_file() and len(tests.images) == 1:
