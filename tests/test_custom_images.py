@@ -231,6 +231,19 @@ def test_a_mask_that_several_images_share_by_name_is_named(tmp_path):
     assert said(custom, "without an image", "1 (mask/7.png)")
 
 
+def test_masks_may_lie_in_the_folder_of_the_images_or_above_it(tmp_path):
+    save(tmp_path, "in/1.png", "in/2.png")
+    save(tmp_path, "in/1_mask.png", image=MASK)
+    for masks in (tmp_path / "in", tmp_path):
+        custom = find(tmp_path / "in", masks=masks)
+        assert labels(custom) == {"1.png": 1, "2.png": 0}
+        assert not said(custom, "passed over")
+    save(tmp_path, "masks/2.png", image=MASK)
+    custom = find(tmp_path / "in", masks=tmp_path / "masks")
+    assert labels(custom) == {"1.png": 0, "2.png": 1}
+    assert said(custom, "masks passed over for MASKS: 1 (1_mask.png)")
+
+
 def test_labels_without_masks_say_that_there_are_no_pixel_metrics(tmp_path):
     save(tmp_path, "good/0.png", "bad/1.png")
     assert find(tmp_path).messages == ["no masks, so no pixel metrics"]

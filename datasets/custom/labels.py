@@ -78,14 +78,16 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
         folder, files = request.masks.parent, [PurePath(request.masks.name)]
     else:
         folder, files, others = request.masks, [], Tree()
+        images = {real_path(root / image.path) for image in tests.images}
         for path in walk(folder, others):
-            if path.suffix.lower() in CUSTOM_SUFFIXES:
-                files.append(path)
-            else:
+            if path.suffix.lower() not in CUSTOM_SUFFIXES:
                 others.pass_over(OTHER_TYPES, path)
+            elif real_path(folder / path) not in images:
+                files.append(path)
         messages += others.messages("MASKS")
-        if tests.masks:
-            messages.append(f"IMAGES: masks passed over for MASKS: {list_names(tests.masks)}")
+        given = {real_path(folder / path) for path in files}
+        if unused := [path for path in tests.masks if real_path(root / path) not in given]:
+            messages.append(f"IMAGES: masks passed over for MASKS: {list_names(unused)}")
     if request.masks and request.masks.is_file() and len(tests.images) == 1:
         pairs = Pairs({tests.images[0].path: [request.masks]})
     else:
