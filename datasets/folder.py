@@ -7,7 +7,8 @@
 docs/own-data.md describes the layouts and columns that are read. Decodes every image and mask once.
 Writes datasets/splits/NAME.csv, NAME_meta.json (read by other repositories of the field) and
 NAME_root.txt (the data root, for run_folder.py). Never writes into the image folders. Where a
-category has no train images, some of its good test images become references instead of tests.
+category has no train images, some of its good test images become references instead of tests;
+NAME_notes.txt says so, and every result shows it.
 """
 
 import csv
@@ -24,11 +25,11 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 
 import numpy as np
 
-from datasets.custom import GOOD_FOLDERS, is_blank
+from datasets.custom.tree import GOOD_WORDS, plain_word
 from datasets.download import Archive
-from datasets.layouts import LAYOUT, Scan, scan_folders
+from datasets.layouts import LAYOUT, Scan, is_blank, scan_folders
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
-from datasets.splits import SPLITS_FOLDER, Sample, check_name
+from datasets.splits import SPLITS_FOLDER, Sample, check_name, write_notes
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
@@ -37,6 +38,7 @@ SEED = 0  # of the references that are drawn from good test images
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
 COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
 SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
+DRAWN = "some of their good test images are references and are not tested"
 REPEATED = "the image is listed twice; to unite masks, put them into a folder and list the folder"
 UNCLEAR = ("", "true", "false", "yes", "no", "nan", "none")
 BAD_WORDS = ("1", "bad", "ng", "ko", "fail", "defective", "anomaly", "anomalous", "abnormal")
@@ -70,7 +72,7 @@ def main(options: FolderOptions) -> list[Path]:
     """
     check_name(options.name)
     scan = read_dataset(options)
-    draw_missing_references(scan, options.references)
+    drawn = draw_missing_references(scan, options.references)
     check_categories(scan)
     raise_faults(scan.faults + find_copies(scan))
     if not scan.samples:
@@ -85,6 +87,8 @@ def main(options: FolderOptions) -> list[Path]:
         official=False,
     )
     files = prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
+    count = f"{len(drawn)} of {len(by_category(scan.samples))} categories"
+    write_notes([f"NO TRAIN IMAGES in {count}: {DRAWN}"] if drawn else [], files[0])
     for note in scan.notes:
         print(f"note: {note}")
     print(f"to run it: python run_folder.py --name {options.name}")
@@ -95,7 +99,7 @@ def read_dataset(options: FolderOptions) -> Scan:
     """Read the folders or the CSV that the options name."""
     root = user_path(options.data_root) if options.data_root else None
     if root and not root.is_dir():
-        raise InputError(f"--data-root: {root} is not a folder; give the folder of the dataset")
+        raise InputError(f"--data-root: {root} is not a folder; give one, or a list as --csv FILE")
     if options.csv:
         file = user_path(options.csv)
         return read_table(file, root or file.parent, options.category or options.name)
@@ -125,7 +129,7 @@ def read_table(file: Path, base: Path, category: str) -> Scan:
             continue
         seen.add(image)
         label, defect = read_label(row)
-        if split := SPLITS[row["split"]]:
+        if split := SPLITS[row["split"].lower()]:
             name = row["category"] or row["class_name"] or category
             paths = [relative(path, scan.root) if path else "" for path in (image, label and mask)]
             scan.samples.append(Sample(name, split, label, defect, *paths))
@@ -140,7 +144,7 @@ def fault_of_row(row: Mapping[str, str], image: Path, mask: Path | None) -> str:
     label, _ = read_label(row)
     if label is None:
         return f'the label is "{row["label"]}"; expected 0, 1, good, or the name of a defect'
-    if row["split"] not in SPLITS:
+    if row["split"].lower() not in SPLITS:
         return f'the split is "{row["split"]}"; expected train, test or val'
     if not row["image"] or not image.is_file():
         return f"there is no image {image}"
@@ -195,7 +199,7 @@ def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
     """
     word = row["label"].lower()
     word = {"0.0": "0", "1.0": "1"}.get(word, word)  # pandas writes labels as floats
-    if word in ("0", *GOOD_FOLDERS):
+    if word == "0" or plain_word(word) in GOOD_WORDS:
         return 0, "good"
     if word in BAD_WORDS:
         return 1, row.get("defect") or "anomaly"
@@ -226,8 +230,11 @@ def find_root(base: Path, paths: Sequence[Path]) -> Path:
         raise InputError("--csv: the images are on several drives; put them on one") from error
 
 
-def draw_missing_references(scan: Scan, count: int | None) -> None:
-    """Turn good test images of each category without good train images into its train images."""
+def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
+    """Turn good test images of each category without good train images into its train images.
+
+    Return the names of these categories.
+    """
     drawn = set()
     for category, rows in by_category(scan.samples).items():
         good = [sample for sample in rows if sample.split == "test" and sample.label == 0]
@@ -248,6 +255,7 @@ def draw_missing_references(scan: Scan, count: int | None) -> None:
             f"with seed {SEED}, are references and are not tested"
         )
     scan.samples = [replace(s, split="train") if s in drawn else s for s in scan.samples]
+    return sorted({sample.class_name for sample in drawn})
 
 
 def by_category(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
@@ -286,6 +294,11 @@ def check_categories(scan: Scan) -> None:
         anomalous = [sample for sample in tests if sample.label == 1]
         unmasked = [sample.image for sample in anomalous if not sample.mask]
         bad_train = sum(sample.split == "train" and sample.label == 1 for sample in rows)
+        if not (category.isascii() and any(map(str.isalpha, category))):
+            scan.notes.append(
+                f"the name {category} becomes part of English prompts; rename the category after "
+                "its object, such as metal_nut"
+            )
         if all(sample.label == 1 for sample in rows):
             scan.faults.append(f"{category} has no good images; label them good, or 0 in a CSV")
         if not tests:
@@ -298,7 +311,7 @@ def check_categories(scan: Scan) -> None:
         elif unmasked:
             scan.notes.append(
                 f"{len(unmasked)} of {len(anomalous)} anomalous images of {category} have no mask, "
-                f"so its pixel metrics are n/a; the first is {unmasked[0]}"
+                f"so its pixel metrics leave them out; the first is {unmasked[0]}"
             )
         if bad_train:
             scan.notes.append(f"{bad_train} anomalous train images of {category} are not used")

@@ -9,8 +9,8 @@ A category is a folder that holds test/ or test_public/, or else a folder of goo
     train/*.png, test/*.png: x_GT.png is the mask of x.png                 KolektorSDD2
     <category>/good, <category>/<defect>: no train images
 
-The good images of a category are in the only folder of its train/, or else in one of
-`GOOD_FOLDERS`. Without such folders, an image is anomalous if its mask is not blank.
+Good images are in folders named like the only folder of train/, or by one of `GOOD_WORDS`. Without
+folders that name labels, an image is anomalous if its mask is not blank.
 """
 
 import os
@@ -20,14 +20,15 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from datasets.custom import GOOD_FOLDERS, is_blank
+import numpy as np
+
+from datasets.custom.tree import GOOD_WORDS, MASK_STEM, MASK_WORDS, plain_word
+from datasets.decode import open_image
 from datasets.prepare import list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 
 TEST_FOLDERS = ("test", "test_public")
-MASK_FOLDERS = ("ground_truth", "mask", "masks", "label", "labels", "gt")
-MASK_ENDINGS = ("_mask", "_gt", ".mask")  # of a mask's stem, in upper or lower case
 MAX_LISTED = 5  # folders of files that are not used
 LAYOUT = "<category>/train/good, <category>/test/<defect> and <category>/ground_truth/<defect>"
 
@@ -75,8 +76,8 @@ def find_categories(given: Path) -> tuple[Scan, list[Path]]:
 
 def is_category(folder: Path) -> bool:
     """Return whether a folder holds the images of one category."""
-    names = {path.name.lower() for path in subfolders(folder)}
-    return not names.isdisjoint((*TEST_FOLDERS, *GOOD_FOLDERS))
+    names = [path.name for path in subfolders(folder)]
+    return any(name.lower() in TEST_FOLDERS or plain_word(name) in GOOD_WORDS for name in names)
 
 
 def scan_category(scan: Scan, folder: Path, category: str) -> None:
@@ -90,14 +91,14 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         path
         for parent in dict.fromkeys((folder, *parents.values()))
         for path in subfolders(parent)
-        if path.name.lower() in MASK_FOLDERS
+        if plain_word(path.name) in MASK_WORDS
     ]
-    good = find_good_folder(parents)
+    good = find_good_words(parents)
     before = len(scan.samples)
     for split, parent in parents.items():
         labelled = image_folders(parent)
         for images in labelled:
-            label = int(images.name != good)
+            label = int(plain_word(images.name) not in good)
             kind = Sample(category, split, label, images.name if label else "good", "", "")
             add_images(scan, kind, images, find_masks(mask_folders, images.name))
         if not labelled:
@@ -107,23 +108,23 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         scan.faults.append(f"{folder}: no images in {', '.join(parents)} or the folders below")
 
 
-def find_good_folder(parents: Mapping[str, Path]) -> str:
-    """Return the name of the folder of good images; "" where no folder names a label.
+def find_good_words(parents: Mapping[str, Path]) -> set[str]:
+    """Return the `plain_word` of each folder of good images; none where no folder names a label.
 
-    `parents` maps "test" and perhaps "train" to their folders. Raise `InputError` if it is unclear
-    which folder it is.
+    `parents` maps "test" and perhaps "train" to their folders. Raise `InputError` if folders name
+    labels, and none is good.
     """
     names = {split: [path.name for path in image_folders(p)] for split, p in parents.items()}
+    words = {plain_word(name) for name in chain.from_iterable(names.values())}
+    good = words & GOOD_WORDS
     if len(names.get("train", ())) == 1:
-        return names["train"][0]
-    known = list(dict.fromkeys(chain.from_iterable(names.values())))
-    good = [name for name in known if name.lower() in GOOD_FOLDERS]
-    if known and len(good) != 1:
+        good |= {plain_word(names["train"][0])}
+    if words and not good:
         raise InputError(
-            f"{parents['test'].parent} has images in the folders {', '.join(known)}; name the one "
-            "with the good images good, and the others after their defects"
+            f"{parents['test'].parent} has images in the folders {', '.join(names['test'])}; name "
+            "the one with the good images good, and the others after their defects"
         )
-    return good[0] if good else ""
+    return good
 
 
 def add_images(scan: Scan, kind: Sample, folder: Path, masks: Mapping[str, Path]) -> None:
@@ -134,7 +135,7 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: Mapping[str, Path]
     """
     files = list_images(folder)
     stems = {path.stem for path in files}
-    beside = {stem: path for path in files if (stem := image_stem(path)) in stems - {path.stem}}
+    beside = by_image_stem([path for path in files if image_stem(path) in stems])
     masks = {**masks, **beside}
     images = [path for path in files if path not in beside.values()]
     unmasked = sum(path.stem not in masks for path in images)
@@ -174,7 +175,26 @@ def find_masks(mask_folders: Sequence[Path], name: str) -> dict[str, Path]:
             masks |= {path.name: path for path in subfolders(folder)}
         files = list_images(folder)
         masks |= {path.stem: path for path in files}
-        masks |= {image_stem(path): path for path in files if image_stem(path) != path.stem}
+        masks |= by_image_stem(files)
+    return masks
+
+
+def by_image_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Return the files whose names say that they are masks, by the stem of their image.
+
+    Raise `InputError` if two of them belong to one image.
+    """
+    masks: dict[str, Path] = {}
+    for path in files:
+        stem = image_stem(path)
+        if stem == path.stem:
+            continue
+        if stem in masks:
+            raise InputError(
+                f"{masks[stem]} and {path.name} are masks of one image; to unite them, put them "
+                f"into a folder {stem}/"
+            )
+        masks[stem] = path
     return masks
 
 
@@ -184,8 +204,17 @@ def image_stem(mask: Path) -> str:
     >>> image_stem(Path("000_mask.png")), image_stem(Path("x_GT.png")), image_stem(Path("1.png"))
     ('000', 'x', '1')
     """
-    endings = [end for end in MASK_ENDINGS if mask.stem.lower().endswith(end)]
-    return mask.stem[: -len(endings[0])] if endings else mask.stem
+    match = MASK_STEM.fullmatch(mask.stem)
+    return match[1] if match else mask.stem
+
+
+def is_blank(mask: Path) -> bool:
+    """Return whether a mask is black; an unreadable one, or a folder, is not."""
+    try:
+        with open_image(mask, "the mask ") as pixels:
+            return not np.asarray(pixels).any()
+    except InputError:
+        return False
 
 
 def image_folders(parent: Path) -> list[Path]:
@@ -193,7 +222,7 @@ def image_folders(parent: Path) -> list[Path]:
     return [
         path
         for path in subfolders(parent)
-        if path.name.lower() not in MASK_FOLDERS and list_images(path)
+        if plain_word(path.name) not in MASK_WORDS and list_images(path)
     ]
 
 

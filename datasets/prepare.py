@@ -137,8 +137,8 @@ def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
         raise InputError(f"{root} cannot be read ({error}); check its permissions") from error
     if not samples:
         raise InputError(
-            f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}. "
-            "For a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
+            f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}; "
+            "for a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
         )
     return samples, faults
 

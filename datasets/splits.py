@@ -210,6 +210,17 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
         ) from error
 
 
+def write_notes(notes: Sequence[str], split: Path) -> None:
+    """Write <name>_notes.txt beside a split: warnings to show beside every result."""
+    write_text(split.with_name(f"{split.stem}_notes.txt"), "".join(f"{note}\n" for note in notes))
+
+
+def read_notes(split: Path) -> list[str]:
+    """Return the warnings that `write_notes` wrote beside a split, if any."""
+    path = split.with_name(f"{split.stem}_notes.txt")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
 def read_recipe(root: Path) -> str:
     """Return the checksum that rendered data were made with; "" for other data."""
     path = root / RECIPE

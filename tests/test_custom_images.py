@@ -126,7 +126,9 @@ def test_mask_folders_among_the_images_are_masks(tmp_path, name, place):
 def test_the_folder_given_as_masks_is_no_defect_whatever_its_name(tmp_path):
     save(tmp_path, "good/0.png", "bad/1.png")
     save(tmp_path, "marked/1.png", image=MASK)
+    (tmp_path / "marked/2.npy").touch()
     custom = find(tmp_path, masks=tmp_path / "marked")
+    assert said(custom, "MASKS: passed over", "1 (2.npy)")
     assert list(labels(custom)) == ["bad/1.png", "good/0.png"]
     assert masked(custom) == ["bad/1.png"]
 
@@ -227,6 +229,19 @@ def test_a_mask_that_several_images_share_by_name_is_named(tmp_path):
     assert masked(custom) == ["crack/1.png"]
     assert said(custom, "several images have their name", "1 (mask/0.png)")
     assert said(custom, "without an image", "1 (mask/7.png)")
+
+
+def test_masks_may_lie_in_the_folder_of_the_images_or_above_it(tmp_path):
+    save(tmp_path, "in/1.png", "in/2.png")
+    save(tmp_path, "in/1_mask.png", image=MASK)
+    for masks in (tmp_path / "in", tmp_path):
+        custom = find(tmp_path / "in", masks=masks)
+        assert labels(custom) == {"1.png": 1, "2.png": 0}
+        assert not said(custom, "passed over")
+    save(tmp_path, "masks/2.png", image=MASK)
+    custom = find(tmp_path / "in", masks=tmp_path / "masks")
+    assert labels(custom) == {"1.png": 0, "2.png": 1}
+    assert said(custom, "masks passed over for MASKS: 1 (1_mask.png)")
 
 
 def test_labels_without_masks_say_that_there_are_no_pixel_metrics(tmp_path):
@@ -369,6 +384,12 @@ def test_a_folder_of_references_inside_the_images_is_no_defect(tmp_path):
     assert list(labels(custom)) == ["bad/1.png", "good/0.png"]
 
 
+def test_the_result_folder_may_lie_inside_the_images(tmp_path):
+    save(tmp_path, "day/0.png", "out/heatmaps/0.png")
+    custom = find(tmp_path, recursive=True, results=tmp_path / "out")
+    assert list(labels(custom)) == ["day/0.png"]
+
+
 def test_only_good_images_of_a_labelled_folder_are_references(tmp_path):
     save(tmp_path, "in/0.png", "train/good/1.png", "train/bad/2.png")
     custom = find(tmp_path / "in", references=tmp_path / "train")
@@ -385,6 +406,9 @@ def test_images_that_cannot_be_scored_are_left_out_by_name(tmp_path):
     custom = find(tmp_path)
     assert list(labels(custom)) == ["0.png"]
     assert len(custom.faults) == 4
+    save(tmp_path, "x" * 249 + ".png")
+    assert "has too long a name" in find(tmp_path).faults[-1]
+    (tmp_path / ("x" * 249 + ".png")).unlink()
     for word in (
         "broken.png cannot be read",
         "gone.png is a link",

@@ -14,9 +14,8 @@ from PIL import Image
 from datasets import mvtec
 from datasets.decode import read_mask
 from datasets.folder import FolderOptions, main
-from datasets.layouts import MASK_FOLDERS
 from datasets.prepare import Options, prepare
-from datasets.splits import Sample, read_root, read_split
+from datasets.splits import Sample, read_notes, read_root, read_split
 from tests.benches import contents
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, save_pair
@@ -154,7 +153,7 @@ def test_the_layout_of_kolektorsdd2(tmp_path, capsys):
     assert "files that are not used" not in printed
 
 
-@pytest.mark.parametrize("folder", MASK_FOLDERS)
+@pytest.mark.parametrize("folder", ["ground_truth", "mask", "Masks", "label", "labels", "GT"])
 @pytest.mark.parametrize("name", ["dent/000.png", "dent/000_mask.png", "000_GT.bmp"])
 def test_masks_lie_in_folders_of_several_names(tmp_path, folder, name):
     root = tmp_path / "raw"
@@ -173,6 +172,16 @@ def test_a_mask_beside_its_image_is_no_image(tmp_path):
         ("gear/test/good/0_mask.png", ""),  # there is no image 0.png
         ("gear/test/dent/1.png", "gear/test/dent/1.mask.png"),
     ]
+
+
+@pytest.mark.parametrize("folder", ["ground_truth/dent", "test/dent"])
+def test_two_masks_of_one_image_need_a_folder(tmp_path, folder):
+    root = tmp_path / "raw"
+    write_images(root, "gear/train/good/0.png", "gear/test/good/1.png", "gear/test/dent/2.png")
+    for number in (1, 2):
+        write_mask(root / "gear" / folder / f"2_mask_{number}.png", (0, 9, 0, 9))
+    with pytest.raises(InputError, match=r"2_mask_2\.png are masks of one image.* a folder 2/"):
+        split_of(root, tmp_path / "splits")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):
@@ -209,12 +218,28 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
         "gear has no train images: 4 of its 9 good test images, drawn with seed 0, are references "
         "and are not tested"
     ) in capsys.readouterr().out
+    (note,) = read_notes(tmp_path / "a/parts.csv")
+    assert note.startswith("NO TRAIN IMAGES in 1 of 2 categories: ")
+    split_of(root / "nut", tmp_path / "a")
+    assert read_notes(tmp_path / "a/parts.csv") == []
     assert split_of(root, tmp_path / "b") == samples
     assert sum(s.split == "train" for s in split_of(root, tmp_path / "c", references=8)) == 8 + 1
     for count in (0, 9):
         with pytest.raises(InputError, match="at least one must, and one must be left"):
             split_of(root, tmp_path / "d", references=count)
     assert not (tmp_path / "d").exists()
+
+
+def test_good_folders_may_have_several_names(tmp_path, capsys):
+    root = tmp_path / "raw"
+    write_images(root, "01/Train/Teile/0.png", "01/TEST/teile/1.png", "01/TEST/OK/2.png")
+    write_images(root, "01/TEST/NG/3.png")
+    assert kinds(split_of(root, tmp_path / "splits")) == {
+        ("01", "train", 0, "good", False): 1,
+        ("01", "test", 0, "good", False): 2,
+        ("01", "test", 1, "NG", False): 1,
+    }
+    assert "the name 01 becomes part of English prompts" in capsys.readouterr().out
 
 
 def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
@@ -283,7 +308,7 @@ ROWS = [
     ("image", "Label", "mask", "split"),
     ("good 0.png", "good", "", "train"),
     ("good 1.png", "OK", "", "train"),
-    ("good 2.png", "0", "", "test"),
+    ("good 2.png", "0", "", "Test"),
     ("dent/0.png", "dent", "masks/0.png", "test"),
     ("dent/1.png", "1.0", "masks/1.png", "test"),  # as pandas writes a column with gaps
 ]
@@ -397,7 +422,7 @@ def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, message):
 def test_the_options_must_name_a_dataset(tmp_path):
     with pytest.raises(InputError, match="--data-root DIR, or --csv FILE"):
         split_of(None, tmp_path)
-    with pytest.raises(InputError, match="gone is not a folder"):
+    with pytest.raises(InputError, match="gone is not a folder; give one, or a list as --csv"):
         split_of(Path("gone"), tmp_path)
     with pytest.raises(InputError, match=r"^NAME = "):
         main(FolderOptions("mvtec", tmp_path))
@@ -425,6 +450,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
     assert "<title>WinCLIP on parts" in page
     assert "gear/test/good" in (tmp_path / "result/shots.csv").read_text()
+    assert "**NO TRAIN IMAGES in 1 of 1 categories: some of their good test images" in text
     official = replace(mvtec_settings, **changes | {"result_dir": str(tmp_path / "other")})
     run(official)  # a split without masks also works with --split of another runner
     name = "scores/gear.npz"

@@ -4,6 +4,7 @@ Every file is decoded once here, so that whatever is wrong with it is known befo
 that cannot be used are left out and reported; masks that cannot be used cost no image its score.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from datasets.prepare import THREADS
 from datasets.splits import Sample
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path
+
+MAX_NAME_BYTES = 251  # of the name of an image; a heatmap's may have ".png" in addition
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def list_tests(request: CustomRequest) -> Tree:
     """List the images to score; folders given for something else are not among them."""
     if request.images.is_file():
         return Tree([Found(PurePath(request.images.name))])
-    skip = [real_path(request.masks)] if request.masks else []
+    skip = [real_path(path) for path in (request.masks, request.results) if path]
     good = {plain_word(request.good_folder)} if request.good_folder else GOOD_WORDS
     if request.references and plain_word(request.references.name) not in good:
         skip.append(real_path(request.references))
@@ -118,6 +121,8 @@ def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | s
     try:
         if not is_printable_name(name):
             raise InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
+        if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+            raise InputError(f"{path} has too long a name for a file with its heatmap; shorten it")
         if not path.exists():
             raise InputError(f"{path} is a link to a file that does not exist; restore the file")
         inspection = inspect_image(path)

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from datasets.custom.masks import SEPARATOR, MaskError, Pairs, pair_masks, read_custom_masks
-from datasets.custom.tree import CUSTOM_SUFFIXES, CustomRequest, Tree, list_names, walk
+from datasets.custom.tree import (
+    CUSTOM_SUFFIXES,
+    OTHER_TYPES,
+    CustomRequest,
+    Tree,
+    list_names,
+    walk,
+)
 from datasets.prepare import THREADS
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
@@ -70,10 +77,17 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
     elif request.masks.is_file():
         folder, files = request.masks.parent, [PurePath(request.masks.name)]
     else:
-        folder = request.masks
-        files = [path for path in walk(folder) if path.suffix.lower() in CUSTOM_SUFFIXES]
-        if tests.masks:
-            messages.append(f"IMAGES: masks passed over for MASKS: {list_names(tests.masks)}")
+        folder, files, others = request.masks, [], Tree()
+        images = {real_path(root / image.path) for image in tests.images}
+        for path in walk(folder, others):
+            if path.suffix.lower() not in CUSTOM_SUFFIXES:
+                others.pass_over(OTHER_TYPES, path)
+            elif real_path(folder / path) not in images:
+                files.append(path)
+        messages += others.messages("MASKS")
+        given = {real_path(folder / path) for path in files}
+        if unused := [path for path in tests.masks if real_path(root / path) not in given]:
+            messages.append(f"IMAGES: masks passed over for MASKS: {list_names(unused)}")
     if request.masks and request.masks.is_file() and len(tests.images) == 1:
         pairs = Pairs({tests.images[0].path: [request.masks]})
     else:

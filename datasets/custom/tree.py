@@ -27,6 +27,7 @@ MASK_WORDS = {"mask", "masks", "groundtruth", "gt", "label", "labels", "掩码",
 # x_mask, x-GT, x.mask, x_mask_2: the mask of x, or one of several.
 MASK_STEM = re.compile(r"(.+)[._ -](?:mask|gt|ground_?truth)[._-]?\d*", re.IGNORECASE)
 NO_FOLDER = "images"  # stands for the defect where no subfolder names it
+OTHER_TYPES = "files of other types"  # a reason to pass over files
 MAX_NAMES = 5  # of the files that a message counts
 
 
@@ -42,6 +43,7 @@ class CustomRequest:
     good_folder: str = ""  # the folder of good images; "": one of `GOOD_WORDS`
     resize: str = "tile"  # a `Resize`; this and the next decide which images have too many tiles
     tile: int = 0
+    results: Path | None = None  # the result folder, which may lie inside the folder of the images
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def list_tree(
     tree, files = Tree(), []
     for path in walk(folder, tree, skip):
         if path.suffix.lower() not in CUSTOM_SUFFIXES:
-            tree.pass_over("files of other types", path)
+            tree.pass_over(OTHER_TYPES, path)
         elif is_mask(path):
             tree.masks.append(path)
         else:
@@ -135,12 +137,11 @@ def list_tree(
     return tree
 
 
-def walk(folder: Path, tree: Tree | None = None, skip: Collection[Path] = ()) -> Iterator[PurePath]:
+def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[PurePath]:
     """Yield the files below a folder as relative paths; `tree` gets what is hidden or unreadable.
 
     Links are followed; each folder is visited once, and those in `skip`, real paths, never.
     """
-    tree = tree or Tree()
     visited = {real_path(folder), *skip}
 
     def unreadable(error: OSError) -> None:

@@ -176,6 +176,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             good_folder=settings.good_folder,
             resize=settings.resolve().resize,
             tile=settings.tile,
+            results=settings.result_folder,
         )
     )
     if not settings.class_name.isascii():

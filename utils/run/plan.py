@@ -12,6 +12,7 @@ from datasets.splits import (
     Sample,
     first_of_each_defect,
     preparation_command,
+    read_notes,
     read_recipe,
     read_split,
 )
@@ -92,6 +93,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
         categories=official if set(in_split).issubset(official) else in_split,
         notes=[
             *notes_on_data(settings, samples),
+            *read_notes(Path(settings.split)),
             *notes_on_masks([sample for task in tasks for sample in task.tests]),
             *notes_on_references(settings, root, tasks),
         ],
