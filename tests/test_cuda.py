@@ -26,7 +26,7 @@ from models.device import (
 from models.encoder import WindowedEncoder
 from models.text import encode_states
 from models.weights import load_clip
-from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores, winclip
+from models.winclip import Features, TextBank, VisualBank, leave_one_out_distances, winclip
 from tests.benches import contents
 from tests.clips import small_clip, write_config
 from tests.fake_cuda import CUDA, computed, fake_cuda
@@ -78,8 +78,9 @@ def test_text_banks_and_all_scores_are_computed_on_cuda(config):
         scores, maps = winclip(references, text, visual, sets)
         assert (scores.shape, scores.device) == ((3, 3), CUDA)
         assert (maps.shape, maps.device) == ((3, 3, 15, 15), CUDA)
-        alone = leave_one_out_scores(references, [1, 2], 0, text, visual)
-        assert (alone.shape, alone.device) == ((2,), CUDA)
+        alone = leave_one_out_distances(visual, torch.tensor([0, 1, 1], device=CUDA))
+        assert [tuple(scale.shape) for scale in alone] == [(3, 196), (3, 169), (3, 225)]
+        assert all(scale.device == CUDA for scale in alone)
 
 
 @pytest.mark.parametrize("left_on_cpu", ["weights", "text", "bank"])
@@ -350,8 +351,8 @@ def test_a_gpu_gives_the_text_and_the_scores_of_the_cpu(config):
         visual = VisualBank.from_features(references)
         sets = [None, torch.arange(1, device=device), torch.arange(2, device=device)]
         scores = winclip(features, text, visual, sets)
-        alone = leave_one_out_scores(references, [1, 1], 0, text, visual)
-        results.append([tensor.cpu() for tensor in (text.states, *scores, alone)])
+        alone = leave_one_out_distances(visual, torch.arange(2, device=device))
+        results.append([tensor.cpu() for tensor in (text.states, *scores, *alone)])
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)  # as below
 
