@@ -17,6 +17,7 @@ from models.winclip import (
     score_zero_shot,
     winclip,
 )
+from utils.log import log
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -121,6 +122,7 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
     counts = torch.tensor([len(rows) for rows in references.rows.values()])
     image_of_row = torch.arange(len(counts)).repeat_interleave(counts)
     share = context.rank, context.world_size
+    log.info(f"scoring the {len(counts)} reference images against each other")
     with session.clock.stage("score"):
         on_device = image_of_row.to(references.bank.entries[0].device)
         distances = leave_one_out_distances(references.bank, on_device, share)
