@@ -17,7 +17,7 @@ IMAGES = ""  # an image or a folder; with a subfolder "good", subfolder names ar
 CLASS_NAME = ""  # what the images show, in English words: "metal nut"
 REFERENCES = ""  # folder of images of good parts (2 or more for a threshold); "": zero-shot only
 MASKS = ""  # folder of masks, named like the images, for pixel metrics; "" for none
-FALSE_ALARMS = None  # share of good images that may exceed the threshold (0.05); None: about 1 in n + 1
+FALSE_ALARMS = None  # share of good images that may exceed the threshold, such as 0.05; or None
 # The model
 MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
 PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"

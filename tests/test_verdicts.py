@@ -101,7 +101,8 @@ def fabricated(labels: list[int], tiles: int = 1, size=(30, 30)) -> Scores:
         seed=np.array([NO_SEED]),
         image_scores=values[None],
         maps=maps,
-        tiles=np.full(count, tiles),
+        tiles=np.array([(1, tiles)] * count),
+        tile_side=np.full(count, min(size)),
         size=np.array([size] * count),
     )
 
@@ -233,6 +234,20 @@ def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
     run(custom, plan_custom(custom))
     assert (folder / "defects_coco.json").exists()
     assert (folder / "scores/metal nut.npz").stat().st_mtime_ns == before
+
+
+def test_leave_one_out_scores_take_the_maximum_over_tiles_as_image_scores_do(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"], train=2) / "bottle"
+    first, second = sorted((root / "train/good").iterdir())
+    tiled = settings(tmp_path, images=str(first), references=str(root / "train/good"), tile=60)
+    run(tiled, plan_custom(tiled))
+    record = json.loads((tiled.result_folder / "done/metal nut.json").read_text())
+    apart = replace(tiled, references=str(second), result_dir=str(tmp_path / "apart"))
+    run(apart, plan_custom(apart))
+    scores = load_scores(apart.result_folder / "scores/metal nut.npz")
+    assert scores.tiles.prod() > 1
+    assert record["leave_one_out"][0] == pytest.approx(scores.image_scores[-1, 0], abs=1e-6)
+    assert record["leave_one_out_peaks"][0] == pytest.approx(scores.maps[-1].max(), abs=1e-6)
 
 
 def test_too_few_references_for_a_rate_are_refused_before_encoding(custom):

@@ -29,7 +29,6 @@ import cv2
 import numpy as np
 
 from utils.evaluation.metrics import THREADS
-from utils.evaluation.stitching import StitchedMaps
 from utils.files import write_text
 from utils.log import log
 from utils.results.folder import read_finished, read_json
@@ -111,8 +110,8 @@ def find_thresholds(scores: Scores, record: Mapping, rate: float | None) -> Dete
     if image.source == REFERENCES:
         peak = conformal_quantile(record["leave_one_out_peaks"], rate)
         return Detection(run, image, Threshold(peak, REFERENCES))
-    starts = np.cumsum(scores.tiles) - scores.tiles
-    peaks = np.maximum.reduceat(scores.maps[run].max(axis=(1, 2)), starts)
+    counts = scores.tiles.prod(axis=1)
+    peaks = np.maximum.reduceat(scores.maps[run].max(axis=(1, 2)), counts.cumsum() - counts)
     below = peaks[~image.exceeded_by(scores.image_scores[run])]
     if not len(below):  # every image is above the threshold
         return None
@@ -133,7 +132,7 @@ def describe(detection: Detection, scores: Scores) -> dict:
 def find_defects(scores: Scores, detection: Detection) -> list[dict]:
     """Return the entries of the images above the threshold, without their category."""
     values = scores.image_scores[detection.run]
-    maps = StitchedMaps(scores.maps[detection.run], scores.tiles, scores.size.tolist())
+    maps = scores.stitched(detection.run, scores.size.tolist())
     rows = np.flatnonzero(detection.image.exceeded_by(values)).tolist()
     with ThreadPoolExecutor(THREADS) as pool:
         defects = pool.map(lambda row: defects_of(maps[row], detection.pixel), rows)

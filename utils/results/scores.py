@@ -6,7 +6,7 @@ computed again without the model; `write_score_table` writes the image scores as
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from datasets.references import NO_SEED
 from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
+from utils.evaluation.stitching import StitchedMaps
 from utils.files import atomic_path, write_text
 from utils.results.thresholds import Threshold
 
@@ -33,7 +34,8 @@ class Scores:
     seed: np.ndarray  # (R,) int; NO_SEED for 0 shots and for the references of custom images
     image_scores: np.ndarray  # (R, N) float32
     maps: np.ndarray  # (R, M, G, G) float32
-    tiles: np.ndarray  # (N,) int: number of tiles of each image
+    tiles: np.ndarray  # (N, 2) int: rows and columns of the tiles of each image
+    tile_side: np.ndarray  # (N,) int: side of these tiles, in pixels of the source image
     size: np.ndarray  # (N, 2) int: height and width of the source image in pixels
 
     def first_runs(self) -> list[int]:
@@ -43,6 +45,11 @@ class Scores:
         """
         shots = self.shots.tolist()
         return [shots.index(count) for count in sorted(set(shots))]
+
+    def stitched(self, run: int, shapes: Sequence[tuple[int, int]]) -> StitchedMaps:
+        """Return the N maps of one run at N shapes (height, width), computed when they are read."""
+        sides = self.tile_side / self.size.min(axis=1)
+        return StitchedMaps(self.maps[run], self.tiles, sides, shapes)
 
     def run_names(self) -> list[str]:
         """Return a name for each of the R runs: `["0-shot", "1-shot seed 0", ...]`."""

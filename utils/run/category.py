@@ -15,7 +15,6 @@ from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample, first_of_each_defect
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
-from utils.evaluation.stitching import StitchedMaps
 from utils.files import write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import colour_range, draw_panel
@@ -53,11 +52,6 @@ def write_category(task: CategoryTask, result: CategoryResult, session: Session)
     folder.write_times(clock)
 
 
-def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
-    """Return the maps of one run at the shapes of their masks, computed when they are read."""
-    return StitchedMaps(scores.maps[run], scores.tiles, [mask.shape for mask in masks])
-
-
 def evaluate(
     category: str, scores: Scores, masks: Masks
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
@@ -72,7 +66,7 @@ def evaluate(
     first_runs = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        counts = pixels.count_scores(stitched(scores, run, masks))
+        counts = pixels.count_scores(scores.stitched(run, [mask.shape for mask in masks]))
         values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
         if run in first_runs:
             curves[run] = image_curves(scores.image_scores[run], scores.label)
@@ -96,7 +90,8 @@ def shown_pixel_threshold(scores: Scores, masks: Masks) -> float | None:
     """Return the map value of the pixel F1-max, in the first run with the most shots."""
     if not has_all_masks(scores, masks):
         return None
-    return pixel_f1_threshold(stitched(scores, scores.first_runs()[-1], masks), masks)
+    maps = scores.stitched(scores.first_runs()[-1], [mask.shape for mask in masks])
+    return pixel_f1_threshold(maps, masks)
 
 
 def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:
@@ -128,7 +123,7 @@ def draw_heatmaps(
     scores, masks = result.scores, result.masks
     runs, names = scores.first_runs(), scores.run_names()
     ranges = {run: colour_range(scores.maps[run]) for run in runs}
-    maps = {run: stitched(scores, run, masks) for run in runs}
+    maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in runs}
     for row, sample in enumerate(task.tests):
         if sample.image not in panels:
             continue

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from datasets.images import Item
+from datasets.tiles import tile_side
 from models.winclip import (
     TextBank,
     VisualBank,
@@ -30,6 +31,7 @@ class ImageResult:
     image: str  # the path of its sample
     scores: np.ndarray  # (R,) float32: the image score of every run
     maps: np.ndarray  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
+    tiles: tuple[int, int]  # rows and columns of its tiles
     size: tuple[int, int]  # height and width in pixels
     mask: np.ndarray  # (H, W) bool at the evaluation shape
     thumbnail: bytes  # a JPEG file
@@ -81,13 +83,14 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     for items, features in session.stream.take(len(shard.tests)):
         with session.clock.stage("score"):
             scores, maps = winclip(features, text, references.bank, reference_sets)
-            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy())
+            maximum = session.settings.tile > 0
+            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy(), maximum)
         session.progress.update(len(items))
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
     gathered = session.context.gather(results)
     if not gathered:
         return None
-    return collect(task, list(chain.from_iterable(gathered)), leave_one_out)
+    return collect(task, list(chain.from_iterable(gathered)), leave_one_out, session.settings.tile)
 
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
@@ -131,29 +134,34 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
         visual_maps = average_scales(distances, maps.shape[-2:], session.settings.scales)
         scores = (scores + visual_maps.amax(dim=(-2, -1))) / 2
         peaks = ((maps + visual_maps) / 2).amax(dim=(-2, -1))
-    images = list(zip(scores.split(counts.tolist()), peaks.split(counts.tolist()), strict=True))
+    combine = torch.amax if session.settings.tile > 0 else torch.mean  # as in `split_by_image`
     return LeaveOneOut(
-        [float(tiles.mean()) for tiles, _ in images], [float(tiles.max()) for _, tiles in images]
+        [float(combine(tiles)) for tiles in scores.split(counts.tolist())],
+        [float(tiles.max()) for tiles in peaks.split(counts.tolist())],
     )
 
 
 def split_by_image(
-    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray
+    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray, maximum: bool
 ) -> list[ImageResult]:
     """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
 
-    The score of an image is the mean over its tiles. Masks are copied, so that no shared memory of
-    a decoding worker outlives its batch.
+    The score of an image is the `maximum` over its tiles, or else their mean. Masks are copied, so
+    that no shared memory of a decoding worker outlives its batch.
     """
     counts = np.array([len(item.tiles) for item in items])
     ends = counts.cumsum()
-    sums = np.add.reduceat(scores, ends - counts, axis=1)
-    image_scores = (sums / counts).astype(np.float32)
+    if maximum:
+        image_scores = np.maximum.reduceat(scores, ends - counts, axis=1)
+    else:
+        sums = np.add.reduceat(scores, ends - counts, axis=1)
+        image_scores = (sums / counts).astype(np.float32)
     return [
         ImageResult(
             image=item.image,
             scores=image_scores[:, index],
             maps=maps[:, ends[index] - counts[index] : ends[index]],
+            tiles=item.grid,
             size=item.size,
             mask=item.mask.numpy().copy(),
             thumbnail=item.thumbnail.numpy().tobytes(),
@@ -163,9 +171,15 @@ def split_by_image(
 
 
 def collect(
-    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: LeaveOneOut | None
+    task: CategoryTask,
+    results: Sequence[ImageResult],
+    leave_one_out: LeaveOneOut | None,
+    tile: int,
 ) -> CategoryResult:
-    """Collect the results of all images, in the order of the task's test images."""
+    """Collect the results of all images, in the order of the task's test images.
+
+    `tile` is the setting TILE.
+    """
     by_image = {result.image: result for result in results}
     ordered = [by_image[sample.image] for sample in task.tests]
     scores = Scores(
@@ -175,7 +189,8 @@ def collect(
         seed=np.array([setting.seed for setting in task.shot_settings]),
         image_scores=np.stack([result.scores for result in ordered], axis=1),
         maps=np.concatenate([result.maps for result in ordered], axis=1),
-        tiles=np.array([result.maps.shape[1] for result in ordered]),
+        tiles=np.array([result.tiles for result in ordered]),
+        tile_side=np.array([tile_side(*result.size, tile) for result in ordered]),
         size=np.array([result.size for result in ordered]),
     )
     masks = [result.mask for result in ordered]

@@ -83,6 +83,7 @@ def make_loader(
         settings.resize,
         settings.eval_size,
         experiment.apply_exif,
+        settings.tile,
     )
     return DataLoader(
         dataset,
