@@ -26,6 +26,7 @@ from utils.results.thresholds import (
     pixel_f1_threshold,
 )
 from utils.run.benchmark import run
+from utils.run.category import shown_pixel_threshold
 from utils.run.custom import CustomSettings, plan_custom
 
 DEFECT = {"box": [1, 1, 3, 3], "area": 6, "peak": 0.9, "contours": [[[1, 1], [3, 1], [3, 3]]]}
@@ -86,6 +87,22 @@ def test_the_pixel_threshold_has_the_highest_f1_of_all_values(seed):
     }
     assert pixel_f1_threshold(maps, masks) == max(f1, key=f1.get)
     assert pixel_f1_threshold(maps, [mask & False for mask in masks]) is None
+
+
+def test_an_anomalous_image_without_a_mask_does_not_move_the_pixel_threshold():
+    scores = fabricated([0, 1, 1])
+    masks = [np.zeros((30, 30), bool) for _ in range(3)]
+    masks[1][12:18, 12:18] = True
+    alone = shown_pixel_threshold(select_rows(scores, [0, 1]), masks[:2])
+    assert shown_pixel_threshold(scores, masks) == alone is not None
+    assert shown_pixel_threshold(scores, [mask & False for mask in masks]) is None
+
+
+def select_rows(scores: Scores, rows: list[int]) -> Scores:
+    """Return some of the images of square scores."""
+    arrays = {name: value[rows] for name, value in vars(scores).items() if len(value) == 3}
+    arrays |= {"image_scores": scores.image_scores[:, rows], "maps": scores.maps[:, rows]}
+    return replace(scores, **arrays)
 
 
 def fabricated(labels: list[int], tiles: int = 1, size=(30, 30)) -> Scores:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Subset
 
 from datasets.decode import read_image
 from datasets.references import NO_SEED, reference_rows
@@ -61,7 +62,9 @@ def evaluate(
     None where undefined. There are no rows if a label is unknown, and pixel metrics are undefined
     if an anomalous image has no mask.
     """
-    complete = has_all_masks(scores, masks)
+    complete = all(
+        mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1
+    )
     pixels = PixelEvaluator(masks if complete else [np.zeros_like(mask) for mask in masks])
     first_runs = scores.first_runs()
     rows, curves = [], {}
@@ -81,17 +84,14 @@ def evaluate(
     return rows, curves
 
 
-def has_all_masks(scores: Scores, masks: Masks) -> bool:
-    """Return whether every anomalous image has a mask."""
-    return all(mask.any() for mask, label in zip(masks, scores.label, strict=True) if label == 1)
-
-
 def shown_pixel_threshold(scores: Scores, masks: Masks) -> float | None:
-    """Return the map value of the pixel F1-max, in the first run with the most shots."""
-    if not has_all_masks(scores, masks):
-        return None
+    """Return the map value of the pixel F1-max, in the first run with the most shots.
+
+    Anomalous images without a mask are left out.
+    """
+    usable = [row for row, mask in enumerate(masks) if scores.label[row] != 1 or mask.any()]
     maps = scores.stitched(scores.first_runs()[-1], [mask.shape for mask in masks])
-    return pixel_f1_threshold(maps, masks)
+    return pixel_f1_threshold(Subset(maps, usable), [masks[row] for row in usable])
 
 
 def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:
