@@ -19,6 +19,7 @@ RECURSIVE = False  # True: include the images in all subfolders, such as folders
 CLASS_NAME = ""  # what the images show, in English words: "metal nut"
 REFERENCES = ""  # folder of images of good parts (2 or more for a threshold); "": zero-shot only
 MASKS = ""  # masks for pixel metrics: a folder, or a file; "": those inside IMAGES, if any
+FALSE_ALARMS = None  # share of good images that may exceed the threshold, such as 0.05; or None
 # The model
 MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
 PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"

@@ -26,6 +26,7 @@ from utils.results.thresholds import (
     pixel_f1_threshold,
 )
 from utils.run.benchmark import run
+from utils.run.category import shown_pixel_threshold
 from utils.run.custom import CustomSettings, plan_custom
 
 DEFECT = {"box": [1, 1, 3, 3], "area": 6, "peak": 0.9, "contours": [[[1, 1], [3, 1], [3, 3]]]}
@@ -86,6 +87,22 @@ def test_the_pixel_threshold_has_the_highest_f1_of_all_values(seed):
     }
     assert pixel_f1_threshold(maps, masks) == max(f1, key=f1.get)
     assert pixel_f1_threshold(maps, [mask & False for mask in masks]) is None
+
+
+def test_an_anomalous_image_without_a_mask_does_not_move_the_pixel_threshold():
+    scores = fabricated([0, 1, 1])
+    masks = [np.zeros((30, 30), bool) for _ in range(3)]
+    masks[1][12:18, 12:18] = True
+    alone = shown_pixel_threshold(select_rows(scores, [0, 1]), masks[:2])
+    assert shown_pixel_threshold(scores, masks) == alone is not None
+    assert shown_pixel_threshold(scores, [mask & False for mask in masks]) is None
+
+
+def select_rows(scores: Scores, rows: list[int]) -> Scores:
+    """Return some of the images of square scores."""
+    arrays = {name: value[rows] for name, value in vars(scores).items() if len(value) == 3}
+    arrays |= {"image_scores": scores.image_scores[:, rows], "maps": scores.maps[:, rows]}
+    return replace(scores, **arrays)
 
 
 def fabricated(labels: list[int], tiles: int = 1, size=(30, 30)) -> Scores:
@@ -234,6 +251,20 @@ def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
     run(custom, plan_custom(custom))
     assert (folder / "defects_coco.json").exists()
     assert (folder / "scores/metal nut.npz").stat().st_mtime_ns == before
+
+
+def test_leave_one_out_scores_take_the_maximum_over_tiles_as_image_scores_do(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"], train=2) / "bottle"
+    first, second = sorted((root / "train/good").iterdir())
+    tiled = settings(tmp_path, images=str(first), references=str(root / "train/good"), tile=60)
+    run(tiled, plan_custom(tiled))
+    record = json.loads((tiled.result_folder / "done/metal nut.json").read_text())
+    apart = replace(tiled, references=str(second), result_dir=str(tmp_path / "apart"))
+    run(apart, plan_custom(apart))
+    scores = load_scores(apart.result_folder / "scores/metal nut.npz")
+    assert scores.tiles.prod() > 1
+    assert record["leave_one_out"][0] == pytest.approx(scores.image_scores[-1, 0], abs=1e-6)
+    assert record["leave_one_out_peaks"][0] == pytest.approx(scores.maps[-1].max(), abs=1e-6)
 
 
 def test_too_few_references_for_a_rate_are_refused_before_encoding(custom):

@@ -111,8 +111,7 @@ def find_thresholds(scores: Scores, record: Mapping, rate: float | None) -> Dete
         peak = conformal_quantile(record["leave_one_out_peaks"], rate)
         return Detection(run, image, Threshold(peak, REFERENCES))
     counts = scores.tiles.prod(axis=1)
-    starts = counts.cumsum() - counts
-    peaks = np.maximum.reduceat(scores.maps[run].max(axis=(1, 2)), starts)
+    peaks = np.maximum.reduceat(scores.maps[run].max(axis=(1, 2)), counts.cumsum() - counts)
     below = peaks[~image.exceeded_by(scores.image_scores[run])]
     if not len(below):  # every image is above the threshold
         return None

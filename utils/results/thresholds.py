@@ -29,7 +29,7 @@ class Threshold(NamedTuple):
     def exceeded_by(self, scores: np.ndarray | float) -> np.ndarray | np.bool_:
         """Return which scores count as anomalous: those at or above F1-max's, above any other."""
         # All are float32, even if they were written and read with fewer or more digits.
-        scores, value = np.float32(scores), np.float32(self.value)
+        scores, value = np.asarray(scores, np.float32), np.float32(self.value)
         return scores >= value if self.source == F1_MAX else scores > value
 
 

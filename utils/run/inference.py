@@ -18,6 +18,7 @@ from models.winclip import (
     score_zero_shot,
     winclip,
 )
+from utils.log import log
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -89,8 +90,7 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     gathered = session.context.gather(results)
     if not gathered:
         return None
-    results = list(chain.from_iterable(gathered))
-    return collect(task, results, leave_one_out, session.settings.tile)
+    return collect(task, list(chain.from_iterable(gathered)), leave_one_out, session.settings.tile)
 
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
@@ -125,6 +125,7 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
     counts = torch.tensor([len(rows) for rows in references.rows.values()])
     image_of_row = torch.arange(len(counts)).repeat_interleave(counts)
     share = context.rank, context.world_size
+    log.info(f"scoring the {len(counts)} reference images against each other")
     with session.clock.stage("score"):
         on_device = image_of_row.to(references.bank.entries[0].device)
         distances = leave_one_out_distances(references.bank, on_device, share)
@@ -133,10 +134,10 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
         visual_maps = average_scales(distances, maps.shape[-2:], session.settings.scales)
         scores = (scores + visual_maps.amax(dim=(-2, -1))) / 2
         peaks = ((maps + visual_maps) / 2).amax(dim=(-2, -1))
-    pool = torch.amax if session.settings.tile else torch.mean  # as in `split_by_image`
-    images = list(zip(scores.split(counts.tolist()), peaks.split(counts.tolist()), strict=True))
+    combine = torch.amax if session.settings.tile > 0 else torch.mean  # as in `split_by_image`
     return LeaveOneOut(
-        [float(pool(tiles)) for tiles, _ in images], [float(tiles.max()) for _, tiles in images]
+        [float(combine(tiles)) for tiles in scores.split(counts.tolist())],
+        [float(tiles.max()) for tiles in peaks.split(counts.tolist())],
     )
 
 
