@@ -5,6 +5,7 @@ Images of other modes are converted to RGB before resizing; images that are not 
 overlapping tiles, or squashed.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,16 +32,16 @@ MAX_TILES = 32  # per image, which bounds the memory of a batch
 class Item:
     """One image, ready to be encoded and evaluated, or the sentence that says why it is not.
 
-    The arrays are tensors because a worker process sends tensors through shared memory and
-    everything else through a pipe: a worker that writes to the pipe of a killed main process would
-    block forever.
+    The arrays are NumPy's because worker processes send tensors through shared memory: each takes
+    a file descriptor, and containers have 64 MB of shared memory. Arrays go through a pipe.
     """
 
     image: str  # path of the sample's image, which identifies it
-    tiles: Tensor  # (T, 3, S, S) uint8
-    mask: Tensor  # (H, W) bool at the evaluation shape; all False for a good image
+    tiles: np.ndarray  # (T, 3, S, S) uint8
+    mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
     size: tuple[int, int]  # height and width of the source image in pixels
-    thumbnail: Tensor  # (L,) uint8: the bytes of a small JPEG file
+    thumbnail: bytes  # a small JPEG file
+    preview: np.ndarray | None = None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
     error: str = ""
 
 
@@ -59,6 +60,8 @@ class ImageDataset(Dataset):
     resize: Resize
     eval_size: EvalSize
     apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
+    previewed: Collection[str] = ()  # the images that get a preview
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,8 +71,8 @@ class ImageDataset(Dataset):
         try:
             return self.load(sample)
         except InputError as error:
-            empty = torch.empty(0)
-            return Item(sample.image, empty, empty, (0, 0), empty, str(error))
+            empty = np.empty(0)
+            return Item(sample.image, empty, empty, (0, 0), b"", error=str(error))
 
     def read(self, image: str) -> Image.Image:
         """Decode one image, given by its path in the samples; raise `InputError` if it is bad."""
@@ -84,15 +87,16 @@ class ImageDataset(Dataset):
                 f"{MAX_TILES} square tiles; crop it, or set --resize squash"
             )
         shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
-        mask = torch.zeros(shape, dtype=torch.bool)
+        mask = np.zeros(shape, bool)
         if sample.mask:
-            mask = torch.tensor(read_eval_mask(self.root / sample.mask, image.size, shape))
+            mask = read_eval_mask(self.root / sample.mask, image.size, shape)
         return Item(
             sample.image,
-            cut_tiles(image, self.side, self.resize),
+            cut_tiles(image, self.side, self.resize).numpy(),
             mask,
             (image.height, image.width),
-            torch.frombuffer(bytearray(make_thumbnail(image)), dtype=torch.uint8),
+            make_thumbnail(image),
+            self.shrink(np.asarray(image)) if sample.image in self.previewed else None,
         )
 
 
@@ -111,10 +115,13 @@ def cut_tiles(image: Image.Image, side: int, resize: Resize) -> Tensor:
     return torch.stack(tiles)
 
 
-def normalise(tiles: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does."""
-    scaled = tiles.to(torch.float32).div(255)
-    return T.normalize(scaled, list(mean), list(std))
+def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does.
+
+    `mean` and `std` are (3, 1, 1), on the device of the tiles. (torchvision's own function waits
+    for the GPU.)
+    """
+    return tiles.to(torch.float32).div(255).sub_(mean).div_(std)
 
 
 def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> tuple[int, int]:

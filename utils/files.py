@@ -15,6 +15,7 @@ from utils.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]  # the root of the checkout
 CHUNK = 1 << 20  # bytes read at a time for a checksum
+cv2.setNumThreads(1)  # a forked worker process would wait for threads that only its parent has
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def lay_out(
     total_width = len(columns) * (column + MARGIN) - MARGIN
     top = MARGIN + HEADER_LINE + (TITLE_LINE if note else 0) + TITLE_LINE
     shape = top + height + LABEL_LINE + MARGIN, total_width + 2 * MARGIN, 3
-    sheet = np.full(shape, BACKGROUND, np.uint8)
+    sheet = np.full(shape, BACKGROUND[0], np.uint8)  # white; one value fills faster than three
     paste(sheet, (MARGIN, MARGIN), text_line(name, HEADER_SIZE, total_width))
     if note:
         warning = text_line(note, TITLE_SIZE, total_width, WARNING)
@@ -185,9 +185,7 @@ def colour_bar(width: int, scale: ColourRange) -> np.ndarray:
 
 
 @lru_cache
-def text_line(
-    text: str, size: int, width: int, colour: tuple[int, int, int] = INK
-) -> np.ndarray:
+def text_line(text: str, size: int, width: int, colour: tuple[int, int, int] = INK) -> np.ndarray:
     """Write one line of text, shortened to `width` pixels: (h, w, 3) uint8."""
     letters = font(size)
     shown = shorten_middle(text, lambda shown: letters.getlength(shown) <= width)

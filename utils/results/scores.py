@@ -7,7 +7,7 @@ computed again without the model; `write_score_table` writes the image scores as
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,17 @@ class Scores:
         """
         shots = self.shots.tolist()
         return [shots.index(count) for count in sorted(set(shots))]
+
+    def rows(self, start: int, stop: int) -> "Scores":
+        """Return the scores of the images `start` to `stop` - 1."""
+        ends = np.append(0, self.tiles.cumsum())
+        per_image = ("image", "label", "tiles", "size")
+        return replace(
+            self,
+            image_scores=self.image_scores[:, start:stop],
+            maps=self.maps[:, ends[start] : ends[stop]],
+            **{name: getattr(self, name)[start:stop] for name in per_image},
+        )
 
     def run_names(self) -> list[str]:
         """Return a name for each of the R runs: `["0-shot", "1-shot seed 0", ...]`."""

@@ -1,7 +1,8 @@
 """Score a category for every (shots, seed), encoding each image once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -12,6 +13,8 @@ from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores,
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
+from utils.run.stream import HostCopy
+from utils.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class ImageResult:
     size: tuple[int, int]  # height and width in pixels
     mask: np.ndarray  # (H, W) bool at the evaluation shape
     thumbnail: bytes  # a JPEG file
+    preview: np.ndarray | None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class CategoryResult:
     masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`
     thumbnails: list[bytes]  # a JPEG file of each image in `scores`
     leave_one_out: list[float]  # image scores of the reference images, if the task asks for them
+    previews: dict[str, np.ndarray] = field(default_factory=dict)  # of images that get a panel
+
+    def rows(self, start: int, stop: int) -> "CategoryResult":
+        """Return the results of the images `start` to `stop` - 1, without leave-one-out scores."""
+        scores = self.scores.rows(start, stop)
+        previews = {image: self.previews[image] for image in scores.image if image in self.previews}
+        return CategoryResult(
+            scores, self.masks[start:stop], self.thumbnails[start:stop], [], previews
+        )
 
 
 @dataclass(frozen=True)
@@ -42,29 +55,37 @@ class References:
 
     bank: VisualBank | None  # None without reference images
     rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
-    batches: list[tuple[list[Item], Features]]  # this process's reference images
+    batches: list[tuple[dict[str, int], Features]]  # this process's: image to its number of tiles
 
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
         """Return the rows of a set of reference images; None for no images."""
         return torch.cat([self.rows[image] for image in images]) if images else None
 
 
-def score_category(task: CategoryTask, session: Session) -> CategoryResult | None:
+def score_category(
+    task: CategoryTask, session: Session, after_batch: Callable[[], None]
+) -> CategoryResult | None:
     """Encode this process's shard of a category and score all of its runs.
 
-    Returns the result of all processes in the main process, None elsewhere.
+    `after_batch` is called now and then. Returns the result of all processes in the main process,
+    None elsewhere.
     """
     text = session.text_bank(task.category)
     shard = task.shard(session.context)
     references = encode_references(shard, session)
     leave_one_out = score_references(references, text) if task.leave_one_out else []
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
-    results = []
+    results, copies = [], deque()
     for items, features in session.stream.take(len(shard.tests)):
-        with session.clock.stage("score"):
-            scores, maps = winclip(features, text, references.bank, reference_sets)
-            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy())
+        with session.clock.stage("score", features.image.device):
+            outputs = winclip(features, text, references.bank, reference_sets)
+            copies.append((items, HostCopy(*outputs)))
+        if len(copies) > 1:  # read one batch late, so that a GPU is never idle
+            results += read_results(*copies.popleft(), session.clock)
         session.progress.update(len(items))
+        after_batch()
+    for items, copy in copies:
+        results += read_results(items, copy, session.clock)
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
     gathered = session.context.gather((results, leave_one_out))
     if not gathered:
@@ -80,9 +101,9 @@ def encode_references(shard: CategoryTask, session: Session) -> References:
     context, device = session.context, session.stream.encoder.device
     batches = []
     for items, features in session.stream.take(len(shard.references)):
-        batches.append((items, features))
+        batches.append(({item.image: len(item.tiles) for item in items}, features))
         session.progress.update(len(items))
-    counts = [(item.image, len(item.tiles)) for items, _ in batches for item in items]
+    counts = [count for counts, _ in batches for count in counts.items()]
     entries = ()
     if batches:
         features = Features.concatenate([features for _, features in batches])
@@ -104,11 +125,16 @@ def score_references(references: References, text: TextBank) -> list[float]:
     if len(references.rows) < 2:
         return []
     scores = []
-    for items, features in references.batches:
-        counts = [len(item.tiles) for item in items]
-        first_row = int(references.rows[items[0].image][0])
-        scores += leave_one_out_scores(features, counts, first_row, text, references.bank).tolist()
+    for counts, features in references.batches:
+        tiles, first_row = list(counts.values()), int(references.rows[next(iter(counts))][0])
+        scores += leave_one_out_scores(features, tiles, first_row, text, references.bank).tolist()
     return scores
+
+
+def read_results(items: Sequence[Item], copy: HostCopy, clock: Stopwatch) -> list[ImageResult]:
+    """Wait for the scores and maps of a batch, and split them by image."""
+    with clock.stage("score" if copy.copied is None else "wait for GPU"):
+        return split_by_image(items, *copy.read())
 
 
 def split_by_image(
@@ -116,8 +142,7 @@ def split_by_image(
 ) -> list[ImageResult]:
     """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
 
-    The score of an image is the mean over its tiles. Masks are copied, so that no shared memory of
-    a decoding worker outlives its batch.
+    The score of an image is the mean over its tiles.
     """
     counts = np.array([len(item.tiles) for item in items])
     ends = counts.cumsum()
@@ -129,8 +154,9 @@ def split_by_image(
             scores=image_scores[:, index],
             maps=maps[:, ends[index] - counts[index] : ends[index]],
             size=item.size,
-            mask=item.mask.numpy().copy(),
-            thumbnail=item.thumbnail.numpy().tobytes(),
+            mask=item.mask,
+            thumbnail=item.thumbnail,
+            preview=item.preview,
         )
         for index, item in enumerate(items)
     ]
@@ -153,4 +179,6 @@ def collect(
         size=np.array([result.size for result in ordered]),
     )
     masks = [result.mask for result in ordered]
-    return CategoryResult(scores, masks, [result.thumbnail for result in ordered], leave_one_out)
+    previews = {result.image: result.preview for result in ordered if result.preview is not None}
+    thumbnails = [result.thumbnail for result in ordered]
+    return CategoryResult(scores, masks, thumbnails, leave_one_out, previews)

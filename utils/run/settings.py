@@ -1,5 +1,6 @@
 """The settings of a run: a runner's constants, overridden by the command line, resolved once."""
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -44,6 +45,7 @@ NOT_FINGERPRINTED = (
     # Compared by content:
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
 )
+MAX_WORKERS = 8  # of NUM_WORKERS = "auto"
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ class Settings:
     """Make CUDA runs bitwise reproducible, but slower; CPU runs are always reproducible."""
     batch_size: int = 8
     """Images decoded and sent to the device together; 1 or more."""
-    num_workers: int = 2
-    """Processes that decode images ahead of the encoder; 0: decode in the main process."""
+    num_workers: int | Literal["auto"] = "auto"
+    """Processes that decode images, and as many that write results on a GPU machine, beside the
+    encoder; "auto": one per core, at most 8; 0: do all in the main process."""
     eval_size: int | Literal["source"] = 240
     """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size."""
     heatmaps: int | Literal["all", "none"] = "all"
@@ -152,6 +155,8 @@ class Settings:
             if getattr(self, name, "").startswith("~"):
                 values[name] = str(user_path(getattr(self, name)))
         values["result_dir"] = str(self.result_folder)
+        if self.num_workers == "auto":
+            values["num_workers"] = core_share(MAX_WORKERS)
         return replace(self, **values | self.data_paths())
 
     def data_paths(self) -> dict[str, str]:
@@ -192,6 +197,15 @@ class Settings:
         return {
             name: value for name, value in asdict(self).items() if name not in NOT_FINGERPRINTED
         }
+
+
+def core_share(most: int) -> int:
+    """Return this process's share of the cores of its machine: 1 to `most`."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # those that a job scheduler grants
+    else:
+        cores = os.cpu_count() or 1
+    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), most)
 
 
 def has_type(value: object, hint: object) -> bool:
