@@ -4,6 +4,7 @@ This writes scores/<category>.npz and .csv, heatmaps/<category>/ and report/<cat
 done/<category>.json comes last and marks the category as finished.
 """
 
+import pickle
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from datasets.splits import UNKNOWN
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
 from utils.evaluation.stitching import StitchedMaps
-from utils.files import write_png
+from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
@@ -79,7 +80,11 @@ class CategoryWriter:
             self._finish(task, record)
             return
         self.collect(MAX_WAITING - 1)
-        futures = [self.session.pool.submit(call_timed, *call) for call in calls]
+        names = [f".{task.category}-{number}.part" for number in range(len(calls))]
+        futures = []
+        for name, call in zip(names, calls, strict=True):
+            store_call(target.folder / name, call)
+            futures.append(self.session.pool.submit(call_stored, target.folder / name))
         self.waiting.append((task, futures))
 
     def collect(self, limit: int = MAX_WAITING) -> None:
@@ -104,8 +109,21 @@ class CategoryWriter:
         self.after_category()
 
 
-def call_timed(function: Callable, *arguments: object) -> tuple[object, dict[str, float]]:
-    """Call a function with a clock, in a worker process; return its result and its seconds."""
+def store_call(path: Path, call: tuple) -> None:
+    """Write a function and its arguments to a file for `call_stored`.
+
+    The queue of a process pool must not carry them: if a worker dies, the main process would wait
+    for ever until somebody reads the rest.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        pickle.dump(call, stream, pickle.HIGHEST_PROTOCOL)
+
+
+def call_stored(path: Path) -> tuple[object, dict[str, float]]:
+    """Call what `store_call` wrote, with a clock, in a worker; return its result and seconds."""
+    with path.open("rb") as stream:
+        function, *arguments = pickle.load(stream)
+    path.unlink()
     clock = Stopwatch()
     return function(*arguments, clock), clock.seconds
 
