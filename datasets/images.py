@@ -20,12 +20,12 @@ from torchvision.transforms import functional as T
 
 from datasets.decode import make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
-from datasets.tiles import tile_boxes, tile_count
+from datasets.tiles import tile_boxes, tile_grid, tile_side
 from utils.errors import InputError
 
 Resize = Literal["tile", "squash"]  # overlapping square tiles, or one tile of the squashed image
 EvalSize = int | Literal["source"]  # shorter side of maps and masks, or each image's own shape
-MAX_TILES = 32  # per image, which bounds the memory of a batch
+MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Item:
     """
 
     image: str  # path of the sample's image, which identifies it
-    tiles: np.ndarray  # (T, 3, S, S) uint8
+    tiles: np.ndarray  # (T, 3, S, S) uint8, row by row of the grid
+    grid: tuple[int, int]  # rows and columns of tiles; their product is T
     mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
     size: tuple[int, int]  # height and width of the source image in pixels
     thumbnail: bytes  # a small JPEG file
@@ -60,6 +61,7 @@ class ImageDataset(Dataset):
     resize: Resize
     eval_size: EvalSize
     apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
+    tile: int = 0  # side of the tiles in pixels of the image; 0: its shorter side
     previewed: Collection[str] = ()  # the images that get a preview
     shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
 
@@ -72,7 +74,7 @@ class ImageDataset(Dataset):
             return self.load(sample)
         except InputError as error:
             empty = np.empty(0)
-            return Item(sample.image, empty, empty, (0, 0), b"", error=str(error))
+            return Item(sample.image, empty, (0, 0), empty, (0, 0), b"", error=str(error))
 
     def read(self, image: str) -> Image.Image:
         """Decode one image, given by its path in the samples; raise `InputError` if it is bad."""
@@ -81,18 +83,16 @@ class ImageDataset(Dataset):
     def load(self, sample: Sample) -> Item:
         """Decode the image and the mask of a sample; raise `InputError` if either is bad."""
         image = self.read(sample.image)
-        if self.resize == "tile" and tile_count(image.height, image.width) > MAX_TILES:
-            raise InputError(
-                f"{self.root / sample.image} is {image.width} x {image.height} pixels, more than "
-                f"{MAX_TILES} square tiles; crop it, or set --resize squash"
-            )
+        check_tile_count(self.root / sample.image, image, self.resize, self.tile)
         shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
         mask = np.zeros(shape, bool)
         if sample.mask:
             mask = read_eval_mask(self.root / sample.mask, image.size, shape)
+        tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)
         return Item(
             sample.image,
-            cut_tiles(image, self.side, self.resize).numpy(),
+            tiles.numpy(),
+            grid,
             mask,
             (image.height, image.width),
             make_thumbnail(image),
@@ -100,19 +100,36 @@ class ImageDataset(Dataset):
         )
 
 
-def cut_tiles(image: Image.Image, side: int, resize: Resize) -> Tensor:
-    """Resize an image to the encoder's input and cut square tiles: (T, 3, side, side) uint8.
+def check_tile_count(path: Path, image: Image.Image, resize: Resize, tile: int) -> None:
+    """Raise `InputError` for an image that would be cut into too many tiles."""
+    rows, columns = tile_grid(image.height, image.width, tile_side(image.height, image.width, tile))
+    limit = MAX_TILES_OF_TILE if tile else MAX_TILES
+    if resize == "tile" and rows * columns > limit:
+        advice = "set a larger --tile" if tile else "crop it, or set --resize squash"
+        raise InputError(
+            f"{path} is {image.width} x {image.height} pixels, which makes {rows * columns} "
+            f"square tiles, more than {limit}; {advice}"
+        )
 
-    "tile" resizes the shorter side to `side` (bicubic, as open_clip's own transform does) and
-    covers the longer side by tiles from left to right, or from top to bottom. "squash" resizes
-    both sides to `side`: one tile.
+
+def cut_tiles(
+    image: Image.Image, side: int, resize: Resize, tile: int = 0
+) -> tuple[Tensor, tuple[int, int]]:
+    """Resize an image and cut the encoder's inputs: (T, 3, side, side) uint8, and their grid.
+
+    "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
+    pixels, or with 0 the shorter side, becomes `side`, and cuts tiles. "squash" resizes both sides
+    to `side`: one tile.
     """
-    target = [side, side] if resize == "squash" else [side]
+    short = min(image.size)
+    shorter = round(side * short / tile_side(image.height, image.width, tile))
+    target = [side, side] if resize == "squash" else [shorter]
     pixels = T.pil_to_tensor(T.resize(image, target, InterpolationMode.BICUBIC))
     height, width = pixels.shape[-2:]
-    boxes = tile_boxes(height, width, tile_count(height, width))
+    grid = tile_grid(height, width, side)
+    boxes = tile_boxes(height, width, side, grid)
     tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
-    return torch.stack(tiles)
+    return torch.stack(tiles), grid
 
 
 def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:

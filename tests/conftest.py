@@ -6,6 +6,10 @@ import pytest
 # Small models gain nothing from threads, which fight for the cores; processes that scripts start
 # inherit this, so that their scores have the same bits. Must be set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Only a CPU gives the same bits each time, so the tests see no GPU; those of CUDA itself are run by
+# `WINCLIP_TEST_CUDA=1 python -m pytest tests/test_cuda.py`.
+if os.environ.get("WINCLIP_TEST_CUDA") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from tests.benches import small_mvtec, small_visa
 from utils.files import PROJECT

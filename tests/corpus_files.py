@@ -114,7 +114,8 @@ def arrays(**changes) -> dict[str, np.ndarray]:
         seed=np.array([-1]),
         image_scores=np.array([[0.1, 0.9]], np.float32),
         maps=np.linspace(0, 1, 8, dtype=np.float32).reshape(1, 2, 2, 2),
-        tiles=np.array([1, 1]),
+        tiles=np.array([[1, 1], [1, 1]]),
+        tile_side=np.array([240, 240]),
         size=np.array([[240, 240], [240, 240]]),
     )
     return sound | changes

@@ -60,7 +60,8 @@ def scores_of(tests: list[Sample], size: tuple[int, int], tiles: int) -> Scores:
         seed=np.array([run.seed for run in RUNS]),
         image_scores=np.array(IMAGE_SCORES, np.float32)[:, :count],
         maps=maps,
-        tiles=np.full(count, tiles),
+        tiles=np.array([(1, tiles)] * count),
+        tile_side=np.full(count, min(size)),
         size=np.array([size] * count),
     )
 

@@ -26,22 +26,32 @@ def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
 def test_square_images_equal_open_clips_input_bit_for_bit(resize, channels, side):
     image = Image.fromarray(noise(side, side, channels))
     expected = open_clip.image_transform(240, is_train=False)(image)
-    tiles = cut_tiles(to_rgb(image), 240, resize)
+    tiles, grid = cut_tiles(to_rgb(image), 240, resize)
+    assert grid == (1, 1)
     assert tiles.shape == (1, 3, 240, 240)
     assert torch.equal(normalise(tiles, *STATISTICS)[0], expected)
 
 
 def test_the_middle_tile_of_three_is_open_clips_centre_crop():
     image = Image.fromarray(noise(240, 600))
-    tiles = cut_tiles(image, 240, "tile")
-    assert tiles.shape == (3, 3, 240, 240)
+    tiles, grid = cut_tiles(image, 240, "tile")
+    assert (tiles.shape, grid) == ((3, 3, 240, 240), (1, 3))
     expected = open_clip.image_transform(240, is_train=False)(image)
     assert torch.equal(normalise(tiles, *STATISTICS)[1], expected)
 
 
+def test_tiles_of_a_fixed_side_are_crops_of_the_resized_image():
+    image = Image.fromarray(noise(600, 840))
+    tiles, grid = cut_tiles(image, 60, "tile", tile=120)
+    assert (tiles.shape, grid) == ((6 * 9, 3, 60, 60), (6, 9))
+    half = np.asarray(image.resize((420, 300), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(tiles[0].numpy(), half[:, :60, :60])
+    np.testing.assert_array_equal(tiles[-1].numpy(), half[:, -60:, -60:])
+
+
 def test_squashing_makes_one_tile_of_the_whole_image():
     image = Image.fromarray(noise(300, 500))
-    tiles = cut_tiles(image, 240, "squash")
+    tiles, _ = cut_tiles(image, 240, "squash")
     expected = np.asarray(image.resize((240, 240), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     np.testing.assert_array_equal(tiles[0].numpy(), expected)
 
@@ -65,7 +75,7 @@ def test_the_evaluation_shape_follows_the_size_and_the_resizing(source, size, re
 def test_the_evaluation_shape_is_the_resized_image_shape():
     for width in range(240, 1600, 13):
         image = Image.new("RGB", (width, 777))
-        resized = cut_tiles(image, 240, "tile")
+        resized, _ = cut_tiles(image, 240, "tile")
         height, long = eval_shape(777, width, 240, "tile")
         assert min(height, long) == 240
         assert resized.shape[0] >= max(height, long) / 240

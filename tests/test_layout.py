@@ -206,5 +206,5 @@ def test_loading_the_benchmark_runner_loads_neither_report_nor_renderer():
     done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     assert "models.winclip" in modules
-    late = ("jinja2", "utils.report.page", "utils.report.charts", "datasets.render")
+    late = ("utils.report.page", "utils.report.charts", "datasets.render")
     assert [name for name in modules if name.startswith(late)] == []

@@ -129,13 +129,15 @@ def test_a_gpu_gets_a_bounded_number_of_tiles_at_once(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     encoder = SimpleNamespace(device=torch.device("meta"), encode_images=encode)
     clip = SimpleNamespace(mean=(0.5,) * 3, std=(0.2,) * 3)
-    tiles = np.zeros((30, 3, 2, 2), np.uint8)
-    items = [Item(name, tiles, np.zeros((2, 2), bool), (2, 2), b"") for name in "abc"]
-    features = stream.FeatureStream([items], clip, encoder, Stopwatch())
-    ((batch, encoded),) = features.take(3)
-    assert [item.image for item in batch] == ["a", "b", "c"]
-    assert len(encoded.image) == 90
-    assert passes == [32, 32, 26]
+    mask = np.zeros((2, 2), bool)
+    items = [
+        Item(name, np.zeros((tiles, 3, 2, 2), np.uint8), (1, tiles), mask, (2, 2), b"")
+        for name, tiles in (("a", 16), ("b", 16), ("c", 1), ("d", 40))
+    ]
+    feature_stream = stream.FeatureStream([items], clip, encoder, Stopwatch())
+    batches = [[item.image for item in batch] for batch, _ in feature_stream.take(4)]
+    assert batches == [["a", "b"], ["c"], ["d"]]
+    assert passes == [32, 1, 32, 8]
 
 
 class FakeEvent:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from datasets import mvtec
+from datasets.images import Item
 from datasets.prepare import Options, prepare
 from datasets.splits import read_split
 from models.encoder import WindowedEncoder
@@ -21,6 +23,7 @@ from utils.evaluation.metrics import METRICS
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
+from utils.run.inference import split_by_image
 
 
 def test_a_run_writes_all_its_files(mvtec_result):
@@ -237,18 +240,41 @@ def test_image_metrics_are_undefined_without_good_images(mvtec_settings, tmp_pat
 
 def test_images_that_are_not_square_are_scored_in_tiles(visa_result):
     scores = load_scores(visa_result / "scores/capsules.npz")
-    assert scores.tiles.tolist() == [2] * 6
+    assert scores.tiles.tolist() == [[1, 2]] * 6
     assert scores.maps.shape == (RUNS, 12, 15, 15)
     assert scores.size.tolist() == [[96, 144]] * 6
     with Image.open(visa_result / "heatmaps/capsules/anomaly/000.png") as panel:
         assert panel.width > 5 * 256 * 1.4  # five images at their own aspect
 
 
+def test_large_images_are_scored_in_a_grid_of_tiles(visa_settings, tmp_path):
+    run(replace(visa_settings, tile=48, heatmaps=1, result_dir=str(tmp_path)))
+    scores = load_scores(tmp_path / "scores/capsules.npz")
+    assert scores.tiles.tolist() == [[3, 4]] * 6  # of 96 x 144 pixels
+    assert scores.tile_side.tolist() == [48] * 6
+    assert scores.maps.shape == (RUNS, 72, 15, 15)
+    assert pd.read_csv(tmp_path / "metrics.csv")["value"].notna().all()
+
+
+@pytest.mark.parametrize(("maximum", "expected"), [(True, [3, 5]), (False, [2, 3.5])])
+def test_an_image_score_is_the_mean_or_the_maximum_over_its_tiles(maximum, expected):
+    pixels, empty = torch.empty(2, 3, 1, 1), torch.empty(0)
+    items = [Item(name, pixels, (1, 2), empty, (1, 2), empty.byte()) for name in "ab"]
+    scores, maps = np.array([[1.0, 3, 5, 2]], np.float32), np.zeros((1, 4, 1, 1), np.float32)
+    results = split_by_image(items, scores, maps, maximum)
+    assert [result.scores.tolist() for result in results] == [[score] for score in expected]
+
+
+def test_tiles_are_refused_where_images_are_squashed(visa_settings):
+    with pytest.raises(InputError, match="TILE = 48: squashed images have no tiles"):
+        run(replace(visa_settings, tile=48, protocol="public"))
+
+
 @pytest.mark.parametrize("eval_size", [240, "source"])
 def test_the_public_protocol_squashes(visa_settings, tmp_path, eval_size):
     run(replace(visa_settings, protocol="public", eval_size=eval_size, result_dir=str(tmp_path)))
     scores = load_scores(tmp_path / "scores/capsules.npz")
-    assert scores.tiles.tolist() == [1] * 6
+    assert scores.tiles.tolist() == [[1, 1]] * 6
     assert pd.read_csv(tmp_path / "metrics.csv")["value"].notna().all()
 
 

@@ -64,6 +64,7 @@ def test_help_explains_every_setting(arguments, capsys):
     ("words", "message"),
     [
         (["--bogus", "3"], "Unrecognized options: --bogus"),
+        (["--shotz", "3"], "(did you mean --shots?)"),
         (["--shots", "zero"], "--shots"),
         (["--eval-size", "big"], "--eval-size"),
         (["--protocol", "mine"], "--protocol"),
@@ -90,6 +91,7 @@ def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
         {"limit": 0},
         {"eval_size": 0},
         {"heatmaps": -1},
+        {"tile": -1},
         {"temperature": 0.0},
         {"temperature": float("nan")},
     ],
@@ -135,7 +137,9 @@ def test_a_list_is_taken_as_a_tuple(monkeypatch):
 
 
 def test_a_misspelled_constant_is_named():
-    with pytest.raises(InputError, match="unknown setting BATCHSIZE"):
+    with pytest.raises(
+        InputError, match=r"unknown setting BATCHSIZE \(did you mean BATCH_SIZE\?\)"
+    ):
         parse_settings({"__file__": "r.py", "__doc__": "", "BATCHSIZE": 3}, "mvtec")
 
 

@@ -238,7 +238,8 @@ def example_scores(**changes):
         seed=np.array([NO_SEED, 0]),
         image_scores=np.array([[0.1, 1 / 3], [0.2, 0.7]], np.float32),
         maps=np.linspace(0, 1, 2 * 3 * 4, dtype=np.float32).reshape(2, 3, 2, 2),
-        tiles=np.array([1, 2]),
+        tiles=np.array([[1, 1], [1, 2]]),
+        tile_side=np.array([240, 240]),
         size=np.array([[240, 240], [240, 360]]),
     )
     return Scores(**{**arrays, **changes})

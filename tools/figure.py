@@ -25,14 +25,22 @@ from datasets.decode import read_image, read_mask
 from datasets.splits import Sample, read_split
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
-from utils.evaluation.stitching import StitchedMaps
 from utils.files import PROJECT, atomic_path
 from utils.results.folder import read_finished, read_json
-from utils.results.heatmaps import BACKGROUND, INK, colour_range, draw_contour, font, overlay
+from utils.results.heatmaps import (
+    BACKGROUND,
+    INK,
+    WARNING,
+    colour_range,
+    draw_contour,
+    font,
+    overlay,
+)
 from utils.results.scores import Scores, load_scores
 
 GAP, MARGIN = 8, 12  # between and around the images, in pixels
 FONT_SIZE = 20  # in pixels
+NOTE_SIZE, NOTE_HEIGHT = 14, 26  # of the line below the grid, in pixels
 HEADER_HEIGHT = 34  # of the line with the titles of the columns, in pixels
 
 
@@ -70,7 +78,9 @@ def draw_figure(options: Options) -> Path:
     scores = {name: load_scores(folder / "scores" / f"{name}.npz") for name in names}
     shots = list(options.shots) or sorted(set(scores[names[0]].shots.tolist()))
     rows = [draw_row(scores[name], root, samples, shots, options.cell) for name in names]
-    sheet = lay_out(rows, names, ["image", "ground truth", *(f"{count}-shot" for count in shots)])
+    titles = ["image", "ground truth", *(f"{count}-shot" for count in shots)]
+    notes = read_json(folder / "settings.json", "notes")["notes"]
+    sheet = lay_out(rows, names, titles, "; ".join(notes))
     output = options.output.expanduser() if options.output else folder / "figure.png"
     with atomic_path(output) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
@@ -109,7 +119,7 @@ def draw_row(
     shapes = [tuple(size) for size in scores.size.tolist()]
     row = [resized, draw_contour(resized, mask)]
     for run in runs:
-        values = StitchedMaps(scores.maps[run], scores.tiles, shapes)[index]
+        values = scores.stitched(run, shapes)[index]
         row.append(overlay(resized, values, colour_range(scores.maps[run])))
     return row
 
@@ -135,12 +145,18 @@ def median_anomalous(scores: Scores, run: int) -> int:
     return int(order[len(order) // 2])
 
 
-def lay_out(rows: list[list[np.ndarray]], names: list[str], titles: list[str]) -> Image.Image:
-    """Arrange images in a grid: titles above the columns, names rotated to the left of the rows."""
+def lay_out(
+    rows: list[list[np.ndarray]], names: list[str], titles: list[str], note: str
+) -> Image.Image:
+    """Arrange images in a grid: titles above the columns, names rotated to the left of the rows.
+
+    `note`, such as a warning about the weights, stands below the grid.
+    """
     letters = font(FONT_SIZE)
     left = MARGIN + FONT_SIZE + GAP + 4
     widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
     height = MARGIN + HEADER_HEIGHT + sum(row[0].shape[0] + GAP for row in rows) - GAP + MARGIN
+    height += NOTE_HEIGHT if note else 0
     size = left + sum(widths) + GAP * (len(widths) - 1) + MARGIN, height
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -162,6 +178,7 @@ def lay_out(rows: list[list[np.ndarray]], names: list[str], titles: list[str]) -
             sheet.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y))
             x += width + GAP
         y += row_height + GAP
+    draw.text((left, height - MARGIN), note, WARNING, font(NOTE_SIZE), anchor="lb")
     return sheet
 
 

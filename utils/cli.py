@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,15 +33,24 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
             )
     except SystemExit as end:
         if end.code:
-            raise InputError(usage_error(messages.getvalue(), script), status=2) from None
+            names = [field.name for field in fields(default)]
+            raise InputError(usage_error(messages.getvalue(), script, names), status=2) from None
         raise  # --help
 
 
-def usage_error(message: str, script: Path) -> str:
-    """Return the first paragraph of tyro's error message as one sentence, without the frame."""
+def usage_error(message: str, script: Path, names: Sequence[str]) -> str:
+    """Return the first paragraph of tyro's error message as one sentence, without the frame.
+
+    `names` are those of the options, with underscores; options that resemble a misspelt one are
+    suggested.
+    """
     lines = [line.strip(TYRO_FRAME + " ") for line in message.splitlines()[1:]]
     paragraph = lines[: lines.index("")] if "" in lines else lines
-    return f"{' '.join(paragraph).rstrip('.')}; python {script.name} --help lists all options"
+    options = [f"--{name.replace('_', '-')}" for name in names]
+    given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    near = [get_close_matches(word, options, n=1) for word in given if word not in options]
+    hint = "".join(f" (did you mean {match}?)" for matches in near for match in matches)
+    return f"{' '.join(paragraph).rstrip('.')}{hint}; python {script.name} --help lists all options"
 
 
 def print_stderr(line: str) -> None:
@@ -51,11 +63,18 @@ def exit_on_error(report: Callable[[str], None] = print_stderr) -> Iterator[None
     """End the process with one line on standard error if the block raises an `InputError`.
 
     Ctrl-C and SIGTERM also end it with one line, and with exit status 128 + signal number.
-    `report` writes the line; a distributed run passes one that prints it only once.
+    `report` writes the line; a distributed run passes one that prints it only once. A reader that
+    closes standard output, as `| head` does, ends the process silently.
     """
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # --help ends here, too
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        raise SystemExit(1) from None
     except InputError as error:
         report(f"error: {error}")
         raise SystemExit(error.status) from None

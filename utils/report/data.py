@@ -43,6 +43,7 @@ from utils.results.scores import Scores
 
 OUTLINE_UNIT = 1000  # coordinates of a mask's outline go from 0 to this along both axes
 OUTLINE_TOLERANCE = 0.003  # of the longer side: less than half a pixel of a thumbnail
+MAX_CELLS = 128  # of a stitched map along the image's longer side
 SUPERSAMPLING = 8  # stitched maps are enlarged by this and averaged, so tiles need not align
 
 CORRECT, MISSED, FALSE_ALARM, UNDEFINED = "correct", "missed", "false alarm", "n/a"
@@ -89,12 +90,17 @@ def image_data(
 ) -> dict:
     """Return the size of one image, and its scores and small maps in the shown runs."""
     size = tuple(scores.size[index].tolist())
-    start = int(scores.tiles[:index].sum())
-    maps = scores.maps[shown, start : start + scores.tiles[index]]
+    grid = tuple(scores.tiles[index].tolist())
+    start = int(scores.tiles[:index].prod(axis=1).sum())
+    maps = scores.maps[shown, start : start + grid[0] * grid[1]]
+    side = scores.tile_side[index] / min(size)
     return {
         "size": size,
         "scores": [shortest_float(scores.image_scores[run, index]) for run in shown],
-        "maps": [small_map(tiles, size, scale) for tiles, scale in zip(maps, scales, strict=True)],
+        "maps": [
+            small_map(whole_map(tiles, size, grid, side), scale)
+            for tiles, scale in zip(maps, scales, strict=True)
+        ],
     }
 
 
@@ -154,17 +160,24 @@ def outline(mask: np.ndarray) -> str:
     return "".join(path)
 
 
-def small_map(tiles: np.ndarray, size: tuple[int, int], scale: ColourRange) -> dict:
-    """Return the map of one image at patch resolution: its rows, columns and levels in base64.
+def whole_map(
+    tiles: np.ndarray, size: tuple[int, int], grid: tuple[int, int], side: float
+) -> np.ndarray:
+    """Return the map of one image at patch resolution, at most MAX_CELLS along its longer side.
 
-    `tiles` (T, G, G) are the maps of the image's tiles, `size` its height and width. A single tile
-    is the whole image, whatever its aspect.
+    `tiles` (T, G, G) are the maps of the image's tiles, `size` its height and width, `grid` and
+    `side` as in `stitch_tiles`. A single tile is the whole image, whatever its aspect.
     """
-    values = tiles[0]
-    if len(tiles) > 1:
-        rows, columns = (round(tiles.shape[-1] * side / min(size)) for side in size)
-        fine = stitch_tiles(tiles, rows * SUPERSAMPLING, columns * SUPERSAMPLING)
-        values = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
+    if len(tiles) == 1:
+        return tiles[0]
+    cells = min(tiles.shape[-1] / side, MAX_CELLS * min(size) / max(size))  # of the shorter side
+    rows, columns = (max(1, round(cells * length / min(size))) for length in size)
+    fine = stitch_tiles(tiles, (rows * SUPERSAMPLING, columns * SUPERSAMPLING), grid, side)
+    return cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
+
+
+def small_map(values: np.ndarray, scale: ColourRange) -> dict:
+    """Return a map for the page: its rows, columns and levels in base64."""
     levels = score_levels(values, scale)
     data = base64.b64encode(levels.tobytes()).decode("ascii")
     return {"rows": levels.shape[0], "columns": levels.shape[1], "levels": data}

@@ -111,6 +111,10 @@ def read_json(path: Path, *keys: str) -> dict:
         if not isinstance(content, dict) or not content.keys() >= set(keys):
             raise ValueError("keys are missing")
         return content
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path.parent} is not a result folder: it has no {path.name}; give the folder of a run"
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is damaged, or was not written by a run of this version; delete it, or choose "

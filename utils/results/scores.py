@@ -6,7 +6,7 @@ computed again without the model; `write_score_table` writes the image scores as
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from datasets.references import NO_SEED
 from utils.errors import InputError, describe_error
+from utils.evaluation.stitching import StitchedMaps
 from utils.files import atomic_path, write_text
 
 
@@ -31,7 +32,8 @@ class Scores:
     seed: np.ndarray  # (R,) int; NO_SEED for 0 shots
     image_scores: np.ndarray  # (R, N) float32
     maps: np.ndarray  # (R, M, G, G) float32
-    tiles: np.ndarray  # (N,) int: number of tiles of each image
+    tiles: np.ndarray  # (N, 2) int: rows and columns of the tiles of each image
+    tile_side: np.ndarray  # (N,) int: side of these tiles, in pixels of the source image
     size: np.ndarray  # (N, 2) int: height and width of the source image in pixels
 
     def first_runs(self) -> list[int]:
@@ -44,14 +46,19 @@ class Scores:
 
     def rows(self, start: int, stop: int) -> "Scores":
         """Return the scores of the images `start` to `stop` - 1."""
-        ends = np.append(0, self.tiles.cumsum())
-        per_image = ("image", "label", "tiles", "size")
+        ends = np.append(0, self.tiles.prod(axis=1).cumsum())
+        per_image = ("image", "label", "tiles", "tile_side", "size")
         return replace(
             self,
             image_scores=self.image_scores[:, start:stop],
             maps=self.maps[:, ends[start] : ends[stop]],
             **{name: getattr(self, name)[start:stop] for name in per_image},
         )
+
+    def stitched(self, run: int, shapes: Sequence[tuple[int, int]]) -> StitchedMaps:
+        """Return the N maps of one run at N shapes (height, width), computed when they are read."""
+        sides = self.tile_side / self.size.min(axis=1)
+        return StitchedMaps(self.maps[run], self.tiles, sides, shapes)
 
     def run_names(self) -> list[str]:
         """Return a name for each of the R runs: `["0-shot", "1-shot seed 0", ...]`."""

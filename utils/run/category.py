@@ -18,7 +18,6 @@ from datasets.references import reference_rows
 from datasets.splits import UNKNOWN
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
-from utils.evaluation.stitching import StitchedMaps
 from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
@@ -149,11 +148,6 @@ def write_category(
     return record
 
 
-def stitched(scores: Scores, run: int, masks: Masks) -> StitchedMaps:
-    """Return the maps of one run at the shapes of their masks, computed when they are read."""
-    return StitchedMaps(scores.maps[run], scores.tiles, [mask.shape for mask in masks])
-
-
 def evaluate(
     category: str, scores: Scores, masks: Masks
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
@@ -170,7 +164,7 @@ def evaluate(
     first_runs = scores.first_runs()
     rows, curves = [], {}
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        counts = pixels.count_scores(stitched(scores, run, masks))
+        counts = pixels.count_scores(scores.stitched(run, [mask.shape for mask in masks]))
         values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
         if run in first_runs:
             curves[run] = image_curves(scores.image_scores[run], scores.label)
@@ -218,7 +212,7 @@ def draw_heatmaps(
     with clock.stage("heatmaps"):
         panels, scores, masks = panel_paths(task, target.heatmaps), result.scores, result.masks
         names = scores.run_names()
-        maps = {run: stitched(scores, run, masks) for run in ranges}
+        maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in ranges}
         for row, sample in enumerate(task.tests[rows]):
             if sample.image not in panels:
                 continue

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from datasets.images import Item
+from datasets.tiles import tile_side
 from models.winclip import Features, TextBank, VisualBank, leave_one_out_scores, winclip
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
 from utils.run.stream import HostCopy
-from utils.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ImageResult:
     image: str  # the path of its sample
     scores: np.ndarray  # (R,) float32: the image score of every run
     maps: np.ndarray  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
+    tiles: tuple[int, int]  # rows and columns of its tiles
     size: tuple[int, int]  # height and width in pixels
     mask: np.ndarray  # (H, W) bool at the evaluation shape
     thumbnail: bytes  # a JPEG file
@@ -81,11 +82,11 @@ def score_category(
             outputs = winclip(features, text, references.bank, reference_sets)
             copies.append((items, HostCopy(*outputs)))
         if len(copies) > 1:  # read one batch late, so that a GPU is never idle
-            results += read_results(*copies.popleft(), session.clock)
+            results += read_results(*copies.popleft(), session)
         session.progress.update(len(items))
         after_batch()
     for items, copy in copies:
-        results += read_results(items, copy, session.clock)
+        results += read_results(items, copy, session)
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
     gathered = session.context.gather((results, leave_one_out))
     if not gathered:
@@ -93,7 +94,7 @@ def score_category(
     results, leave_one_out = (
         list(chain.from_iterable(lists)) for lists in zip(*gathered, strict=True)
     )
-    return collect(task, results, leave_one_out)
+    return collect(task, results, leave_one_out, session.settings.tile)
 
 
 def encode_references(shard: CategoryTask, session: Session) -> References:
@@ -131,28 +132,32 @@ def score_references(references: References, text: TextBank) -> list[float]:
     return scores
 
 
-def read_results(items: Sequence[Item], copy: HostCopy, clock: Stopwatch) -> list[ImageResult]:
+def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> list[ImageResult]:
     """Wait for the scores and maps of a batch, and split them by image."""
-    with clock.stage("score" if copy.copied is None else "wait for GPU"):
-        return split_by_image(items, *copy.read())
+    with session.clock.stage("score" if copy.copied is None else "wait for GPU"):
+        return split_by_image(items, *copy.read(), maximum=session.settings.tile > 0)
 
 
 def split_by_image(
-    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray
+    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray, maximum: bool
 ) -> list[ImageResult]:
     """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
 
-    The score of an image is the mean over its tiles.
+    The score of an image is the `maximum` over its tiles, or else their mean.
     """
     counts = np.array([len(item.tiles) for item in items])
     ends = counts.cumsum()
-    sums = np.add.reduceat(scores, ends - counts, axis=1)
-    image_scores = (sums / counts).astype(np.float32)
+    if maximum:
+        image_scores = np.maximum.reduceat(scores, ends - counts, axis=1)
+    else:
+        sums = np.add.reduceat(scores, ends - counts, axis=1)
+        image_scores = (sums / counts).astype(np.float32)
     return [
         ImageResult(
             image=item.image,
             scores=image_scores[:, index],
             maps=maps[:, ends[index] - counts[index] : ends[index]],
+            tiles=item.grid,
             size=item.size,
             mask=item.mask,
             thumbnail=item.thumbnail,
@@ -163,9 +168,12 @@ def split_by_image(
 
 
 def collect(
-    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: list[float]
+    task: CategoryTask, results: Sequence[ImageResult], leave_one_out: list[float], tile: int
 ) -> CategoryResult:
-    """Collect the results of all images, in the order of the task's test images."""
+    """Collect the results of all images, in the order of the task's test images.
+
+    `tile` is the setting TILE.
+    """
     by_image = {result.image: result for result in results}
     ordered = [by_image[sample.image] for sample in task.tests]
     scores = Scores(
@@ -175,7 +183,8 @@ def collect(
         seed=np.array([setting.seed for setting in task.shot_settings]),
         image_scores=np.stack([result.scores for result in ordered], axis=1),
         maps=np.concatenate([result.maps for result in ordered], axis=1),
-        tiles=np.array([result.maps.shape[1] for result in ordered]),
+        tiles=np.array([result.tiles for result in ordered]),
+        tile_side=np.array([tile_side(*result.size, tile) for result in ordered]),
         size=np.array([result.size for result in ordered]),
     )
     masks = [result.mask for result in ordered]

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -84,6 +85,9 @@ class Settings:
     penultimate block."""
     resize: Resize | None = None
     """Cut non-square images into overlapping square tiles, or squash them to a square."""
+    tile: int = 0
+    """Cut images into overlapping tiles of this many pixels, for small defects on large images; the
+    image score is the highest of its tiles. 0: one tile, or a row of them, as the protocol says."""
     scales: tuple[int, ...] = (2, 3)
     """Window sizes, in patches."""
     extra_normal_states: tuple[str, ...] = ()
@@ -119,8 +123,7 @@ class Settings:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not has_type(value, hint):
-                expected = str(hint).replace("typing.", "").replace("<class '", "").rstrip("'>")
-                raise InputError(f"{name.upper()} = {value!r}: expected {expected}")
+                raise InputError(f"{name.upper()} = {value!r}: expected {describe_type(hint)}")
             if isinstance(value, str) and not is_printable_name(value):
                 raise InputError(
                     f"{name.upper()} = {value!a}: contains control characters or invalid UTF-8;"
@@ -131,6 +134,7 @@ class Settings:
             if not values or min(values) < 0 or len(set(values)) != len(values):
                 raise InputError(f"{name.upper()} = {values}: expected distinct whole numbers >= 0")
         minima = {"batch_size": 1, "limit": 1, "eval_size": 1, "num_workers": 0, "heatmap_size": 64}
+        minima["tile"] = 0
         for name, minimum in minima.items():
             value = getattr(self, name)
             if isinstance(value, int) and value < minimum:
@@ -157,6 +161,10 @@ class Settings:
         values["result_dir"] = str(self.result_folder)
         if self.num_workers == "auto":
             values["num_workers"] = core_share(MAX_WORKERS)
+        if self.tile and values.get("resize", self.resize) == "squash":
+            raise InputError(
+                f"TILE = {self.tile}: squashed images have no tiles; add --resize tile"
+            )
         return replace(self, **values | self.data_paths())
 
     def data_paths(self) -> dict[str, str]:
@@ -228,6 +236,26 @@ def has_type(value: object, hint: object) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
+def describe_type(hint: object) -> str:
+    """Return a setting's type in words.
+
+    >>> describe_type(int | Literal["all"])
+    'a whole number or "all"'
+    >>> describe_type(tuple[int, ...])
+    'a tuple, each entry a whole number; a single entry needs a comma: (x,)'
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(f'"{value}"' for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(map(describe_type, arguments))
+    if origin is tuple:
+        entry = describe_type(arguments[0])
+        return f"a tuple, each entry {entry}; a single entry needs a comma: (x,)"
+    words = {str: "text in quotes", int: "a whole number", float: "a number", bool: "True or False"}
+    return words.get(hint, "None")
+
+
 def parse_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
     """Split entries of the form "class: state" into pairs; raise `InputError` for other forms."""
     states = []
@@ -253,8 +281,10 @@ def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Setting
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     known = {field.name for field in fields(kind)} - {"dataset"}
     for name in given.keys() - known:
+        near = " or ".join(get_close_matches(name, known))
+        hint = f" (did you mean {near.upper()}?)" if near else ""
         raise InputError(
-            f"{script.name}: unknown setting {name.upper()}; the settings are "
+            f"{script.name}: unknown setting {name.upper()}{hint}; the settings are "
             f"{', '.join(sorted(known)).upper()}"
         )
     return parse_options(kind(dataset, **given), constants["__doc__"], script)

@@ -42,6 +42,8 @@ class FeatureStream:
         self.encoder = encoder
         self.clock = clock
         self.on_cpu = encoder.device.type == "cpu"
+        # On a CPU, batching is no faster, and scores stay independent of the batch.
+        self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
 
     def take(self, count: int) -> Iterator[tuple[list[Item], Features]]:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
@@ -52,9 +54,7 @@ class FeatureStream:
         while count > 0:
             items = self._decode()
             count -= len(items)
-            # On a CPU, one image at a time: batching is no faster, and scores stay independent of
-            # the batch.
-            for batch in [[item] for item in items] if self.on_cpu else [items]:
+            for batch in group_items(items, self.tiles_per_pass):
                 yield batch, self._encode(batch)
 
     def _decode(self) -> list[Item]:
@@ -71,7 +71,7 @@ class FeatureStream:
             if not self.on_cpu:  # from pinned memory, the copy does not wait for earlier work
                 tiles = tiles.pin_memory().to(self.encoder.device, non_blocking=True)
             tiles = normalise(tiles, self.mean, self.std)
-            passes = tiles.split(1 if self.on_cpu else TILES_PER_PASS)
+            passes = tiles.split(self.tiles_per_pass)
             return Features.concatenate([self.encoder.encode_images(tiles) for tiles in passes])
 
 
@@ -110,6 +110,7 @@ def make_loader(
         settings.resize,
         settings.eval_size,
         experiment.apply_exif,
+        settings.tile,
         previewed=frozenset(sample.image for sample in drawn),
         shrink=partial(fit, height=height),
     )
@@ -122,6 +123,18 @@ def make_loader(
         timeout=DECODE_TIMEOUT_S if workers else 0,
         worker_init_fn=exit_with_parent,
     )
+
+
+def group_items(items: Sequence[Item], tiles: int) -> list[list[Item]]:
+    """Group consecutive images of at most `tiles` tiles in all; an image with more is alone."""
+    groups, size = [], 0
+    for item in items:
+        size += len(item.tiles)
+        if not groups or size > tiles:
+            groups.append([])
+            size = len(item.tiles)
+        groups[-1].append(item)
+    return groups
 
 
 def batch_indices(group_sizes: Sequence[int], batch_size: int) -> list[list[int]]:
