@@ -141,14 +141,20 @@ def watch_peers(context: DistributedContext) -> Iterator[None]:
     are counted; a clock would go on while a run is suspended with Ctrl-Z.
     """
     over, silence = threading.Event(), dict.fromkeys(range(context.world_size), 0)
-    for function in (exchange_heartbeats, count_silence):
-        threading.Thread(target=function, args=(context, silence, over), daemon=True).start()
+    threads = [
+        threading.Thread(target=function, args=(context, silence, over), daemon=True)
+        for function in (exchange_heartbeats, count_silence)
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield
         with suppress(RuntimeError):  # the process that serves the store has already left
             context.store.set(f"left/{context.rank}", "")
     finally:
         over.set()
+        for thread in threads:
+            thread.join(1)  # a store that does not answer must not keep the process alive
 
 
 def exchange_heartbeats(
