@@ -30,7 +30,7 @@ T = TypeVar("T")
 JOIN_TIMEOUT = timedelta(minutes=10)  # from the start of the first process to that of the last
 COLLECTIVE_TIMEOUT = timedelta(hours=6)  # processes wait for one that decodes slowly
 HEARTBEAT_S, PEER_TIMEOUT_S = 5, 45  # between heartbeats; until a silent process counts as dead
-WORKER_NICENESS = 10  # the encoder and the decoding workers go first
+WORKER_NICENESS = 5  # the encoder and the decoding workers go first
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 MALLOC_THRESHOLD_BYTES = 2**30  # glibc returns larger freed arrays to the system
