@@ -29,7 +29,7 @@ PROTOCOL = "paper"  # or "public": what the closest public code does (docs/proto
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
 PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
-NUM_WORKERS = 0  # processes that decode images; small images are decoded fastest without
+NUM_WORKERS = 0  # worker processes, or "auto"; small images are decoded fastest without
 # The results
 HEATMAPS = 1  # "all", "none", or the first N of each defect
 RESULT_DIR = "auto"  # "auto": result/demo/

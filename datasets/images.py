@@ -5,6 +5,7 @@ Images of other modes are converted to RGB before resizing; images that are not 
 overlapping tiles, or squashed.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,17 +33,17 @@ MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: boun
 class Item:
     """One image, ready to be encoded and evaluated, or the sentence that says why it is not.
 
-    The arrays are tensors because a worker process sends tensors through shared memory and
-    everything else through a pipe: a worker that writes to the pipe of a killed main process would
-    block forever.
+    The arrays are NumPy's because worker processes send tensors through shared memory: each takes
+    a file descriptor, and containers have 64 MB of shared memory. Arrays go through a pipe.
     """
 
     image: str  # path of the sample's image, which identifies it
-    tiles: Tensor  # (T, 3, S, S) uint8, row by row of the grid
+    tiles: np.ndarray  # (T, 3, S, S) uint8, row by row of the grid
     grid: tuple[int, int]  # rows and columns of tiles; their product is T
-    mask: Tensor  # (H, W) bool at the evaluation shape; all False for a good image
+    mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
     size: tuple[int, int]  # height and width of the source image in pixels
-    thumbnail: Tensor  # (L,) uint8: the bytes of a small JPEG file
+    thumbnail: bytes  # a small JPEG file
+    preview: np.ndarray | None = None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
     error: str = ""
 
 
@@ -64,6 +65,8 @@ class ImageDataset(Dataset):
     tile: int = 0  # side of the tiles in pixels of the image; 0: its shorter side
     white: White = SIXTEEN_BITS
     custom_masks: bool = False  # read masks as `read_custom_masks` does
+    previewed: Collection[str] = ()  # the images that get a preview
+    shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -73,8 +76,8 @@ class ImageDataset(Dataset):
         try:
             return self.load(sample)
         except InputError as error:
-            empty = torch.empty(0)
-            return Item(sample.image, empty, (0, 0), empty, (0, 0), empty, str(error))
+            empty = np.empty(0)
+            return Item(sample.image, empty, (0, 0), empty, (0, 0), b"", error=str(error))
 
     def read(self, image: str) -> Image.Image:
         """Decode one image, given by its path in the samples; raise `InputError` if it is bad."""
@@ -85,21 +88,22 @@ class ImageDataset(Dataset):
         image = self.read(sample.image)
         check_tile_count(self.root / sample.image, image.size, self.resize, self.tile)
         shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
-        mask = torch.zeros(shape, dtype=torch.bool)
+        mask = np.zeros(shape, bool)
         if sample.mask:
             if self.custom_masks:
                 anomalous = resize_mask(read_custom_masks(sample.mask, image.size), shape)
             else:
                 anomalous = read_eval_mask(self.root / sample.mask, image.size, shape)
-            mask = torch.tensor(anomalous)
+            mask = anomalous
         tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)
         return Item(
             sample.image,
-            tiles,
+            tiles.numpy(),
             grid,
             mask,
             (image.height, image.width),
-            torch.frombuffer(bytearray(make_thumbnail(image)), dtype=torch.uint8),
+            make_thumbnail(image),
+            self.shrink(np.asarray(image)) if sample.image in self.previewed else None,
         )
 
 
@@ -136,10 +140,13 @@ def cut_tiles(
     return torch.stack(tiles), grid
 
 
-def normalise(tiles: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does."""
-    scaled = tiles.to(torch.float32).div(255)
-    return T.normalize(scaled, list(mean), list(std))
+def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does.
+
+    `mean` and `std` are (3, 1, 1), on the device of the tiles. (torchvision's own function waits
+    for the GPU.)
+    """
+    return tiles.to(torch.float32).div(255).sub_(mean).div_(std)
 
 
 def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> tuple[int, int]:

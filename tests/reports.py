@@ -16,7 +16,7 @@ from datasets.splits import Sample
 from utils.results.folder import ResultFolder
 from utils.results.scores import Scores
 from utils.run.benchmark import finish
-from utils.run.category import write_category
+from utils.run.category import CategoryWriter
 from utils.run.distributed import SINGLE_PROCESS
 from utils.run.inference import CategoryResult
 from utils.run.plan import CategoryTask, Experiment
@@ -81,7 +81,8 @@ def add_category(
             mask[20:40, 20:40] = True
     thumbnails = [make_thumbnail(Image.open(root / sample.image)) for sample in tests]
     result = CategoryResult(scores_of(tests, size, tiles), masks, thumbnails)
-    write_category(CategoryTask(category, RUNS, [], tests), result, session_of(folder))
+    writer = CategoryWriter(session_of(folder), lambda: None)
+    writer.write(CategoryTask(category, RUNS, [], tests), result)
 
 
 def session_of(folder: ResultFolder) -> Session:

@@ -13,6 +13,7 @@ from datasets.splits import UNKNOWN
 from tests.clips import write_config
 from tests.layouts import make_mvtec
 from utils.errors import InputError
+from utils.evaluation.metrics import PixelEvaluator
 from utils.results.defects import BELOW, coco, defects_of, find_defects, find_thresholds
 from utils.results.scores import Scores, load_scores
 from utils.results.thresholds import (
@@ -85,8 +86,10 @@ def test_the_pixel_threshold_has_the_highest_f1_of_all_values(seed):
         / ((values >= value).sum() + anomalous.sum())
         for value in np.unique(values)
     }
-    assert pixel_f1_threshold(maps, masks) == max(f1, key=f1.get)
-    assert pixel_f1_threshold(maps, [mask & False for mask in masks]) is None
+    counts = PixelEvaluator(masks).count_scores(maps)
+    assert pixel_f1_threshold(counts, maps, masks) == max(f1, key=f1.get)
+    blank = [mask & False for mask in masks]
+    assert pixel_f1_threshold(PixelEvaluator(blank).count_scores(maps), maps, blank) is None
 
 
 def test_an_anomalous_image_without_a_mask_does_not_move_the_pixel_threshold():

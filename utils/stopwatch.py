@@ -1,31 +1,63 @@
 """Measure the seconds per stage of a run."""
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+import torch
+
+GPU, WORKERS = " (GPU)", " (workers)"  # end the names of what runs beside the main process
 
 
 class Stopwatch:
-    """Add up the seconds spent in named stages; `seconds` maps each stage to its total."""
+    """Add up the seconds spent in named stages; `seconds` maps each stage to its total.
+
+    The stages of the main process follow one another. A GPU and worker processes work at the same
+    time; the names of their stages end in GPU or WORKERS.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.start = time.perf_counter()
+        self.events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def add_earlier(self, seconds: dict[str, float], total: float) -> None:
         """Add what earlier runs into the same folder took: per stage, and in total."""
-        for name, value in seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self.add(seconds)
         self.start -= total
 
+    def add(self, seconds: Mapping[str, float], suffix: str = "") -> None:
+        """Add seconds that were measured elsewhere, to the stages with `suffix` in their names."""
+        for name, value in seconds.items():
+            self.seconds[name + suffix] = self.seconds.get(name + suffix, 0.0) + value
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the duration of the block to the stage `name`."""
+    def stage(self, name: str, device: torch.device | None = None) -> Iterator[None]:
+        """Add the duration of the block to the stage `name`.
+
+        On a CUDA `device`, the block only starts the work; how long the GPU is busy with it is
+        measured by events, without waiting, and added to the stage `name` + GPU.
+        """
+        on_gpu = device is not None and device.type == "cuda"
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * on_gpu)]
+        for event in events[:1]:
+            event.record()
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.add({name: time.perf_counter() - start})
+            for event in events[1:]:
+                event.record()
+                self.events.append((name, *events))
+            self._read_events()
+
+    def _read_events(self) -> None:
+        """Add the durations of those blocks that the GPU has finished."""
+        while self.events and self.events[0][-1].query():
+            name, start, end = self.events.popleft()
+            self.add({name: start.elapsed_time(end) / 1000}, GPU)
 
     def total(self) -> float:
         """Return the seconds since the start, plus those of earlier runs."""
@@ -33,7 +65,10 @@ class Stopwatch:
 
     def table(self) -> str:
         """Return the stages as text, in order of first use, with their share of the total."""
+        self._read_events()
         total = self.total()
-        rows = [*self.seconds.items(), ("other", total - sum(self.seconds.values()))]
-        lines = [f"{name:12} {value:9.1f} s {value / total:6.1%}" for name, value in rows]
-        return "\n".join([*lines, f"{'total':12} {total:9.1f} s"])
+        beside = {name: s for name, s in self.seconds.items() if name.endswith((GPU, WORKERS))}
+        serial = {name: s for name, s in self.seconds.items() if name not in beside}
+        serial |= {"other": total - sum(serial.values()), "total": total}
+        rows = [*serial.items(), *beside.items()]
+        return "\n".join(f"{name:18} {value:9.1f} s {value / total:6.1%}" for name, value in rows)

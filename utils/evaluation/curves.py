@@ -43,7 +43,7 @@ def precision_recall_curve(counts: ScoreCounts) -> Curve:
     true_positives = np.cumsum(counts.positives[::-1])
     recall = true_positives / true_positives[-1]
     precision = true_positives / (true_positives + (counts.above + counts.equal)[::-1])
-    return np.column_stack([np.repeat([0, *recall], 2)[1:-1], np.repeat(precision, 2)])
+    return np.column_stack([np.repeat(np.append(0, recall), 2)[1:-1], np.repeat(precision, 2)])
 
 
 def pro_curve(counts: ScoreCounts) -> Curve:
@@ -67,7 +67,7 @@ def cumulative_curve(counts: ScoreCounts, gains: np.ndarray) -> Curve:
         return np.empty((0, 2))
     share = np.cumsum(gains[::-1]) / gains.sum()
     x = np.column_stack([counts.above, counts.above + counts.equal])[::-1].ravel() / counts.normals
-    y = np.repeat([0, *share], 2)[1:-1]
+    y = np.repeat(np.append(0, share), 2)[1:-1]
     return np.vstack([(0, 0), np.column_stack([x, y]), (1, 1)])
 
 
@@ -75,6 +75,6 @@ def subsample(curve: Curve) -> Curve:
     """Return at most MAX_POINTS points, evenly spaced along the curve, with both ends."""
     if len(curve) <= MAX_POINTS:
         return curve
-    length = np.cumsum([0, *np.abs(np.diff(curve, axis=0)).sum(axis=1)])
+    length = np.append(0, np.abs(np.diff(curve, axis=0)).sum(axis=1).cumsum())
     points = np.searchsorted(length, np.linspace(0, length[-1], MAX_POINTS))
     return curve[np.unique(points)]

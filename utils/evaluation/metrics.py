@@ -144,11 +144,10 @@ class PixelEvaluator:
         return dict(zip(PIXEL_METRICS, values, strict=True))
 
     def _anomalous_scores(self, maps: Sequence[np.ndarray], index: int) -> np.ndarray:
-        """Return the scores of one map's anomalous pixels (n,), after a NaN check of all."""
-        scores = self._read(maps, index)
-        if len(scores) and np.isnan(scores.min()):
-            raise InputError(f"map {index} has NaN scores: expected numbers")
-        return scores[self.pixels[index]]
+        """Return the scores of one map's anomalous pixels (n,)."""
+        if len(self.weights) and not len(self.pixels[index]):
+            return np.zeros(0, np.float32)  # the map is read when all pixels are counted
+        return self._read(maps, index)[self.pixels[index]]
 
     def _read(self, maps: Sequence[np.ndarray], index: int) -> np.ndarray:
         """Return one map as (H W,) float32, or float64 for types that float32 would round."""
@@ -156,7 +155,10 @@ class PixelEvaluator:
         if scores.shape != shape:
             raise InputError(f"map {index} is {scores.shape} and its mask {shape}: give one shape")
         dtype = np.float32 if np.can_cast(scores.dtype, np.float32) else np.float64
-        return np.ascontiguousarray(scores, dtype).reshape(-1)
+        scores = np.ascontiguousarray(scores, dtype).reshape(-1)
+        if len(scores) and np.isnan(scores.min()):
+            raise InputError(f"map {index} has NaN scores: expected numbers")
+        return scores
 
 
 def region_weights(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

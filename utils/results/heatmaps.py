@@ -4,6 +4,7 @@
 of a category share, so that equal scores have equal colours.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ MIN_COLUMN_WIDTH = 200  # pixels, so that a title fits above a narrow image
 MARGIN = 16  # pixels around the panel and between its columns
 HEADER_SIZE, TITLE_SIZE, LABEL_SIZE = 17, 14, 12  # font sizes in pixels
 HEADER_LINE, TITLE_LINE, LABEL_LINE = 30, 22, 22  # line heights in pixels
-BAR_HEIGHT = 9  # height of a colour bar in pixels
+BAR_HEIGHT, BAR_TOP = 9, 7  # height of a colour bar and its distance from the image, in pixels
 BACKGROUND, INK, WARNING = (255, 255, 255), (30, 30, 30), (185, 28, 28)
 FRAME = (200, 200, 200)  # hairline around each image, visible where the image itself is white
 CONTOUR, CONTOUR_EDGE = (0, 255, 255), (0, 0, 0)  # bright on dark: visible on any background
@@ -68,19 +69,26 @@ def lay_out(
     column = max(width, MIN_COLUMN_WIDTH)
     total_width = len(columns) * (column + MARGIN) - MARGIN
     top = MARGIN + HEADER_LINE + (TITLE_LINE if note else 0) + TITLE_LINE
-    size = total_width + 2 * MARGIN, top + height + LABEL_LINE + MARGIN
-    sheet = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    text_line(draw, (MARGIN, MARGIN), name, HEADER_SIZE, total_width)
-    text_line(draw, (MARGIN, MARGIN + HEADER_LINE - 4), note, TITLE_SIZE, total_width, WARNING)
+    shape = top + height + LABEL_LINE + MARGIN, total_width + 2 * MARGIN, 3
+    sheet = np.full(shape, BACKGROUND[0], np.uint8)  # white; one value fills faster than three
+    paste(sheet, (MARGIN, MARGIN), text_line(name, HEADER_SIZE, total_width))
+    if note:
+        warning = text_line(note, TITLE_SIZE, total_width, WARNING)
+        paste(sheet, (MARGIN, MARGIN + HEADER_LINE - 4), warning)
     for index, (title, image, scale) in enumerate(columns):
         left = MARGIN + index * (column + MARGIN)
-        text_line(draw, (left, top - TITLE_LINE), title, TITLE_SIZE, column)
-        sheet.paste(Image.fromarray(image), (left, top))
-        draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
+        paste(sheet, (left, top - TITLE_LINE), text_line(title, TITLE_SIZE, column))
+        sheet[top - 1 : top + height + 1, left - 1 : left + width + 1] = FRAME
+        paste(sheet, (left, top), image)
         if scale is not None:
-            colour_bar(sheet, (left, top + height + 8), column, scale)
-    return np.asarray(sheet)
+            paste(sheet, (left, top + height + 1), colour_bar(column, scale))
+    return sheet
+
+
+def paste(sheet: np.ndarray, corner: tuple[int, int], image: np.ndarray) -> None:
+    """Copy an image into the sheet, from its top left `corner` (x, y)."""
+    left, top = corner
+    sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
 
 
 def colour_range(maps: Iterable[np.ndarray]) -> ColourRange:
@@ -102,8 +110,15 @@ def overlay(image: np.ndarray, values: np.ndarray, scale: ColourRange) -> np.nda
     stretched = cv2.resize(
         np.asarray(values, np.float32), (width, height), interpolation=cv2.INTER_LINEAR
     )
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    return blend(colours(stretched, scale), grey)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    entries = score_levels(stretched, scale).astype(np.uint16) * 256 + grey
+    return blend_table().take(entries, axis=0)
+
+
+@lru_cache
+def blend_table() -> np.ndarray:
+    """Return the blend of every level with every grey value: (256 levels x 256 greys, 3) uint8."""
+    return blend(palette()[:, None], np.arange(256)[:, None]).reshape(-1, 3)
 
 
 def blend(colour: np.ndarray, grey: np.ndarray | int) -> np.ndarray:
@@ -151,33 +166,33 @@ def draw_contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.rint(drawn).astype(np.uint8)
 
 
-def colour_bar(sheet: Image.Image, corner: tuple[int, int], width: int, scale: ColourRange) -> None:
-    """Draw `low [colours] high` on one line of the sheet, from its top left `corner`."""
-    left, top = corner
+@lru_cache
+def colour_bar(width: int, scale: ColourRange) -> np.ndarray:
+    """Draw `low [colours] high` on one line: (LABEL_LINE - 1, width + 1, 3) uint8."""
     low, high = (f"{end:#.3g}" for end in scale)
-    draw, letters = ImageDraw.Draw(sheet), font(LABEL_SIZE)
-    start = left + round(letters.getlength(low)) + 6
-    length = max(1, left + width - round(letters.getlength(high)) - 6 - start)
+    letters = font(LABEL_SIZE)
+    start = round(letters.getlength(low)) + 6
+    length = max(1, width - round(letters.getlength(high)) - 6 - start)
     ramp = np.linspace(0, 255, length).round().astype(np.uint8)
     strip = np.repeat(blend(palette()[ramp], MIDDLE_GREY)[None], BAR_HEIGHT, axis=0)
-    middle = top + BAR_HEIGHT / 2
-    draw.text((left, middle), low, INK, letters, anchor="lm")
-    draw.text((left + width, middle), high, INK, letters, anchor="rm")
-    sheet.paste(Image.fromarray(strip), (start, top))
+    line = Image.new("RGB", (width + 1, LABEL_LINE - 1), BACKGROUND)  # smooth letters end later
+    draw = ImageDraw.Draw(line)
+    middle = BAR_TOP + BAR_HEIGHT / 2
+    draw.text((0, middle), low, INK, letters, anchor="lm")
+    draw.text((width, middle), high, INK, letters, anchor="rm")
+    line.paste(Image.fromarray(strip), (start, BAR_TOP))
+    return np.asarray(line)
 
 
-def text_line(
-    draw: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    text: str,
-    size: int,
-    width: int,
-    colour: tuple[int, int, int] = INK,
-) -> None:
-    """Write one line of text, shortened to `width` pixels."""
+@lru_cache
+def text_line(text: str, size: int, width: int, colour: tuple[int, int, int] = INK) -> np.ndarray:
+    """Write one line of text, shortened to `width` pixels: (h, w, 3) uint8."""
     letters = font(size)
     shown = shorten_middle(text, lambda shown: letters.getlength(shown) <= width)
-    draw.text(corner, shown, colour, letters)
+    right, bottom = letters.getbbox(shown)[2:]
+    line = Image.new("RGB", (math.ceil(right) + 1, math.ceil(bottom) + 1), BACKGROUND)
+    ImageDraw.Draw(line).text((0, 0), shown, colour, letters)
+    return np.asarray(line)
 
 
 def shorten_middle(text: str, fits: Callable[[str], bool]) -> str:

@@ -7,7 +7,7 @@ computed again without the model; `write_score_table` writes the image scores as
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,17 @@ class Scores:
         """
         shots = self.shots.tolist()
         return [shots.index(count) for count in sorted(set(shots))]
+
+    def rows(self, start: int, stop: int) -> "Scores":
+        """Return the scores of the images `start` to `stop` - 1."""
+        ends = np.append(0, self.tiles.prod(axis=1).cumsum())
+        per_image = ("image", "label", "tiles", "tile_side", "size")
+        return replace(
+            self,
+            image_scores=self.image_scores[:, start:stop],
+            maps=self.maps[:, ends[start] : ends[stop]],
+            **{name: getattr(self, name)[start:stop] for name in per_image},
+        )
 
     def stitched(self, run: int, shapes: Sequence[tuple[int, int]]) -> StitchedMaps:
         """Return the N maps of one run at N shapes (height, width), computed when they are read."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.evaluation.metrics import PixelEvaluator, f1_max_threshold
+from utils.evaluation.metrics import ScoreCounts, f1_max_threshold
 
 F1_MAX, REFERENCES = "F1-max", "references"  # the sources of a threshold
 
@@ -39,12 +39,14 @@ def f1_threshold(scores: np.ndarray, labels: np.ndarray) -> Threshold | None:
     return None if math.isnan(value) else Threshold(value, F1_MAX)
 
 
-def pixel_f1_threshold(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float | None:
+def pixel_f1_threshold(
+    counts: ScoreCounts, maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+) -> float | None:
     """Return the map value with the highest F1 of pixels, the lowest where several have it.
 
-    `maps` and `masks` (bool) are N of (H_i, W_i). None without pixels of both kinds.
+    `maps` and `masks` (bool) are N of (H_i, W_i), `counts` those of the maps. None without pixels
+    of both kinds.
     """
-    counts = PixelEvaluator(masks).count_scores(maps)
     if not len(counts.positives):
         return None
     true_positives = np.cumsum(counts.positives[::-1])[::-1]  # at scores >= threshold

@@ -5,18 +5,22 @@ the unit of work: its files are written when it is finished, and a run that was 
 with the first unfinished category when it is started again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pandas as pd
+import torch
 
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error
+from utils.errors import InputError, describe_error
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.results.defects import write_defects
 from utils.results.summary import COLUMNS, write_tables
-from utils.run.category import write_category
+from utils.run.category import CategoryWriter
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.run.inference import score_category
 from utils.run.plan import Experiment, plan_benchmark
@@ -56,15 +60,36 @@ def run(
     """
     settings = settings.resolve()
     experiment = experiment or plan_benchmark(settings)
-    with open_session(settings, experiment, context) as session:
+    with device_errors(settings), open_session(settings, experiment, context) as session:
+        writer = CategoryWriter(session, partial(write_summary, session))
         with session.progress:
             for task in session.pending:
                 session.progress.set_description(task.category, refresh=False)
-                result = score_category(task, session)
+                result = score_category(task, session, writer.collect)
                 if result is not None:  # in the main process
-                    write_category(task, result, session)
-                    write_summary(session)
+                    writer.write(task, result)
+        writer.collect(0)
         return finish(session) if context.is_main else ""
+
+
+@contextmanager
+def device_errors(settings: Settings) -> Iterator[None]:
+    """Raise `InputError` for a GPU without memory and for a decoding process that has died."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        smaller = f"--batch-size {settings.batch_size // 2} or " if settings.batch_size > 1 else ""
+        raise InputError(
+            f"the GPU has too little free memory ({describe_error(error)}); use {smaller}"
+            "--precision fp16, or end the other programs on this GPU"
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise InputError(
+            f"a process that decodes images has died or hangs ({describe_error(error)}), probably "
+            "for lack of memory; start the run again with --num-workers 0: finished work is kept"
+        ) from error
 
 
 def write_summary(session: Session) -> str:

@@ -1,78 +1,181 @@
-"""Evaluate, write and draw one scored category.
+"""Evaluate, write and draw scored categories, in worker processes while the next one is encoded.
 
 This writes scores/<category>.npz and .csv, heatmaps/<category>/ and report/<category>.json;
 done/<category>.json comes last and marks the category as finished.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import pickle
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Subset
 
-from datasets.decode import read_image
+from datasets.decode import White, read_image
 from datasets.references import NO_SEED, reference_rows
-from datasets.splits import UNKNOWN, Sample, first_of_each_defect
+from datasets.splits import UNKNOWN
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
-from utils.files import write_png
+from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
-from utils.results.heatmaps import colour_range, draw_panel
+from utils.results.heatmaps import ColourRange, colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
 from utils.results.thresholds import pixel_f1_threshold
+from utils.run.distributed import worker_errors
 from utils.run.inference import CategoryResult
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
+from utils.stopwatch import WORKERS, Stopwatch
 
+MAX_WAITING = 2  # scored categories that are not written yet, which bounds the memory
+PANELS_PER_CALL = 16  # images whose panels one worker draws
 Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
 
 
-def write_category(task: CategoryTask, result: CategoryResult, session: Session) -> None:
-    """Write everything about one category, and mark it as finished at the end."""
-    folder, settings, clock = session.folder, session.settings, session.clock
-    category, scores, masks = task.category, result.scores, result.masks
+@dataclass(frozen=True)
+class Target:
+    """Where and how the files of a category are written: all that a worker process must know."""
+
+    folder: Path  # of the results
+    notes: list[str]  # warnings to show in every panel
+    root: Path  # image paths are relative to it
+    apply_exif: bool
+    white: White
+    heatmaps: int | str
+    heatmap_size: int
+
+    @staticmethod
+    def of(session: Session) -> "Target":
+        """Return the target of a session."""
+        settings, experiment, folder = session.settings, session.experiment, session.folder
+        source = experiment.root, experiment.apply_exif, experiment.white
+        notes = folder.record["notes"]
+        return Target(folder.path, notes, *source, settings.heatmaps, settings.heatmap_size)
+
+
+class CategoryWriter:
+    """Write scored categories, in the session's worker processes if it has any.
+
+    A category that all workers have written is marked as finished, in the main process;
+    `after_category` is then called.
+    """
+
+    def __init__(self, session: Session, after_category: Callable[[], object]):
+        self.session = session
+        self.after_category = after_category
+        self.waiting: deque[tuple[CategoryTask, list[Future]]] = deque()
+
+    def write(self, task: CategoryTask, result: CategoryResult) -> None:
+        """Write a category, or have the workers write it; wait if MAX_WAITING already wait."""
+        target = Target.of(self.session)
+        calls = [(write_category, task, replace(result, previews={}), target)]
+        ranges = shown_ranges(result.scores)
+        for start in range(0, len(task.tests), PANELS_PER_CALL):
+            rows = slice(start, min(start + PANELS_PER_CALL, len(task.tests)))
+            drawn = result.rows(rows.start, rows.stop)
+            calls.append((draw_heatmaps, task, rows, drawn, ranges, target))
+        if self.session.pool is None:
+            record, *_ = [call(*arguments, self.session.clock) for call, *arguments in calls]
+            self._finish(task, record)
+            return
+        self.collect(MAX_WAITING - 1)
+        names = [f".{task.category}-{number}.part" for number in range(len(calls))]
+        futures = []
+        for name, call in zip(names, calls, strict=True):
+            store_call(target.folder / name, call)
+            futures.append(self.session.pool.submit(call_stored, target.folder / name))
+        self.waiting.append((task, futures))
+
+    def collect(self, limit: int = MAX_WAITING) -> None:
+        """Mark the categories that are written; wait until at most `limit` are not.
+
+        Raises the `InputError` of a worker process.
+        """
+        while self.waiting:
+            task, futures = self.waiting[0]
+            if len(self.waiting) <= limit and not all(future.done() for future in futures):
+                return
+            with self.session.clock.stage("wait for workers"), worker_errors():
+                (record, seconds), *others = [future.result() for future in futures]
+            self.waiting.popleft()
+            for times in (seconds, *(times for _, times in others)):
+                self.session.clock.add(times, WORKERS)
+            self._finish(task, record)
+
+    def _finish(self, task: CategoryTask, record: dict) -> None:
+        self.session.folder.finish(task.category, record)
+        self.session.folder.write_times(self.session.clock)
+        self.after_category()
+
+
+def store_call(path: Path, call: tuple) -> None:
+    """Write a function and its arguments to a file for `call_stored`.
+
+    The queue of a process pool must not carry them: if a worker dies, the main process would wait
+    for ever until somebody reads the rest.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        pickle.dump(call, stream, pickle.HIGHEST_PROTOCOL)
+
+
+def call_stored(path: Path) -> tuple[object, dict[str, float]]:
+    """Call what `store_call` wrote, with a clock, in a worker; return its result and seconds."""
+    with path.open("rb") as stream:
+        function, *arguments = pickle.load(stream)
+    path.unlink()
+    clock = Stopwatch()
+    return function(*arguments, clock), clock.seconds
+
+
+def write_category(
+    task: CategoryTask, result: CategoryResult, target: Target, clock: Stopwatch
+) -> dict:
+    """Write everything about one category but its heatmaps; return its record for done/."""
+    folder, category, scores, masks = target.folder, task.category, result.scores, result.masks
     with clock.stage("metrics"):
-        metrics, curves = evaluate(category, scores, masks)
-        pixel_threshold = shown_pixel_threshold(scores, masks)
+        metrics, curves, pixel_threshold = evaluate(category, scores, masks)
     with clock.stage("write"):
-        save_scores(folder.path / "scores" / f"{category}.npz", scores)
+        save_scores(folder / "scores" / f"{category}.npz", scores)
         defects = {sample.image: sample.defect for sample in task.tests}
-        write_score_table(folder.path / "scores" / f"{category}.csv", scores, defects)
-    with clock.stage("heatmaps"):
-        panels = panel_paths(category, task.tests, settings.heatmaps)
-        draw_heatmaps(task, result, panels, session)
+        write_score_table(folder / "scores" / f"{category}.csv", scores, defects)
     with clock.stage("report"):
+        panels = panel_paths(task, target.heatmaps)
         data = category_data(task.tests, scores, masks, result.thumbnails, curves, panels)
-        write_category_data(folder.path, category, data)
+        write_category_data(folder, category, data)
     record = {"metrics": metrics, "references": reference_rows(category, task.shot_settings)}
     record["pixel_threshold"] = pixel_threshold
     if result.leave_one_out:
         record |= result.leave_one_out._asdict()
-    folder.finish(category, record)
-    folder.write_times(clock)
+    return record
 
 
 def evaluate(
     category: str, scores: Scores, masks: Masks
-) -> tuple[list[tuple], dict[int, dict[str, Curve]]]:
-    """Return the rows of metrics.csv, and the curves of the first run of each number of shots.
+) -> tuple[list[tuple], dict[int, dict[str, Curve]], float | None]:
+    """Return the rows of metrics.csv, curves by run index, and the pixel F1-max threshold.
 
-    Curves are keyed by run index. A row is (category, shots, seed, metric, value); the value is
-    None where undefined. There are no rows if a label is unknown. Pixel metrics leave out anomalous
-    images without a mask.
+    A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
+    rows if a label is unknown. Curves are those of the first run of each number of shots, and the
+    threshold is that of the last of these runs. Pixel metrics leave out anomalous images without a
+    mask.
     """
-    usable = rows_with_truth(scores, masks)
-    pixels = PixelEvaluator([masks[row] for row in usable])
+    usable = [row for row, mask in enumerate(masks) if scores.label[row] != 1 or mask.any()]
+    usable_masks = [masks[row] for row in usable]
+    pixels = PixelEvaluator(usable_masks)
     first_runs = scores.first_runs()
-    rows, curves = [], {}
+    rows, curves, pixel_threshold = [], {}, None
     for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        maps = scores.stitched(run, [mask.shape for mask in masks])
-        counts = pixels.count_scores(Subset(maps, usable))
+        maps = Subset(scores.stitched(run, [mask.shape for mask in masks]), usable)
+        counts = pixels.count_scores(maps)
         values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
         if run in first_runs:
             curves[run] = image_curves(scores.image_scores[run], scores.label)
             curves[run] |= pixel_curves(counts)
+        if run == first_runs[-1]:
+            pixel_threshold = pixel_f1_threshold(counts, maps, usable_masks)
         for metric in METRICS:
             value = None if np.isnan(values[metric]) else float(values[metric])
             rows.append(
@@ -80,71 +183,67 @@ def evaluate(
             )
     if (scores.label == UNKNOWN).any():
         rows = []
-    return rows, curves
+    return rows, curves, pixel_threshold
 
 
-def rows_with_truth(scores: Scores, masks: Masks) -> list[int]:
-    """Return the rows of all images but the anomalous ones without a mask."""
-    return [row for row, mask in enumerate(masks) if scores.label[row] != 1 or mask.any()]
-
-
-def shown_pixel_threshold(scores: Scores, masks: Masks) -> float | None:
-    """Return the map value of the pixel F1-max, in the first run with the most shots."""
-    usable, run = rows_with_truth(scores, masks), scores.first_runs()[-1]
-    maps = scores.stitched(run, [mask.shape for mask in masks])
-    return pixel_f1_threshold(Subset(maps, usable), [masks[row] for row in usable])
-
-
-def panel_paths(category: str, tests: Sequence[Sample], heatmaps: int | str) -> dict[str, str]:
+def panel_paths(task: CategoryTask, heatmaps: int | str) -> dict[str, str]:
     """Return the heatmap file of every image to draw: image path to path in the result folder.
 
-    `heatmaps` is "all", "none" or the number of images of each defect. Files are named
-    heatmaps/<category>/<defect>/<stem>.png; where two images of a defect share a stem, the suffix
-    is kept, and where they share the whole name, as in folders by date, the path.
+    `heatmaps` is the setting. Files are named heatmaps/<category>/<defect>/<stem>.png; where two
+    images of a defect share a stem, the suffix is kept, and where they share the whole name, as in
+    folders by date, the path.
     """
-    count = {"all": len(tests), "none": 0}.get(heatmaps, heatmaps)
-    paths = [(sample.defect, Path(sample.image)) for sample in tests]
+    paths = [(sample.defect, Path(sample.image)) for sample in task.tests]
     stems = Counter((defect, path.stem) for defect, path in paths)
     names = Counter((defect, path.name) for defect, path in paths)
     panels = {}
-    for sample in (tests[row] for row in first_of_each_defect(tests, count)):
+    for sample in task.drawn(heatmaps):
         path = Path(sample.image)
         name = path.stem if stems[sample.defect, path.stem] == 1 else path.name
         if names[sample.defect, path.name] > 1:
             name = sample.image
-        panels[sample.image] = f"heatmaps/{category}/{sample.defect}/{name}.png"
+        panels[sample.image] = f"heatmaps/{task.category}/{sample.defect}/{name}.png"
     return panels
 
 
-def draw_heatmaps(
-    task: CategoryTask, result: CategoryResult, panels: Mapping[str, str], session: Session
-) -> None:
-    """Draw a panel for each image in `panels`, with one map per number of shots (its first run).
+def shown_ranges(scores: Scores) -> dict[int, ColourRange]:
+    """Return the colour range of each shown run, which all panels of a category share."""
+    return {run: colour_range(scores.maps[run]) for run in scores.first_runs()}
 
-    Each column has one colour range for the whole category. It is known only once the category is
-    scored; keeping all decoded images until then would take megabytes each, so the images that
-    are drawn are decoded a second time.
+
+def draw_heatmaps(
+    task: CategoryTask,
+    rows: slice,
+    result: CategoryResult,
+    ranges: Mapping[int, ColourRange],
+    target: Target,
+    clock: Stopwatch,
+) -> None:
+    """Draw the panels of some test images, with one map per number of shots (its first run).
+
+    `result` is that of the images `task.tests[rows]`. An image without a preview is decoded again.
     """
-    scores, masks = result.scores, result.masks
-    runs, names = scores.first_runs(), scores.run_names()
-    ranges = {run: colour_range(scores.maps[run]) for run in runs}
-    maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in runs}
-    for row, sample in enumerate(task.tests):
-        if sample.image not in panels:
-            continue
-        experiment = session.experiment
-        path = experiment.root / sample.image
-        image = read_image(path, experiment.apply_exif, experiment.white)
-        has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
-        panel = draw_panel(
-            np.asarray(image),
-            masks[row] if has_truth else None,
-            [
-                (names[run], maps[run][row], scores.image_scores[run, row], ranges[run])
-                for run in runs
-            ],
-            sample.image,
-            note="; ".join(session.folder.record["notes"]),
-            height=session.settings.heatmap_size,
-        )
-        write_png(session.folder.path / panels[sample.image], panel)
+    with clock.stage("heatmaps"):
+        panels, scores, masks = panel_paths(task, target.heatmaps), result.scores, result.masks
+        names = scores.run_names()
+        maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in ranges}
+        for row, sample in enumerate(task.tests[rows]):
+            if sample.image not in panels:
+                continue
+            image = result.previews.get(sample.image)
+            if image is None:
+                path = target.root / sample.image
+                image = np.asarray(read_image(path, target.apply_exif, target.white))
+            has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
+            panel = draw_panel(
+                image,
+                masks[row] if has_truth else None,
+                [
+                    (names[run], maps[run][row], scores.image_scores[run, row], scale)
+                    for run, scale in ranges.items()
+                ],
+                sample.image,
+                note="; ".join(target.notes),
+                height=target.heatmap_size,
+            )
+            write_png(target.folder / panels[sample.image], panel)

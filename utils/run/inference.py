@@ -1,7 +1,8 @@
 """Score a category for every (shots, seed), encoding each image once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from utils.log import log
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
+from utils.run.stream import HostCopy
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class ImageResult:
     size: tuple[int, int]  # height and width in pixels
     mask: np.ndarray  # (H, W) bool at the evaluation shape
     thumbnail: bytes  # a JPEG file
+    preview: np.ndarray | None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
 
 
 class LeaveOneOut(NamedTuple):
@@ -52,6 +55,15 @@ class CategoryResult:
     masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`
     thumbnails: list[bytes]  # a JPEG file of each image in `scores`
     leave_one_out: LeaveOneOut | None = None  # if the task asks for it and has two references
+    previews: dict[str, np.ndarray] = field(default_factory=dict)  # of images that get a panel
+
+    def rows(self, start: int, stop: int) -> "CategoryResult":
+        """Return the results of the images `start` to `stop` - 1, without leave-one-out scores."""
+        scores = self.scores.rows(start, stop)
+        previews = {image: self.previews[image] for image in scores.image if image in self.previews}
+        return CategoryResult(
+            scores, self.masks[start:stop], self.thumbnails[start:stop], previews=previews
+        )
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,13 @@ class References:
         return torch.cat([self.rows[image] for image in images]) if images else None
 
 
-def score_category(task: CategoryTask, session: Session) -> CategoryResult | None:
+def score_category(
+    task: CategoryTask, session: Session, after_batch: Callable[[], None]
+) -> CategoryResult | None:
     """Encode this process's shard of a category and score all of its runs.
 
-    Returns the result of all processes in the main process, None elsewhere.
+    `after_batch` is called now and then. Returns the result of all processes in the main process,
+    None elsewhere.
     """
     text = session.text_bank(task.category)
     shard = task.shard(session.context)
@@ -79,13 +94,17 @@ def score_category(task: CategoryTask, session: Session) -> CategoryResult | Non
     if task.leave_one_out and len(references.rows) > 1:
         leave_one_out = score_references(references, session)
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
-    results = []
+    results, copies = [], deque()
     for items, features in session.stream.take(len(shard.tests)):
-        with session.clock.stage("score"):
-            scores, maps = winclip(features, text, references.bank, reference_sets)
-            maximum = session.settings.tile > 0
-            results += split_by_image(items, scores.cpu().numpy(), maps.cpu().numpy(), maximum)
+        with session.clock.stage("score", features.image.device):
+            outputs = winclip(features, text, references.bank, reference_sets)
+            copies.append((items, HostCopy(*outputs)))
+        if len(copies) > 1:  # read one batch late, so that a GPU is never idle
+            results += read_results(*copies.popleft(), session)
         session.progress.update(len(items))
+        after_batch()
+    for items, copy in copies:
+        results += read_results(items, copy, session)
     session.progress.update(len(task) - len(shard))  # encoded by the other processes
     gathered = session.context.gather(results)
     if not gathered:
@@ -141,13 +160,18 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
     )
 
 
+def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> list[ImageResult]:
+    """Wait for the scores and maps of a batch, and split them by image."""
+    with session.clock.stage("score" if copy.copied is None else "wait for GPU"):
+        return split_by_image(items, *copy.read(), maximum=session.settings.tile > 0)
+
+
 def split_by_image(
     items: Sequence[Item], scores: np.ndarray, maps: np.ndarray, maximum: bool
 ) -> list[ImageResult]:
     """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
 
-    The score of an image is the `maximum` over its tiles, or else their mean. Masks are copied, so
-    that no shared memory of a decoding worker outlives its batch.
+    The score of an image is the `maximum` over its tiles, or else their mean.
     """
     counts = np.array([len(item.tiles) for item in items])
     ends = counts.cumsum()
@@ -163,8 +187,9 @@ def split_by_image(
             maps=maps[:, ends[index] - counts[index] : ends[index]],
             tiles=item.grid,
             size=item.size,
-            mask=item.mask.numpy().copy(),
-            thumbnail=item.thumbnail.numpy().tobytes(),
+            mask=item.mask,
+            thumbnail=item.thumbnail,
+            preview=item.preview,
         )
         for index, item in enumerate(items)
     ]
@@ -194,4 +219,6 @@ def collect(
         size=np.array([result.size for result in ordered]),
     )
     masks = [result.mask for result in ordered]
-    return CategoryResult(scores, masks, [result.thumbnail for result in ordered], leave_one_out)
+    previews = {result.image: result.preview for result in ordered if result.preview is not None}
+    thumbnails = [result.thumbnail for result in ordered]
+    return CategoryResult(scores, masks, thumbnails, leave_one_out, previews)

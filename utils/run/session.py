@@ -1,6 +1,7 @@
 """Set up a run: lock, log, clock, model, result folder and feature stream."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from utils.errors import InputError
 from utils.files import sha256_of
 from utils.log import log, log_to_console, log_to_file, progress_bar
 from utils.results.folder import ResultFolder, check_writable, describe_device, lock_folder
-from utils.run.distributed import DistributedContext, reuse_freed_memory
+from utils.run.distributed import DistributedContext, reuse_freed_memory, worker_pool
 from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.run.stream import FeatureStream, make_loader
@@ -38,6 +39,7 @@ class Session:
     folder: ResultFolder | None  # None in all processes but the main one
     clock: Stopwatch
     progress: tqdm  # counts images
+    pool: Executor | None = None  # worker processes that write finished categories
 
     def text_bank(self, category: str) -> TextBank:
         """Return the text bank of a category, built from its prompt ensemble."""
@@ -63,6 +65,8 @@ def open_session(
     clock = Stopwatch()
     with ExitStack() as stack:
         stack.enter_context(log_to_console(settings.quiet or not context.is_main))
+        workers = pool_size(settings) if context.is_main else 0
+        pool = stack.enter_context(worker_pool(workers))  # forked before CUDA starts
         if context.is_main:
             path = Path(settings.result_dir)
             check_writable(path)
@@ -92,7 +96,19 @@ def open_session(
             disable=settings.quiet or not context.is_main or not pending,
         )
         stream = FeatureStream(loader, clip, encoder, clock)
-        yield Session(settings, experiment, context, pending, clip, stream, folder, clock, progress)
+        yield Session(
+            *(settings, experiment, context, pending, clip),
+            *(stream, folder, clock, progress, pool),
+        )
+
+
+def pool_size(settings: Settings) -> int:
+    """Return the number of worker processes that write finished categories.
+
+    On a CPU there is at most one, because the encoder needs the cores.
+    """
+    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    return min(settings.num_workers, 1) if on_cpu else settings.num_workers
 
 
 def compose_prompts(settings: Settings, category: str) -> tuple[list[str], list[str]]:

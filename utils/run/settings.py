@@ -1,5 +1,6 @@
 """The settings of a run: a runner's constants, overridden by the command line, resolved once."""
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,6 +48,7 @@ NOT_FINGERPRINTED = (
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
     *("recursive", "good_folder"),
 )
+MAX_WORKERS = 8  # of NUM_WORKERS = "auto"
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,9 @@ class Settings:
     """Make CUDA runs bitwise reproducible, but slower; CPU runs are always reproducible."""
     batch_size: int = 8
     """Images decoded and sent to the device together; 1 or more."""
-    num_workers: int = 2
-    """Processes that decode images ahead of the encoder; 0: decode in the main process."""
+    num_workers: int | Literal["auto"] = "auto"
+    """Processes that decode images, and as many that write results on a GPU machine, beside the
+    encoder; "auto": one per core, at most 8; 0: do all in the main process."""
     eval_size: int | Literal["source"] = 240
     """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size."""
     heatmaps: int | Literal["all", "none"] = "all"
@@ -162,6 +165,8 @@ class Settings:
             if getattr(self, name, "").startswith("~"):
                 values[name] = str(user_path(getattr(self, name)))
         values["result_dir"] = str(self.result_folder)
+        if self.num_workers == "auto":
+            values["num_workers"] = core_share(MAX_WORKERS)
         if self.tile and values.get("resize", self.resize) == "squash":
             raise InputError(
                 f"TILE = {self.tile}: squashed images have no tiles; add --resize tile"
@@ -234,6 +239,15 @@ class FolderSettings(Settings):
     def benchmark(self) -> str:
         """Return the user's name for the benchmark."""
         return self.name
+
+
+def core_share(most: int) -> int:
+    """Return this process's share of the cores of its machine: 1 to `most`."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # those that a job scheduler grants
+    else:
+        cores = os.cpu_count() or 1
+    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), most)
 
 
 def has_type(value: object, hint: object) -> bool:

@@ -1,8 +1,11 @@
 """The features of all images of a run: decoded ahead by worker processes, encoded once each."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.images import ImageDataset, Item, normalise
@@ -10,10 +13,15 @@ from models.encoder import WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features
 from utils.errors import InputError
-from utils.run.distributed import exit_with_parent
+from utils.results.heatmaps import MAX_ASPECT, fit
+from utils.run.distributed import exit_with_parent, start_workers
 from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
+
+TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
+DECODE_TIMEOUT_S = 600  # for a batch; a worker that lacks the memory to send one never answers
+PREVIEW_BYTES = 128 * 2**20  # previews kept in memory per category; other images are decoded twice
 
 
 class FeatureStream:
@@ -27,11 +35,15 @@ class FeatureStream:
     def __init__(
         self, loader: DataLoader, clip: LoadedClip, encoder: WindowedEncoder, clock: Stopwatch
     ):
-        self.batches = iter(loader)
-        self.clip = clip
+        with start_workers():
+            self.batches = iter(loader)
+        statistics = torch.tensor([clip.mean, clip.std], device=encoder.device)
+        self.mean, self.std = statistics[:, :, None, None]
         self.encoder = encoder
         self.clock = clock
         self.on_cpu = encoder.device.type == "cpu"
+        # On a CPU, batching is no faster, and scores stay independent of the batch.
+        self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
 
     def take(self, count: int) -> Iterator[tuple[list[Item], Features]]:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
@@ -42,9 +54,7 @@ class FeatureStream:
         while count > 0:
             items = self._decode()
             count -= len(items)
-            # On a CPU, one image at a time: batching is no faster, and scores stay independent of
-            # the batch.
-            for batch in [[item] for item in items] if self.on_cpu else [items]:
+            for batch in group_items(items, self.tiles_per_pass):
                 yield batch, self._encode(batch)
 
     def _decode(self) -> list[Item]:
@@ -56,16 +66,30 @@ class FeatureStream:
         return items
 
     def _encode(self, items: list[Item]) -> Features:
-        with self.clock.stage("encode"):
-            tiles = torch.cat([item.tiles for item in items]).to(self.encoder.device)
-            tiles = normalise(tiles, self.clip.mean, self.clip.std)
-            batches = tiles.split(1 if self.on_cpu else len(tiles))
-            features = [self.encoder.encode_images(batch) for batch in batches]
-            if not self.on_cpu:
-                torch.cuda.synchronize(
-                    self.encoder.device
-                )  # so that this stage's seconds are complete
-        return Features.concatenate(features)
+        with self.clock.stage("encode", self.encoder.device):
+            tiles = torch.from_numpy(np.concatenate([item.tiles for item in items]))
+            if not self.on_cpu:  # from pinned memory, the copy does not wait for earlier work
+                tiles = tiles.pin_memory().to(self.encoder.device, non_blocking=True)
+            tiles = normalise(tiles, self.mean, self.std)
+            passes = tiles.split(self.tiles_per_pass)
+            return Features.concatenate([self.encoder.encode_images(tiles) for tiles in passes])
+
+
+class HostCopy:
+    """Tensors on their way to the CPU: the copies start now, and only `read` waits for them."""
+
+    def __init__(self, *tensors: Tensor):
+        self.copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        self.copied = None
+        if any(tensor.is_cuda for tensor in tensors):
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def read(self) -> list[np.ndarray]:
+        """Wait for the copies and return them."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return [copy.numpy() for copy in self.copies]
 
 
 def make_loader(
@@ -76,6 +100,9 @@ def make_loader(
     `side` is the size of the encoder's square input in pixels.
     """
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
+    height = settings.heatmap_size
+    most = PREVIEW_BYTES // (3 * MAX_ASPECT * height**2)
+    drawn = [sample for task in tasks for sample in task.drawn(settings.heatmaps)[:most]]
     dataset = ImageDataset(
         experiment.root,
         [sample for rows in groups for sample in rows],
@@ -86,14 +113,30 @@ def make_loader(
         settings.tile,
         white=experiment.white,
         custom_masks=experiment.custom_masks,
+        previewed=frozenset(sample.image for sample in drawn),
+        shrink=partial(fit, height=height),
     )
+    workers = settings.num_workers if len(dataset) else 0
     return DataLoader(
         dataset,
         batch_sampler=batch_indices([len(rows) for rows in groups], settings.batch_size),
-        num_workers=settings.num_workers if len(dataset) else 0,
+        num_workers=workers,
         collate_fn=list,
+        timeout=DECODE_TIMEOUT_S if workers else 0,
         worker_init_fn=exit_with_parent,
     )
+
+
+def group_items(items: Sequence[Item], tiles: int) -> list[list[Item]]:
+    """Group consecutive images of at most `tiles` tiles in all; an image with more is alone."""
+    groups, size = [], 0
+    for item in items:
+        size += len(item.tiles)
+        if not groups or size > tiles:
+            groups.append([])
+            size = len(item.tiles)
+        groups[-1].append(item)
+    return groups
 
 
 def batch_indices(group_sizes: Sequence[int], batch_size: int) -> list[list[int]]:
