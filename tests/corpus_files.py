@@ -30,6 +30,7 @@ def splits() -> list[Case]:
         "with CRLF": whole.replace(b"\n", b"\r\n"),
         "from a spreadsheet": b"\xef\xbb\xbf" + whole,
         "another order": table("label,split,class_name,defect,mask,image", "0,test,b,good,,b.png"),
+        "without a mask": table(HEADER, "b,test,1,cut,b/0.png,"),
         "a further column": table(HEADER + ",note", GOOD + ",x"),
         "names in quotes": table(HEADER, 'b,test,0,good,"b/a, ""b"" 图像 é 🙂.png",'),
     }
@@ -40,7 +41,7 @@ def splits() -> list[Case]:
     paths += ("./0.png", "b//0.png", "b/./0.png", "//b/0.png", "b/0.png/", ".", "")
     paths += ('"b/\n0.png"', '"b/\r0.png"', "b/\x1b[2J0.png", "b/\x000.png", "b/\u20280.png")
     wrong |= {f"image {p!a}": table(HEADER, f"b,test,0,good,{p},") for p in paths}
-    wrong |= {f"mask {p!a}": table(HEADER, f"b,test,1,cut,b/0.png,{p}") for p in paths}
+    wrong |= {f"mask {p!a}": table(HEADER, f"b,test,1,cut,b/0.png,{p}") for p in paths if p}
     names = ("", ".", "..", "a/b", "a\\b", "/", '"a\nb"', "\x07")
     wrong |= {f"class {n!a}": table(HEADER, f"{n},test,0,good,b/0.png,") for n in names}
     wrong |= {f"defect {n!a}": table(HEADER, f"b,test,1,{n},b/0.png,m.png") for n in names[1:]}

@@ -27,7 +27,7 @@ from utils.results.thresholds import (
     pixel_f1_threshold,
 )
 from utils.run.benchmark import run
-from utils.run.category import shown_pixel_threshold
+from utils.run.category import evaluate
 from utils.run.custom import CustomSettings, plan_custom
 
 DEFECT = {"box": [1, 1, 3, 3], "area": 6, "peak": 0.9, "contours": [[[1, 1], [3, 1], [3, 3]]]}
@@ -96,9 +96,10 @@ def test_an_anomalous_image_without_a_mask_does_not_move_the_pixel_threshold():
     scores = fabricated([0, 1, 1])
     masks = [np.zeros((30, 30), bool) for _ in range(3)]
     masks[1][12:18, 12:18] = True
-    alone = shown_pixel_threshold(select_rows(scores, [0, 1]), masks[:2])
-    assert shown_pixel_threshold(scores, masks) == alone is not None
-    assert shown_pixel_threshold(scores, [mask & False for mask in masks]) is None
+    *_, alone = evaluate("a", select_rows(scores, [0, 1]), masks[:2])
+    assert alone is not None
+    assert evaluate("a", scores, masks)[-1] == alone
+    assert evaluate("a", scores, [mask & False for mask in masks])[-1] is None
 
 
 def select_rows(scores: Scores, rows: list[int]) -> Scores:
@@ -259,10 +260,12 @@ def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
 def test_leave_one_out_scores_take_the_maximum_over_tiles_as_image_scores_do(tmp_path):
     root = make_mvtec(tmp_path, ["bottle"], train=2) / "bottle"
     first, second = sorted((root / "train/good").iterdir())
-    tiled = settings(tmp_path, images=str(first), references=str(root / "train/good"), tile=60)
+    other = str(root / "test/good/000.png")
+    tiled = settings(tmp_path, images=other, references=str(root / "train/good"), tile=60)
     run(tiled, plan_custom(tiled))
     record = json.loads((tiled.result_folder / "done/metal nut.json").read_text())
-    apart = replace(tiled, references=str(second), result_dir=str(tmp_path / "apart"))
+    apart = replace(tiled, images=str(first), references=str(second))
+    apart = replace(apart, result_dir=str(tmp_path / "apart"))
     run(apart, plan_custom(apart))
     scores = load_scores(apart.result_folder / "scores/metal nut.npz")
     assert scores.tiles.prod() > 1

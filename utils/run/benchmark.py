@@ -62,13 +62,12 @@ def run(
     experiment = experiment or plan_benchmark(settings)
     with device_errors(settings), open_session(settings, experiment, context) as session:
         writer = CategoryWriter(session, partial(write_summary, session))
-        with session.progress:
+        with session.progress, writer:
             for task in session.pending:
                 session.progress.set_description(task.category, refresh=False)
                 result = score_category(task, session, writer.collect)
                 if result is not None:  # in the main process
                     writer.write(task, result)
-        writer.collect(0)
         return finish(session) if context.is_main else ""
 
 

@@ -60,13 +60,21 @@ class CategoryWriter:
     """Write scored categories, in the session's worker processes if it has any.
 
     A category that all workers have written is marked as finished, in the main process;
-    `after_category` is then called.
+    `after_category` is then called. As a context, wait at the end for all scored categories, also
+    after an error, but not if the run is interrupted.
     """
 
     def __init__(self, session: Session, after_category: Callable[[], object]):
         self.session = session
         self.after_category = after_category
         self.waiting: deque[tuple[CategoryTask, list[Future]]] = deque()
+
+    def __enter__(self) -> "CategoryWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.collect(0)
 
     def write(self, task: CategoryTask, result: CategoryResult) -> None:
         """Write a category, or have the workers write it; wait if MAX_WAITING already wait."""
