@@ -2,11 +2,11 @@
 
     python benchmarks/pipeline.py --data-root DIR [--speed N] [--repeat N] [--heatmaps N]
 
-A stand-in takes the encoder's place: it sleeps 1/N s per image, as a GPU of that speed would leave
-the CPU free, and returns random features. All else is a real run of 0, 1, 2 and 4 shots x 5 seeds:
-decoding, scoring, metrics, tables, heatmaps and report. DIR has images in MVTec AD's layout; every
-category is run `--repeat` times under different names. Time counts from the first image to the
-end of the run. Writes only temporary files.
+A stand-in takes the encoder's place and returns random features. As a GPU of N images/s would, it
+leaves the CPU free and works asynchronously: an image has to wait until the one before is encoded.
+All else is a real run of 0, 1, 2 and 4 shots x 5 seeds: decoding, scoring, metrics, tables,
+heatmaps and report. DIR has images in MVTec AD's layout; each test image is used `--repeat` times.
+Time counts from the first image to the end of the run. Writes only temporary files.
 """
 
 import argparse
@@ -53,14 +53,15 @@ class StandIn:
 
     def __init__(self, speed: float):
         self.speed, self.device = speed, torch.device("cpu")
-        self.images, self.began = 0, 0.0
+        self.images, self.began, self.free_at = 0, 0.0, 0.0  # times of time.perf_counter()
         windows = [(GRID[0] - size + 1) * (GRID[1] - size + 1) for size in SCALES]
         self.shapes = [(), *((count,) for count in windows), (GRID[0] * GRID[1],)]
 
     def encode_images(self, pixels: Tensor) -> Features:
-        """Sleep as long as the encoder would take; return random features."""
+        """Wait until the encoder is free, start it, and return random features at once."""
         self.began = self.began or time.perf_counter()
-        time.sleep(len(pixels) / self.speed)
+        time.sleep(max(0, self.free_at - time.perf_counter()))
+        self.free_at = time.perf_counter() + len(pixels) / self.speed
         self.images += len(pixels)
         image, *windows, patches = (
             torch.randn(len(pixels), *shape, WIDTH) for shape in self.shapes
@@ -68,21 +69,16 @@ class StandIn:
         return Features(image, tuple(windows), patches, GRID, SCALES)
 
 
-def repeat_categories(root: Path, folder: Path, repeat: int) -> Path:
-    """Link every category into `folder` under `repeat` names; return the path of their split."""
+def repeat_images(root: Path, folder: Path, repeat: int) -> Path:
+    """Link `root` into `folder` under `repeat` names; return a split with all their test images."""
     options = Options(root, splits_folder=folder, allow_incomplete=True)
-    copies = []
-    for sample in read_split(prepare(MVTEC, options)[0]):
-        for turn in range(repeat):
-            name = f"{sample.class_name}_{turn}"
-            link = folder / name
-            if not link.exists():
-                link.symlink_to(root.resolve() / sample.class_name)
-            paths = {
-                key: path and str(Path(name, *Path(path).parts[1:]))
-                for key, path in (("image", sample.image), ("mask", sample.mask))
-            }
-            copies.append(replace(sample, class_name=name, **paths))
+    samples, copies = read_split(prepare(MVTEC, options)[0]), []
+    for turn in range(repeat):
+        (folder / str(turn)).symlink_to(root.resolve())
+        for sample in samples:
+            if sample.split == "test" or turn == 0:
+                mask = sample.mask and f"{turn}/{sample.mask}"
+                copies.append(replace(sample, image=f"{turn}/{sample.image}", mask=mask))
     return write_split(copies, folder, "repeated")[0]
 
 
@@ -104,7 +100,7 @@ def main() -> None:
         settings = Settings(
             "mvtec",
             data_root=str(folder),
-            split=str(repeat_categories(options.data_root, folder, options.repeat)),
+            split=str(repeat_images(options.data_root, folder, options.repeat)),
             model=str(folder / "tiny.json"),
             pretrained="random",
             device="cpu",

@@ -169,9 +169,11 @@ def test_a_split_may_have_unknown_categories(mvtec_settings, tmp_path):
     assert table.query("category in ['valve', 'mean']")["paper"].isna().all()
 
 
-def test_tables_are_written_after_each_category_and_the_report_at_the_end(
-    mvtec_settings, tmp_path, monkeypatch
+@pytest.mark.parametrize(("interval", "expected"), [(0.0, [7, 14, 14]), (1e9, [7, 14])])
+def test_tables_are_written_between_categories_and_the_report_at_the_end(
+    mvtec_settings, tmp_path, monkeypatch, interval, expected
 ):
+    monkeypatch.setattr(benchmark, "TABLES_INTERVAL_S", interval)
     reports, tables = [], []
     monkeypatch.setattr("utils.report.page.write_report", reports.append)
     monkeypatch.setattr(
@@ -179,7 +181,7 @@ def test_tables_are_written_after_each_category_and_the_report_at_the_end(
     )
     monkeypatch.setattr(benchmark, "write_summary_page", lambda folder: "")
     run(replace(mvtec_settings, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
-    assert tables == [7, 14, 14]  # seven metrics of one category, then of two
+    assert tables == expected  # seven metrics of one category, then of two
     assert reports == [tmp_path]
 
 

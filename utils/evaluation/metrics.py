@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from utils.errors import InputError
 from utils.evaluation.rank_index import CompiledCounter, SortingCounter
@@ -43,8 +44,6 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     All are NaN unless there are good and anomalous images. Raise `InputError` for scores that are
     not finite and for other shapes.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second to import
-
     scores, labels = check_images(scores, labels)
     if labels.all() or not labels.any():
         return dict.fromkeys(IMAGE_METRICS, float("nan"))
@@ -68,8 +67,6 @@ def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return F1 (K,) at each distinct image score, and these scores (K,) in ascending order."""
-    from sklearn.metrics import precision_recall_curve
-
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     total = np.maximum(precision + recall, np.finfo(np.float64).tiny)  # 0 without true positives
     return (2 * precision * recall / total)[:-1], thresholds  # the last point has no threshold

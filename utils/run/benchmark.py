@@ -5,9 +5,10 @@ the unit of work: its files are written when it is finished, and a run that was 
 with the first unfinished category when it is started again.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import pandas as pd
 import torch
@@ -26,6 +27,8 @@ from utils.run.inference import score_category
 from utils.run.plan import Experiment, plan_benchmark
 from utils.run.session import Session, open_session
 from utils.run.settings import Settings, parse_settings
+
+TABLES_INTERVAL_S = 10.0  # between two states of the tables while a run goes on
 
 
 def main(
@@ -61,7 +64,7 @@ def run(
     settings = settings.resolve()
     experiment = experiment or plan_benchmark(settings)
     with device_errors(settings), open_session(settings, experiment, context) as session:
-        writer = CategoryWriter(session, partial(write_summary, session))
+        writer = CategoryWriter(session, at_most_every(TABLES_INTERVAL_S, write_summary, session))
         with session.progress, writer:
             for task in session.pending:
                 session.progress.set_description(task.category, refresh=False)
@@ -89,6 +92,19 @@ def device_errors(settings: Settings) -> Iterator[None]:
             f"a process that decodes images has died or hangs ({describe_error(error)}), probably "
             "for lack of memory; start the run again with --num-workers 0: finished work is kept"
         ) from error
+
+
+def at_most_every(seconds: float, function: Callable, *arguments: object) -> Callable[[], None]:
+    """Return a function that calls `function`, unless it has done so in the last `seconds`."""
+    last_call = -math.inf
+
+    def call() -> None:
+        nonlocal last_call
+        if time.monotonic() - last_call >= seconds:
+            function(*arguments)
+            last_call = time.monotonic()
+
+    return call
 
 
 def write_summary(session: Session) -> str:
