@@ -173,6 +173,7 @@ def open_folder(
     log.info(f"weights: {weights.description}")
     if weights.sha256:
         log.info(f"sha256 of the weights: {weights.sha256}")
+    log.info(describe_resizing(settings, clip.image_size))
     log.info(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
     log.info(f"protocol: {settings.protocol}, {settings.precision} on {record['device']}")
     for note in notes:
@@ -180,6 +181,15 @@ def open_folder(
     for message in experiment.messages:
         log.info(message)
     return folder
+
+
+def describe_resizing(settings: Settings, side: int) -> str:
+    """Return to which size images are resized for the encoder, whose input has `side` pixels."""
+    if settings.resize == "squash":
+        return f"images are squashed to {side} x {side} pixels"
+    if settings.tile:
+        return f"images are cut into tiles of {settings.tile} pixels, each resized to {side}"
+    return f"the shorter side of images is resized to {side} pixels; --tile N keeps small defects"
 
 
 def notes_on_weights(clip: LoadedClip) -> list[str]:
