@@ -33,6 +33,8 @@ def _unsupported_part(block: nn.Module) -> str:
         return f"its blocks have no {min(missing)}"
     if missing := {"in_proj_weight", "in_proj_bias", "out_proj"} - contents(attn):
         return f"its attention has no {min(missing)}"
+    if not (hasattr(attn, "num_heads") and hasattr(attn, "head_dim")):
+        return "its attention does not say how many heads it has"
     if extra := contents(block) - BLOCK_PARTS:
         return f"its blocks have {', '.join(sorted(extra))}"
     if extra := contents(attn) - ATTENTION_PARTS:
@@ -45,7 +47,7 @@ def _unsupported_part(block: nn.Module) -> str:
 
 
 def contents(module: nn.Module | None) -> set[str]:
-    """Return the names of a module's own parameters, and of its children but identities."""
+    """Return the names of a module's own parameters, and of its children except `nn.Identity`."""
     if module is None:
         return set()
     children = module.named_children()

@@ -71,6 +71,13 @@ def check_device_name(name: str, count: int) -> None:
     raise InputError(f'DEVICE = "{name}": {problem}')
 
 
+def check_without_cuda(name: str, precision: str) -> None:
+    """Raise InputError for a DEVICE or PRECISION that cannot be right, without starting CUDA."""
+    check_device_name(name, torch.cuda.device_count())
+    if name == "cpu" or not torch.cuda.is_available():
+        check_precision(torch.device("cpu"), precision)
+
+
 def multiply_on(device: torch.device) -> None:
     """Compute a small product on a GPU; raises torch's error if it has no kernels for that GPU."""
     ones = torch.ones(16, 16, device=device)

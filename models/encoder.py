@@ -154,7 +154,7 @@ class WindowedEncoder:
             del attended
             x = add_mlp(block, x)
         penultimate = x[: batch * full].unflatten(0, (batch, full))[:, 1:]
-        x = self._last_block(last, x, batch)
+        x = self._last_block(last, x)
         full_images = x[: batch * self.full_outputs].unflatten(0, (batch, self.full_outputs))
         classes = torch.cat([full_images[:, 0], x[batch * self.full_outputs :]])
         if self.patch_tokens == "penultimate":
@@ -175,7 +175,7 @@ class WindowedEncoder:
         batch = len(tokens) // len(self.token_index)
         return tokens.split([batch * count for count in self.group_tokens])
 
-    def _last_block(self, block: nn.Module, x: Tensor, batch: int) -> Tensor:
+    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """Run the last block for the tokens that are read: (B * T, D) to (B * T_read, D)."""
         full, *windows = (
             group.unflatten(0, (-1, length))

@@ -344,3 +344,11 @@ def test_equal_f1_tie_despite_rounding():
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
 def test_the_f1_threshold_is_undefined_for_a_single_label(labels):
     assert np.isnan(f1_max_threshold(np.array([0.1, 0.2, 0.3]), np.array(labels)))
+
+
+def test_images_of_unknown_labels_are_left_out():
+    scores, labels = np.array([0.1, 0.9, 0.3, 0.2]), np.array([0, -1, 1, 0])
+    known = labels >= 0
+    assert image_metrics(scores, labels) == image_metrics(scores[known], labels[known])
+    assert f1_max_threshold(scores, labels) == 0.3
+    assert all(np.isnan(value) for value in image_metrics(scores, labels * 0 - 1).values())

@@ -14,7 +14,7 @@ from tests.clips import write_config
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.evaluation.metrics import PixelEvaluator
-from utils.results.defects import BELOW, coco, defects_of, find_defects, find_thresholds
+from utils.results.defects import BELOW, coco, find_defects, find_regions, find_thresholds
 from utils.results.scores import Scores, load_scores
 from utils.results.thresholds import (
     F1_MAX,
@@ -143,7 +143,13 @@ def test_thresholds_come_from_masks_references_or_images_below_the_threshold():
     assert sources(labelled, both) == [(0.25, REFERENCES), (0.28, F1_MAX)]
     assert sources(unlabelled, references) == [(0.25, REFERENCES), (0.35, REFERENCES)]
     assert find_thresholds(unlabelled, {}, None) is None
-    assert find_thresholds(fabricated([1, 0]), {}, None) is None  # both are above the threshold
+    all_above = fabricated([1, 0])
+    detection = find_thresholds(all_above, {}, None)
+    assert detection.pixel is None
+    assert [image["defects"] for image in find_defects(all_above, detection)] == [
+        [],
+        [],
+    ]  # both are above the threshold
 
 
 def test_defects_are_measured_at_the_resolution_of_the_image():
@@ -167,7 +173,7 @@ def test_a_hole_is_a_contour_and_diagonal_neighbours_are_one_defect():
     values[3, 3] = 0
     values[6, 6] = 0.9
     values[8, 0] = 0.6
-    large, dot = defects_of(values, Threshold(0.4, REFERENCES))
+    large, dot = find_regions(values, Threshold(0.4, REFERENCES))
     assert (large["area"], large["box"], len(large["contours"])) == (25, [1, 1, 6, 6], 2)
     assert [0, 0] not in large["contours"][0] and [1, 1] in large["contours"][0]
     assert (dot["box"], dot["contours"]) == ([0, 8, 1, 1], [[[0, 8]]])

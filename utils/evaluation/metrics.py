@@ -39,9 +39,10 @@ class ScoreCounts(NamedTuple):
 
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return AUROC, AUPR and F1-max in [0, 1] of image scores (N,) and labels (N,), > 0 anomalous.
+    """Return AUROC, AUPR and F1-max in [0, 1] of image scores (N,) and labels (N,).
 
-    All are NaN unless there are good and anomalous images. Raise `InputError` for scores that are
+    Labels are 1 for anomalous, 0 for good and negative for unknown; images of unknown labels are
+    left out. All are NaN unless there are good and anomalous images. Raise `InputError` for scores that are
     not finite and for other shapes.
     """
     scores, labels = check_images(scores, labels)
@@ -73,14 +74,18 @@ def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 
 
 def check_images(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return image scores as float64 and labels as bool; raise like `image_metrics`."""
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels) > 0
+    """Return the scores of labelled images as float64 and their labels as bool.
+
+    Raise like `image_metrics`.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise InputError(f"scores {scores.shape} and labels {labels.shape}: expected (N,) for both")
     if not np.isfinite(scores).all():
         index = int(np.isfinite(scores).argmin())
         raise InputError(f"image {index} has the score {scores[index]}: expected a finite number")
-    return scores, labels
+    known = labels >= 0
+    return scores[known], labels[known] > 0
 
 
 def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, float]:

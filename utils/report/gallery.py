@@ -77,6 +77,8 @@ def gallery_images(category: Mapping, detected: Mapping | None) -> dict[str, dic
 
 def caption(defects: Sequence[Mapping], detected: Mapping) -> str:
     """Return the caption of an image's defects, with the run and the threshold of its map."""
+    if detected["pixel_threshold"] is None:
+        return "no threshold for the map, as every image is above the threshold of the scores"
     count = f"{len(defects)} defect{'' if len(defects) == 1 else 's'} detected"
     if not defects:
         count = "no defect detected: no pixel reaches the threshold of the map"

@@ -52,7 +52,7 @@ class Detection(NamedTuple):
 
     run: int
     image: Threshold
-    pixel: Threshold
+    pixel: Threshold | None  # None where every image is above the threshold, so none is a measure
 
 
 def write_defects(folder: Path) -> None:
@@ -64,6 +64,10 @@ def write_defects(folder: Path) -> None:
         scores = load_scores(folder / "scores" / f"{category}.npz")
         detection = find_thresholds(scores, finished, rate)
         if detection is None:
+            log.info(
+                f"no threshold for {category}, so it is not in {FILE}: a threshold needs good and "
+                "anomalous images, or two reference images"
+            )
             continue
         categories[category] = describe(detection, scores)
         images += [{"category": category} | image for image in find_defects(scores, detection)]
@@ -71,7 +75,6 @@ def write_defects(folder: Path) -> None:
     for name in (FILE, COCO_FILE):
         (folder / name).unlink(missing_ok=True)  # of an earlier run with another rate
     if not categories:
-        log.info(f"no threshold (it needs labels, or two references), so no {FILE}")
         return
     lines = ",\n".join(json.dumps(image, ensure_ascii=False) for image in images)
     head = json.dumps(categories, ensure_ascii=False, indent=1)
@@ -113,19 +116,19 @@ def find_thresholds(scores: Scores, record: Mapping, rate: float | None) -> Dete
     counts = scores.tiles.prod(axis=1)
     peaks = np.maximum.reduceat(scores.maps[run].max(axis=(1, 2)), counts.cumsum() - counts)
     below = peaks[~image.exceeded_by(scores.image_scores[run])]
-    if not len(below):  # every image is above the threshold
-        return None
-    return Detection(run, image, Threshold(float(below.max()), BELOW))
+    pixel = Threshold(float(below.max()), BELOW) if len(below) else None
+    return Detection(run, image, pixel)
 
 
 def describe(detection: Detection, scores: Scores) -> dict:
     """Return the entry of a category."""
+    pixel = detection.pixel
     return {
         "run": scores.run_names()[detection.run],
         "threshold": shortest_float(detection.image.value),
         "threshold_source": detection.image.source,
-        "pixel_threshold": shortest_float(detection.pixel.value),
-        "pixel_threshold_source": detection.pixel.source,
+        "pixel_threshold": pixel and shortest_float(pixel.value),
+        "pixel_threshold_source": pixel and pixel.source,
     }
 
 
@@ -135,27 +138,31 @@ def find_defects(scores: Scores, detection: Detection) -> list[dict]:
     maps = scores.stitched(detection.run, scores.size.tolist())
     rows = np.flatnonzero(detection.image.exceeded_by(values)).tolist()
     with ThreadPoolExecutor(THREADS) as pool:
-        defects = pool.map(lambda row: defects_of(maps[row], detection.pixel), rows)
+        defects = pool.map(lambda row: find_regions(maps[row], detection.pixel), rows)
     return [
         {
             "image": str(scores.image[row]),
             "size": scores.size[row].tolist(),
             "score": shortest_float(values[row]),
-            "defects": found,
+            "defects": regions,
         }
-        for row, found in zip(rows, defects, strict=True)
+        for row, regions in zip(rows, defects, strict=True)
     ]
 
 
-def defects_of(values: np.ndarray, threshold: Threshold) -> list[dict]:
+def find_regions(values: np.ndarray, threshold: Threshold | None) -> list[dict]:
     """Return the connected defects of a map (H, W) float32, the highest peak first.
+
+    There are none without a threshold.
 
     >>> values = np.zeros((4, 5), np.float32)
     >>> values[1, 2:4] = 0.5, 1
-    >>> (defect,) = defects_of(values, Threshold(0.25, REFERENCES))
+    >>> (defect,) = find_regions(values, Threshold(0.25, REFERENCES))
     >>> [defect[key] for key in ("box", "area", "peak", "mean", "contours")]
     [[2, 1, 2, 1], 2, 1.0, 0.75, [[[2, 1], [3, 1]]]]
     """
+    if threshold is None:
+        return []
     mask = threshold.exceeded_by(values).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     defects = []
@@ -191,7 +198,7 @@ def coco(title: str, categories: list[str], images: list[dict], sizes: list[tupl
     """Return the defects in COCO's format, with their peak as score.
 
     `sizes` has the path and [height, width] of every image, with or without defects. A polygon is
-    the outer border; holes only lessen the area. One of fewer than three points is the box.
+    the outer border; holes only reduce the area. One of fewer than three points is the box.
     """
     ids = {name: index for index, name in enumerate((name for name, _ in sizes), start=1)}
     annotations = []

@@ -166,11 +166,12 @@ def evaluate(
     """Return the rows of metrics.csv, curves by run index, and the pixel F1-max threshold.
 
     A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
-    rows if a label is unknown. Curves are those of the first run of each number of shots, and the
-    threshold is that of the last of these runs. Pixel metrics leave out anomalous images without a
-    mask.
+    rows if all labels are unknown. Curves are those of the first run of each number of shots, and
+    the threshold is that of the last of these runs. All leave out images whose label is unknown,
+    those of pixels also anomalous images without a mask.
     """
-    usable = [row for row, mask in enumerate(masks) if scores.label[row] != 1 or mask.any()]
+    labels = scores.label.tolist()
+    usable = [row for row, mask in enumerate(masks) if labels[row] == 0 or mask.any()]
     usable_masks = [masks[row] for row in usable]
     pixels = PixelEvaluator(usable_masks)
     first_runs = scores.first_runs()
@@ -189,7 +190,7 @@ def evaluate(
             rows.append(
                 (category, int(shots), None if seed == NO_SEED else int(seed), metric, value)
             )
-    if (scores.label == UNKNOWN).any():
+    if (scores.label == UNKNOWN).all():
         rows = []
     return rows, curves, pixel_threshold
 

@@ -16,7 +16,7 @@ from datasets.custom.tree import CustomRequest
 from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
-from models.device import check_precision, resolve_device
+from models.device import check_without_cuda
 from models.weights import RANDOM, check_names
 from utils.cli import exit_on_error
 from utils.errors import InputError
@@ -156,8 +156,7 @@ def check_settings(settings: CustomSettings) -> None:
             raise InputError(
                 f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
             )
-    device = resolve_device(settings.device, settings.deterministic)
-    check_precision(device, settings.precision)
+    check_without_cuda(settings.device, settings.precision)
     check_names(settings.model, settings.pretrained)
 
 
