@@ -68,7 +68,7 @@ def test_a_threshold_compares_float32_values_however_many_digits_they_have():
 def test_the_explanation_says_how_many_good_images_exceed_the_threshold():
     assert "about 1 in 5 good images" in explain_threshold(0.5, 4, None)
     text = explain_threshold(0.5, 40, 0.05)
-    assert "number 2 from the top" in text and "at most 5 % of good images" in text
+    assert "reached by 2 of the 40 reference images" in text and "at most 5 % of good images" in text
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -42,8 +42,8 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return AUROC, AUPR and F1-max in [0, 1] of image scores (N,) and labels (N,).
 
     Labels are 1 for anomalous, 0 for good and negative for unknown; images of unknown labels are
-    left out. All are NaN unless there are good and anomalous images. Raise `InputError` for scores that are
-    not finite and for other shapes.
+    left out. All are NaN unless there are good and anomalous images. Raise `InputError` for scores
+    that are not finite and for other shapes.
     """
     scores, labels = check_images(scores, labels)
     if labels.all() or not labels.any():
