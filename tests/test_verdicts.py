@@ -68,7 +68,7 @@ def test_a_threshold_compares_float32_values_however_many_digits_they_have():
 def test_the_explanation_says_how_many_good_images_exceed_the_threshold():
     assert "about 1 in 5 good images" in explain_threshold(0.5, 4, None)
     text = explain_threshold(0.5, 40, 0.05)
-    assert "reached by 2 of the 40 reference images" in text and "at most 5 % of good images" in text
+    assert "reached by 2 of 40 reference images" in text and "at most 5 % of good images" in text
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -143,13 +143,10 @@ def test_thresholds_come_from_masks_references_or_images_below_the_threshold():
     assert sources(labelled, both) == [(0.25, REFERENCES), (0.28, F1_MAX)]
     assert sources(unlabelled, references) == [(0.25, REFERENCES), (0.35, REFERENCES)]
     assert find_thresholds(unlabelled, {}, None) is None
-    all_above = fabricated([1, 0])
+    all_above = fabricated([1, 0])  # both are above the threshold
     detection = find_thresholds(all_above, {}, None)
     assert detection.pixel is None
-    assert [image["defects"] for image in find_defects(all_above, detection)] == [
-        [],
-        [],
-    ]  # both are above the threshold
+    assert [image["defects"] for image in find_defects(all_above, detection)] == [[], []]
 
 
 def test_defects_are_measured_at_the_resolution_of_the_image():

@@ -110,7 +110,7 @@ def explain_threshold(threshold: float, references: int, rate: float | None) -> 
         )
     rank = allowed_rank(references, rate)
     return (
-        f"the threshold is {threshold:.4f}, reached by {rank} of the {references} reference images, "
+        f"the threshold is {threshold:.4f}, reached by {rank} of {references} reference images, "
         f"each scored against the others. Expect at most {100 * rate:g} % "
         "of good images to exceed it."
     )
