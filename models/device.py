@@ -32,6 +32,8 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        # Filling memory before it is written costs a kernel each time, and nothing here reads it.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     count = torch.cuda.device_count()
     check_device_name(name, count)
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):

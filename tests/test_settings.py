@@ -65,8 +65,11 @@ def test_help_explains_every_setting(arguments, capsys):
     [
         (["--bogus", "3"], "Unrecognized options: --bogus"),
         (["--shotz", "3"], "(did you mean --shots?)"),
-        (["--shots", "zero"], "--shots"),
-        (["--eval-size", "big"], "--eval-size"),
+        (
+            ["--shots", "zero"],
+            "--shots 'zero': not a valid value; separate several values by spaces",
+        ),
+        (["--eval-size", "big"], "--eval-size 'big': not a valid value; expected INT|{source}"),
         (["--protocol", "mine"], "--protocol"),
     ],
 )

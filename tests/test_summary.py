@@ -143,7 +143,7 @@ def test_undefined_is_na_and_has_no_mean(tmp_path):
     lines = [line.split("|") for line in page.split("##")[1].splitlines() if "|" in line]
     cells = {line[1].strip(): line[3].strip() for line in lines}
     assert (cells["bottle"], cells["grid"], cells["mean"]) == ("n/a", "90.0", "n/a")
-    assert "image_aupr: undefined in 1 of 2 categories, so it has no mean." in page
+    assert "No mean of image_aupr: undefined in 1 of 2 categories." in page
     assert "bottle,0,,image_aupr,\n" in (tmp_path / "metrics.csv").read_text()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,11 +47,16 @@ def usage_error(message: str, script: Path, names: Sequence[str]) -> str:
     """
     lines = [line.strip(TYRO_FRAME + " ") for line in message.splitlines()[1:]]
     paragraph = lines[: lines.index("")] if "" in lines else lines
+    text = " ".join(paragraph).rstrip(".")
+    if match := re.fullmatch(r"Error parsing (--\S+): (.*) \[(.*)\]", text):
+        kind = re.match(r"no type matching (?:\{None\}\|)?(\S+)", match[2])
+        expected = f"expected {kind[1]}" if kind else "separate several values by spaces"
+        text = f"{match[1]} {match[3]}: not a valid value; {expected}"
     options = [f"--{name.replace('_', '-')}" for name in names]
     given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
     near = [get_close_matches(word, options, n=1) for word in given if word not in options]
     hint = "".join(f" (did you mean {match}?)" for matches in near for match in matches)
-    return f"{' '.join(paragraph).rstrip('.')}{hint}; python {script.name} --help lists all options"
+    return f"{text}{hint}; python {script.name} --help lists all options"
 
 
 def print_stderr(line: str) -> None:

@@ -134,13 +134,16 @@ def comparison_table(rows: pd.DataFrame, by: str) -> str:
 
 
 def undefined_notes(rows: pd.DataFrame) -> list[str]:
-    """Return a sentence for each metric without a mean: it is undefined in some category."""
+    """Return a sentence for the metrics without a mean: they are undefined in some categories."""
     by_category = rows[~is_mean(rows)]
     total = by_category["category"].nunique()
     undefined = by_category[by_category["mean"].isna()].groupby("metric", sort=False)["category"]
+    metrics = {}
+    for metric, names in undefined:
+        metrics.setdefault(len(names), []).append(metric)
     return [
-        f"{metric}: undefined in {len(names)} of {total} categories, so it has no mean."
-        for metric, names in undefined
+        f"No mean of {', '.join(names)}: undefined in {count} of {total} categories."
+        for count, names in metrics.items()
     ]
 
 

@@ -78,7 +78,8 @@ class ResultFolder:
             protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
             if protocols[0] != protocols[1]:  # it stands for several settings
                 changes.insert(0, describe_change("--protocol", *protocols))
-            more = f"; {len(changes) - MAX_CHANGES} more" if len(changes) > MAX_CHANGES else ""
+            more = len(changes) - MAX_CHANGES
+            more = f"; {more} more settings or inputs changed" if more > 0 else ""
             raise InputError(
                 f"{'; '.join(changes[:MAX_CHANGES])}{more}: choose {ANOTHER_FOLDER}, or delete "
                 f"{self.path}, which holds the results from before"
@@ -240,4 +241,6 @@ def describe_device(device: torch.device) -> str:
     """Return the name of the GPU, or the CPU's threads and instruction set."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'' if count == 1 else 's'}"
+    return f"CPU, {threads}, {torch.backends.cpu.get_cpu_capability()}"

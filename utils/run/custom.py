@@ -231,22 +231,27 @@ def report_scores(images: CustomImages, rate: float | None, folder: Path) -> Non
     """Write scores and verdicts, print the highest scores, and name unusable files."""
     class_name = images.tests[0].class_name
     scores = load_scores(folder / "scores" / f"{class_name}.npz")
-    threshold = reference_threshold(read_finished(folder)[class_name], rate)
+    finished = read_finished(folder)[class_name]
+    threshold = reference_threshold(finished, rate)
     defects = {sample.image: sample.defect for sample in images.tests}
     write_score_table(folder / "scores" / f"{class_name}.csv", scores, defects, threshold)
     records = score_records(scores, threshold)
     write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     name = scores.run_names()[-1]
-    shown = min(MAX_LISTED, len(records))
-    log.info(f"highest {shown} of {len(records)} scores ({name})")
+    listed = f", the highest {MAX_LISTED}" if len(records) > MAX_LISTED else ""
+    log.info(f"scores of {len(records)} test image{'s' * (len(records) > 1)}, {name}{listed}")
     for record in sorted(records, key=lambda record: -record[name])[:MAX_LISTED]:
         mark = "  above the threshold" if record.get("above_threshold") else ""
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
     if threshold:
         above = sum(record["above_threshold"] for record in records)
         explained = explain_threshold(threshold.value, len(images.references), rate)
-        log.info(f"\n{above} of {len(records)} images are above the threshold")
+        log.info(f"\nabove the threshold: {above} of {len(records)} images")
         log.info(f"{name}: {explained}")
+        highest = max(zip(finished["leave_one_out"], images.references, strict=True))[1].image
+        log.info(
+            f"reference image with the highest score: {highest}; leave it out if it is damaged"
+        )
     else:
         log.info(f"\n{explain_scores(len(images.references))}")
     for message in images.messages:
@@ -256,8 +261,8 @@ def report_scores(images: CustomImages, rate: float | None, folder: Path) -> Non
     if images.faults:
         total = len(images.faults) + len(images.tests) + len(images.references)
         raise InputError(
-            f"{len(images.faults)} of {total} images could not be used; the others were scored. "
-            f"First problem: {images.faults[0]}"
+            f"{len(images.faults)} of {total} test and reference images could not be used; the "
+            f"others were. First problem: {images.faults[0]}"
         )
 
 
