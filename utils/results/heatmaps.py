@@ -4,6 +4,7 @@
 of a category share, so that equal scores have equal colours.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -26,6 +27,10 @@ CONTOUR_ZOOM = 3  # contours are drawn enlarged by this factor, then shrunk, to 
 CONTOUR_WIDTH, EDGE_WIDTH = 4, 8  # in enlarged pixels
 COLOUR_MAP = cv2.COLORMAP_INFERNO  # perceptually uniform: brightness alone shows the score
 OVERLAY = 0.65  # opacity of the colours in an overlay, over the image in grey
+WIDE_FONTS = (  # of Linux, Windows and macOS: Chinese ones first, then of European languages
+    *("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc"),
+    *("DejaVuSans.ttf", "arial.ttf", "Arial Unicode.ttf"),
+)
 MIDDLE_GREY = 128  # grey under the colour bar, so that it shows the colours of the overlay
 
 ColourRange = tuple[float, float]  # the scores at the low and the high end of the colours
@@ -187,7 +192,7 @@ def colour_bar(width: int, scale: ColourRange) -> np.ndarray:
 @lru_cache
 def text_line(text: str, size: int, width: int, colour: tuple[int, int, int] = INK) -> np.ndarray:
     """Write one line of text, shortened to `width` pixels: (h, w, 3) uint8."""
-    letters = font(size)
+    letters = font(size, text.isascii())
     shown = shorten_middle(text, lambda shown: letters.getlength(shown) <= width)
     right, bottom = letters.getbbox(shown)[2:]
     line = Image.new("RGB", (math.ceil(right) + 1, math.ceil(bottom) + 1), BACKGROUND)
@@ -211,6 +216,12 @@ def shorten_middle(text: str, fits: Callable[[str], bool]) -> str:
 
 
 @lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return Pillow's built-in font, so that no font file is needed."""
+def font(size: int, ascii_only: bool = True) -> ImageFont.FreeTypeFont:
+    """Return Pillow's built-in font, so that no font file is needed.
+
+    For other letters than ASCII, which it lacks, return a font of the system if there is one.
+    """
+    for name in () if ascii_only else WIDE_FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
