@@ -1,11 +1,15 @@
 """What runs beside the encoder: decoding and writing processes, copies, clocks, heartbeats."""
 
 import errno
+import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +23,10 @@ from torch.distributed import TCPStore
 from datasets.images import ImageDataset, Item
 from models.encoder import WindowedEncoder
 from models.winclip import Features
-from tests.reports import new_folder, session_of
+from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
 from utils.errors import InputError
-from utils.run import category, distributed, stream
+from utils.files import atomic_path
+from utils.run import category, distributed, session, stream
 from utils.run.benchmark import run
 from utils.run.category import MAX_WAITING, CategoryWriter
 from utils.run.distributed import DistributedContext, watch_peers
@@ -70,6 +75,46 @@ def test_heatmaps_without_previews_are_the_same(with_workers, tmp_path, monkeypa
         assert again.read_bytes() == panel.read_bytes()
 
 
+def test_panels_of_some_images_are_those_of_all(mvtec_result, mvtec_settings, tmp_path):
+    changes = {"heatmaps": 1, "num_workers": 1, "result_dir": str(tmp_path)}
+    run(replace(mvtec_settings, **changes))
+    panels = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")]
+    assert len(panels) == 6
+    for panel in panels:
+        assert (tmp_path / panel).read_bytes() == (mvtec_result / panel).read_bytes()
+
+
+def test_the_scores_of_some_images_are_theirs():
+    scores = scores_of(samples_of("bottle", LABELS, "a"), (60, 60), 1)
+    scores = replace(scores, tiles=np.array([(1, 2), (1, 1), (2, 2)] + [(0, 0)] * 4))
+    some = scores.rows([2, 0])
+    assert some.image.tolist() == scores.image[[2, 0]].tolist()
+    assert some.tiles.tolist() == [[2, 2], [1, 2]]
+    np.testing.assert_array_equal(some.image_scores, scores.image_scores[:, [2, 0]])
+    np.testing.assert_array_equal(some.maps, scores.maps[:, [3, 4, 5, 6, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "expected"), [("none", []), (1, [[0, 3, 4]]), ("all", [[0, 1, 2], [3, 4, 5], [6]])]
+)
+def test_workers_get_only_the_images_that_they_draw(tmp_path, monkeypatch, heatmaps, expected):
+    calls = []
+    monkeypatch.setattr(category, "PANELS_PER_CALL", 3)
+    monkeypatch.setattr(category, "store_call", lambda path, call: calls.append(pickle.dumps(call)))
+    monkeypatch.setattr(category, "call_stored", lambda path: ({"metrics": []}, {}))
+    tests = samples_of("bottle", LABELS, "a")
+    scores, masks = scores_of(tests, (60, 60), 1), [np.zeros((60, 60), bool)] * len(tests)
+    result = category.CategoryResult(scores, masks, [b"a JPEG file"] * len(tests))
+    with ThreadPoolExecutor(1) as pool:
+        writing = replace(session_of(new_folder(tmp_path)), pool=pool)
+        writing = replace(writing, settings=replace(writing.settings, heatmaps=heatmaps))
+        with CategoryWriter(writing, lambda: None) as writer:
+            writer.write(category.CategoryTask("bottle", [], [], tests), result)
+    images = [[i for i, s in enumerate(tests) if s.image.encode() in call] for call in calls]
+    assert images == [list(range(len(tests))), *expected]
+    assert [b"a JPEG file" in call for call in calls] == [True] + [False] * len(expected)
+
+
 def kill_this_process(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -95,6 +140,38 @@ def test_the_mistake_of_a_writing_worker_is_that_of_the_run(with_workers):
     assert not (with_workers.result_folder / "done").exists()
 
 
+def interrupt_the_run(task: object, result: object, target: category.Target, _: object) -> None:
+    """Press Ctrl-C while a file is half written and a call waits for a worker."""
+    with atomic_path(target.folder / "scores" / "bottle.npz"):
+        while not (target.folder / ".bottle-1.part").exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(60)
+
+
+def test_an_interrupted_run_unlocks_its_folder_last_and_leaves_no_temporary_files(
+    with_workers, monkeypatch
+):
+    alive, lock = [], session.lock_folder
+
+    @contextmanager
+    def observed_lock(path: Path) -> Iterator[None]:
+        with lock(path):
+            try:
+                yield
+            finally:
+                assert len(list(path.rglob(".*.part"))) == 2  # of the NPZ, and of a call
+                processes = multiprocessing.active_children()
+                alive.extend(child for child in processes if not child.daemon)  # they write
+
+    monkeypatch.setattr(session, "lock_folder", observed_lock)
+    monkeypatch.setattr(category, "write_category", interrupt_the_run)
+    with pytest.raises(KeyboardInterrupt):
+        run(with_workers)
+    assert not alive
+    assert not list(with_workers.result_folder.rglob(".*.part"))
+
+
 def test_a_lack_of_shared_memory_is_one_sentence(with_workers, monkeypatch):
     def refuse(*_: object):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -105,17 +182,36 @@ def test_a_lack_of_shared_memory_is_one_sentence(with_workers, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "advice"), [(3, "--batch-size 1 or --precision fp16"), (1, "use --precision")]
+    ("batch_size", "tile", "advice"),
+    [
+        (3, 0, "--batch-size 1 or --precision fp16"),
+        (1, 0, "use --precision"),
+        (3, 48, "use --precision"),  # each batch is one image
+    ],
 )
-def test_a_gpu_without_memory_is_one_sentence(with_workers, monkeypatch, batch_size, advice):
+def test_a_gpu_without_memory_is_one_sentence(with_workers, monkeypatch, batch_size, tile, advice):
     def fail(*_: object):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     monkeypatch.setattr(WindowedEncoder, "encode_images", fail)
     with pytest.raises(InputError) as caught:
-        run(replace(with_workers, num_workers=0, batch_size=batch_size))
+        run(replace(with_workers, num_workers=0, batch_size=batch_size, tile=tile))
     assert "CUDA out of memory. Tried to allocate 20.00 MiB." in str(caught.value)
     assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(("tile", "images", "ahead"), [(0, 3, 2), (48, 1, 1)])
+def test_few_images_are_decoded_ahead_where_tiles_make_them_large(
+    visa_settings, tile, images, ahead
+):
+    settings = replace(visa_settings, tile=tile, num_workers=1).resolve()
+    experiment = plan_benchmark(settings)
+    loader = stream.make_loader(settings, experiment, experiment.tasks, 240)
+    assert max(map(len, loader.batch_sampler)) == images
+    assert loader.prefetch_factor == ahead
+    assert {len(batch) for batch in loader} <= set(range(1, images + 1))
+    serial = replace(settings, num_workers=0)
+    assert stream.make_loader(serial, experiment, experiment.tasks, 240).prefetch_factor is None
 
 
 def test_a_gpu_gets_a_bounded_number_of_tiles_at_once(monkeypatch):
@@ -178,7 +274,9 @@ def test_the_seconds_of_a_gpu_are_read_later_and_not_added_to_those_of_the_run(m
 def test_copies_to_the_host_have_the_values():
     scores, maps = torch.rand(2, 3), torch.rand(2, 3, 4)
     copies = stream.HostCopy(scores, maps).read()
-    assert (copies[0] == scores.numpy()).all() and (copies[1] == maps.numpy()).all()
+    for tensor, copy in zip((scores, maps), copies, strict=True):
+        np.testing.assert_array_equal(copy, tensor.numpy())
+        assert not np.shares_memory(copy, tensor.numpy())  # which would be page-locked on a GPU
 
 
 def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, monkeypatch):
@@ -204,6 +302,47 @@ def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, mon
         writer.collect(0)
     assert finished == [["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]
     assert session.clock.seconds["metrics" + WORKERS] == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "failing", "error", "expected"),
+    [
+        ("ab", "a", None, ("a", ["b"])),
+        ("ab", "ab", None, ("a", [])),
+        ("abc", "a", None, ("a", ["b", "c"])),  # raised while c is written
+        ("ab", "", InputError("an image"), ("an image", ["a", "b"])),
+        ("ab", "a", InputError("an image"), ("an image", ["b"])),
+        ("ab", "ab", InputError("an image"), ("an image", [])),
+    ],
+)
+def test_scored_categories_are_finished_and_the_first_error_is_raised(
+    tmp_path, monkeypatch, names, failing, error, expected
+):
+    """The workers fail at the categories in `failing`, then the main process with `error`."""
+    gate, folder = threading.Event(), new_folder(tmp_path)
+
+    def write(path: Path) -> tuple[dict, dict]:
+        gate.wait(10)
+        if path.name[1] in failing:
+            raise InputError(path.name[1])
+        return {"metrics": [], "references": []}, {}
+
+    monkeypatch.setattr(category, "call_stored", write)
+    monkeypatch.setattr(category, "shown_ranges", lambda scores: {})
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(InputError) as caught,
+        CategoryWriter(replace(session_of(folder), pool=pool), list) as writer,
+    ):
+        for index, name in enumerate(names):
+            if index == MAX_WAITING:
+                gate.set()
+            result = category.CategoryResult(None, [], [], [])
+            writer.write(category.CategoryTask(name, [], [], []), result)
+        gate.set()
+        if error:
+            raise error
+    assert (str(caught.value), list(folder.finished())) == expected
 
 
 @pytest.fixture

@@ -185,6 +185,26 @@ def test_tables_are_written_between_categories_and_the_report_at_the_end(
     assert reports == [tmp_path]
 
 
+@pytest.mark.parametrize("error", [InputError("a bad image"), KeyboardInterrupt()])
+def test_the_tables_have_all_finished_categories_after_an_error(
+    mvtec_settings, tmp_path, monkeypatch, error
+):
+    score = benchmark.score_category
+
+    def fail_at_the_second(task, *arguments):
+        if task.category != "bottle":
+            raise error
+        return score(task, *arguments)
+
+    monkeypatch.setattr(benchmark, "at_most_every", lambda *_: lambda: None)  # not due yet
+    monkeypatch.setattr(benchmark, "score_category", fail_at_the_second)
+    with pytest.raises(type(error)) as caught:
+        run(replace(mvtec_settings, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
+    assert caught.value is error
+    assert pd.read_csv(tmp_path / "metrics.csv")["category"].unique().tolist() == ["bottle"]
+    assert "bottle" in (tmp_path / "summary.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

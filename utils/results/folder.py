@@ -134,7 +134,7 @@ def read_json(path: Path, *keys: str) -> dict:
 
 @contextmanager
 def lock_folder(path: Path) -> Iterator[None]:
-    """Lock a result folder for one live run, and delete temporary files of a killed run.
+    """Lock a result folder for one live run; delete temporary files of interrupted runs.
 
     The lock ends with the process, however it ends. A locked folder is an `InputError`.
     """
@@ -146,12 +146,20 @@ def lock_folder(path: Path) -> Iterator[None]:
             f"{path} is in use by another run; wait for it to end, or choose {ANOTHER_FOLDER}"
         ) from error
     try:
-        if (path / "settings.json").exists():  # it is a result folder
-            for partial in path.rglob(".*.part"):
-                partial.unlink(missing_ok=True)
+        delete_partial_files(path)  # of a run that could not do so itself
         yield
+    except BaseException:
+        delete_partial_files(path)
+        raise
     finally:
         lock.release()
+
+
+def delete_partial_files(path: Path) -> None:
+    """Delete the temporary files in `path` if it is a result folder."""
+    if (path / "settings.json").exists():
+        for partial in path.rglob(".*.part"):
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, keep: bool = True) -> None:

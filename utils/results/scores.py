@@ -46,15 +46,17 @@ class Scores:
         shots = self.shots.tolist()
         return [shots.index(count) for count in sorted(set(shots))]
 
-    def rows(self, start: int, stop: int) -> "Scores":
-        """Return the scores of the images `start` to `stop` - 1."""
-        ends = np.append(0, self.tiles.prod(axis=1).cumsum())
+    def rows(self, indices: Sequence[int]) -> "Scores":
+        """Return the scores of one or more images, in the order of `indices`."""
+        counts = self.tiles.prod(axis=1)
+        ends = counts.cumsum()
+        tiles = [np.arange(ends[index] - counts[index], ends[index]) for index in indices]
         per_image = ("image", "label", "tiles", "tile_side", "size")
         return replace(
             self,
-            image_scores=self.image_scores[:, start:stop],
-            maps=self.maps[:, ends[start] : ends[stop]],
-            **{name: getattr(self, name)[start:stop] for name in per_image},
+            image_scores=self.image_scores[:, indices],
+            maps=np.take(self.maps, np.concatenate(tiles), axis=1),
+            **{name: getattr(self, name)[indices] for name in per_image},
         )
 
     def stitched(self, run: int, shapes: Sequence[tuple[int, int]]) -> StitchedMaps:

@@ -8,7 +8,7 @@ with the first unfinished category when it is started again.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pandas as pd
 import torch
@@ -65,7 +65,7 @@ def run(
     experiment = experiment or plan_benchmark(settings)
     with device_errors(settings), open_session(settings, experiment, context) as session:
         writer = CategoryWriter(session, at_most_every(TABLES_INTERVAL_S, write_summary, session))
-        with session.progress, writer:
+        with tables_after_error(session), session.progress, writer:
             for task in session.pending:
                 session.progress.set_description(task.category, refresh=False)
                 result = score_category(task, session, writer.collect)
@@ -80,7 +80,8 @@ def device_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        smaller = f"--batch-size {settings.batch_size // 2} or " if settings.batch_size > 1 else ""
+        divisible = settings.batch_size > 1 and not settings.tile
+        smaller = f"--batch-size {settings.batch_size // 2} or " if divisible else ""
         raise InputError(
             f"the GPU has too little free memory ({describe_error(error)}); use {smaller}"
             "--precision fp16, or end the other programs on this GPU"
@@ -105,6 +106,21 @@ def at_most_every(seconds: float, function: Callable, *arguments: object) -> Cal
             last_call = time.monotonic()
 
     return call
+
+
+@contextmanager
+def tables_after_error(session: Session) -> Iterator[None]:
+    """Write the tables of the finished categories if the block ends with an error.
+
+    Without an error, `finish` writes them.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the error of the block is the one to report
+            if session.folder and session.folder.finished():
+                write_summary(session)
+        raise
 
 
 def write_summary(session: Session) -> str:

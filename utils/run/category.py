@@ -6,7 +6,7 @@ done/<category>.json comes last and marks the category as finished.
 
 import pickle
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from datasets.decode import White, read_image
 from datasets.references import NO_SEED, reference_rows
-from datasets.splits import UNKNOWN
+from datasets.splits import UNKNOWN, Sample
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
 from utils.files import atomic_path, write_png
@@ -30,7 +30,7 @@ from utils.run.plan import CategoryTask
 from utils.run.session import Session
 from utils.stopwatch import WORKERS, Stopwatch
 
-MAX_WAITING = 2  # scored categories that are not written yet, which bounds the memory
+MAX_WAITING = 2  # scored categories that wait in files, which bounds the disk space
 PANELS_PER_CALL = 16  # images whose panels one worker draws
 Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
 
@@ -48,7 +48,7 @@ class Target:
     heatmap_size: int
 
     @staticmethod
-    def of(session: Session) -> "Target":
+    def from_session(session: Session) -> "Target":
         """Return the target of a session."""
         settings, experiment, folder = session.settings, session.experiment, session.folder
         source = experiment.root, experiment.apply_exif, experiment.white
@@ -61,7 +61,7 @@ class CategoryWriter:
 
     A category that all workers have written is marked as finished, in the main process;
     `after_category` is then called. As a context, wait at the end for all scored categories, also
-    after an error, but not if the run is interrupted.
+    after an error, but not if the run is interrupted. The first error is raised.
     """
 
     def __init__(self, session: Session, after_category: Callable[[], object]):
@@ -73,42 +73,45 @@ class CategoryWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, Exception):
-            self.collect(0)
+        if kind is not None and not issubclass(kind, Exception):
+            return
+        errors = []
+        while self.waiting:
+            try:
+                self.collect(0)
+            except Exception as error:  # the other categories may have been written
+                errors.append(error)
+        if errors and kind is None:
+            raise errors[0]
 
     def write(self, task: CategoryTask, result: CategoryResult) -> None:
-        """Write a category, or have the workers write it; wait if MAX_WAITING already wait."""
-        target = Target.of(self.session)
-        calls = [(write_category, task, replace(result, previews={}), target)]
-        ranges = shown_ranges(result.scores)
-        for start in range(0, len(task.tests), PANELS_PER_CALL):
-            rows = slice(start, min(start + PANELS_PER_CALL, len(task.tests)))
-            drawn = result.rows(rows.start, rows.stop)
-            calls.append((draw_heatmaps, task, rows, drawn, ranges, target))
+        """Write a category, or have the workers write it; then `collect`."""
+        target = Target.from_session(self.session)
+        calls = category_calls(task, result, target)
         if self.session.pool is None:
             record, *_ = [call(*arguments, self.session.clock) for call, *arguments in calls]
             self._finish(task, record)
             return
-        self.collect(MAX_WAITING - 1)
-        names = [f".{task.category}-{number}.part" for number in range(len(calls))]
         futures = []
-        for name, call in zip(names, calls, strict=True):
-            store_call(target.folder / name, call)
-            futures.append(self.session.pool.submit(call_stored, target.folder / name))
+        for number, call in enumerate(calls):
+            path = target.folder / f".{task.category}-{number}.part"
+            store_call(path, call)
+            futures.append(self.session.pool.submit(call_stored, path))
         self.waiting.append((task, futures))
+        self.collect()
 
     def collect(self, limit: int = MAX_WAITING) -> None:
-        """Mark the categories that are written; wait until at most `limit` are not.
+        """Finish written categories; block while more than `limit` are pending.
 
-        Raises the `InputError` of a worker process.
+        Raises the `InputError` of a worker process; its category is no longer pending.
         """
         while self.waiting:
             task, futures = self.waiting[0]
             if len(self.waiting) <= limit and not all(future.done() for future in futures):
                 return
+            self.waiting.popleft()
             with self.session.clock.stage("wait for workers"), worker_errors():
                 (record, seconds), *others = [future.result() for future in futures]
-            self.waiting.popleft()
             for times in (seconds, *(times for _, times in others)):
                 self.session.clock.add(times, WORKERS)
             self._finish(task, record)
@@ -117,6 +120,22 @@ class CategoryWriter:
         self.session.folder.finish(task.category, record)
         self.session.folder.write_times(self.session.clock)
         self.after_category()
+
+
+def category_calls(task: CategoryTask, result: CategoryResult, target: Target) -> Iterator[tuple]:
+    """Yield the functions that write a category with their arguments, `write_category` first.
+
+    Each call has only the data that it needs, because a worker process reads it from a file.
+    """
+    yield write_category, task, replace(result, previews={}), target
+    panels = panel_paths(task, target.heatmaps)
+    rows = [row for row, sample in enumerate(task.tests) if sample.image in panels]
+    ranges = shown_ranges(result.scores)
+    for start in range(0, len(rows), PANELS_PER_CALL):
+        batch = rows[start : start + PANELS_PER_CALL]
+        samples = [task.tests[row] for row in batch]
+        paths = [panels[sample.image] for sample in samples]
+        yield draw_heatmaps, samples, paths, result.panel_rows(batch), ranges, target
 
 
 def store_call(path: Path, call: tuple) -> None:
@@ -221,8 +240,8 @@ def shown_ranges(scores: Scores) -> dict[int, ColourRange]:
 
 
 def draw_heatmaps(
-    task: CategoryTask,
-    rows: slice,
+    samples: Sequence[Sample],
+    paths: Sequence[str],
     result: CategoryResult,
     ranges: Mapping[int, ColourRange],
     target: Target,
@@ -230,19 +249,17 @@ def draw_heatmaps(
 ) -> None:
     """Draw the panels of some test images, with one map per number of shots (its first run).
 
-    `result` is that of the images `task.tests[rows]`. An image without a preview is decoded again.
+    `paths` are those of the panels in the result folder, and `result` is that of the images
+    `samples`. An image without a preview is decoded again.
     """
     with clock.stage("heatmaps"):
-        panels, scores, masks = panel_paths(task, target.heatmaps), result.scores, result.masks
-        names = scores.run_names()
+        scores, masks, names = result.scores, result.masks, result.scores.run_names()
         maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in ranges}
-        for row, sample in enumerate(task.tests[rows]):
-            if sample.image not in panels:
-                continue
+        for row, (sample, path) in enumerate(zip(samples, paths, strict=True)):
             image = result.previews.get(sample.image)
             if image is None:
-                path = target.root / sample.image
-                image = np.asarray(read_image(path, target.apply_exif, target.white))
+                source = target.root / sample.image
+                image = np.asarray(read_image(source, target.apply_exif, target.white))
             has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
             panel = draw_panel(
                 image,
@@ -255,4 +272,4 @@ def draw_heatmaps(
                 note="; ".join(target.notes),
                 height=target.heatmap_size,
             )
-            write_png(target.folder / panels[sample.image], panel)
+            write_png(target.folder / path, panel)

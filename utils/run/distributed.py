@@ -121,7 +121,7 @@ class DistributedContext:
 
 
 def gpu_identity(index: int) -> tuple[str, str]:
-    """Return the name of this machine, and what tells GPU `index` from its others."""
+    """Return the host name and an identifier of GPU `index` that is unique on it."""
     properties = torch.cuda.get_device_properties(index)
     return platform.node(), str(getattr(properties, "uuid", index))
 

@@ -57,13 +57,11 @@ class CategoryResult:
     leave_one_out: LeaveOneOut | None = None  # if the task asks for it and has two references
     previews: dict[str, np.ndarray] = field(default_factory=dict)  # of images that get a panel
 
-    def rows(self, start: int, stop: int) -> "CategoryResult":
-        """Return the results of the images `start` to `stop` - 1, without leave-one-out scores."""
-        scores = self.scores.rows(start, stop)
+    def panel_rows(self, indices: Sequence[int]) -> "CategoryResult":
+        """Return what the panels of some images show: scores, masks and previews."""
+        scores = self.scores.rows(indices)
         previews = {image: self.previews[image] for image in scores.image if image in self.previews}
-        return CategoryResult(
-            scores, self.masks[start:stop], self.thumbnails[start:stop], previews=previews
-        )
+        return CategoryResult(scores, [self.masks[i] for i in indices], [], previews=previews)
 
 
 @dataclass(frozen=True)

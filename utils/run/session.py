@@ -65,12 +65,12 @@ def open_session(
     clock = Stopwatch()
     with ExitStack() as stack:
         stack.enter_context(log_to_console(settings.quiet or not context.is_main))
-        workers = pool_size(settings) if context.is_main else 0
-        pool = stack.enter_context(worker_pool(workers))  # forked before CUDA starts
+        pool = None
         if context.is_main:
             path = Path(settings.result_dir)
             check_writable(path)
-            stack.enter_context(lock_folder(path))
+            stack.enter_context(lock_folder(path))  # released when no worker can write any more
+            pool = stack.enter_context(worker_pool(pool_size(settings)))  # before CUDA starts
             stack.enter_context(log_to_file(path / "run.log"))
         reuse_freed_memory()
         log.info(f"loading {settings.model}, {settings.pretrained}")

@@ -105,7 +105,7 @@ class Settings:
     deterministic: bool = False
     """Make CUDA runs bitwise reproducible, but slower; CPU runs are always reproducible."""
     batch_size: int = 8
-    """Images decoded and sent to the device together; 1 or more."""
+    """Images decoded and sent to the device together; 1 or more. With TILE, it is always 1."""
     num_workers: int | Literal["auto"] = "auto"
     """Processes that decode images, and as many that write results on a GPU machine, beside the
     encoder; "auto": one per core, at most 8; 0: do all in the main process."""

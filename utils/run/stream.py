@@ -86,10 +86,10 @@ class HostCopy:
             self.copied.record()
 
     def read(self) -> list[np.ndarray]:
-        """Wait for the copies and return them."""
+        """Wait for the copies and return them in ordinary memory, not in page-locked memory."""
         if self.copied is not None:
             self.copied.synchronize()
-        return [copy.numpy() for copy in self.copies]
+        return [copy.numpy().copy() for copy in self.copies]
 
 
 def make_loader(
@@ -97,7 +97,8 @@ def make_loader(
 ) -> DataLoader:
     """Return a loader of the images of `tasks`, in the order of `FeatureStream`.
 
-    `side` is the size of the encoder's square input in pixels.
+    `side` is the size of the encoder's square input in pixels. With TILE, an image of 4000 x 3000
+    pixels can take 78 MiB, so each batch is one image, and each worker decodes one ahead.
     """
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
     height = settings.heatmap_size
@@ -117,10 +118,12 @@ def make_loader(
         shrink=partial(fit, height=height),
     )
     workers = settings.num_workers if len(dataset) else 0
+    batch_size = 1 if settings.tile else settings.batch_size
     return DataLoader(
         dataset,
-        batch_sampler=batch_indices([len(rows) for rows in groups], settings.batch_size),
+        batch_sampler=batch_indices([len(rows) for rows in groups], batch_size),
         num_workers=workers,
+        prefetch_factor=1 if settings.tile and workers else None,
         collate_fn=list,
         timeout=DECODE_TIMEOUT_S if workers else 0,
         worker_init_fn=exit_with_parent,
