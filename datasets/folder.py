@@ -26,8 +26,9 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 import numpy as np
 
 from datasets.custom.tree import GOOD_WORDS, plain_word
+from datasets.decode import is_blank
 from datasets.download import Archive
-from datasets.layouts import LAYOUT, Scan, is_blank, scan_folders
+from datasets.layouts import LAYOUT, Scan, scan_folders
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
 from datasets.splits import SPLITS_FOLDER, Sample, check_name, write_notes
 from utils.cli import parse_options, run_cli

@@ -20,10 +20,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from datasets.custom.tree import GOOD_WORDS, MASK_STEM, MASK_WORDS, plain_word
-from datasets.decode import open_image
+from datasets.decode import is_blank
 from datasets.prepare import list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
@@ -206,15 +204,6 @@ def image_stem(mask: Path) -> str:
     """
     match = MASK_STEM.fullmatch(mask.stem)
     return match[1] if match else mask.stem
-
-
-def is_blank(mask: Path) -> bool:
-    """Return whether a mask is black; an unreadable one, or a folder, is not."""
-    try:
-        with open_image(mask, "the mask ") as pixels:
-            return not np.asarray(pixels).any()
-    except InputError:
-        return False
 
 
 def image_folders(parent: Path) -> list[Path]:

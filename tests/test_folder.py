@@ -153,6 +153,48 @@ def test_the_layout_of_kolektorsdd2(tmp_path, capsys):
     assert "files that are not used" not in printed
 
 
+def palette_mask(colours: list[int], marked: bool) -> Image.Image:
+    """Return a palette mask whose pixels of index 1 are `marked`; the others have index 0."""
+    indices = np.zeros(SIZE, np.uint8)
+    indices[2:9, 2:9] = marked
+    mask = Image.fromarray(indices).convert("P")
+    mask.putpalette(colours)
+    mask.putdata(indices.ravel().tolist())
+    return mask
+
+
+BLACK, RED, WHITE = [0, 0, 0], [255, 0, 0], [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("mask", "blank"),
+    [
+        (Image.new("RGBA", SIZE[::-1], (0, 0, 0, 255)), True),
+        (Image.new("RGBA", SIZE[::-1], (0, 0, 9, 0)), False),
+        (Image.new("LA", SIZE[::-1], (0, 255)), True),
+        (Image.new("LA", SIZE[::-1], (1, 255)), False),
+        (palette_mask(RED + BLACK, marked=False), False),
+        (palette_mask(WHITE + BLACK, marked=True), False),
+        (palette_mask(BLACK + BLACK, marked=True), True),
+        (palette_mask(BLACK + RED, marked=True), False),
+    ],
+)
+def test_a_mask_is_blank_if_its_colours_are_black(tmp_path, mask, blank):
+    root = tmp_path / "gear"
+    write_images(root, "train/0.png", "test/1.png", "test/2.png")
+    write_mask(root / "test/2_mask.png", (0, 9, 0, 9))
+    mask.save(root / "test/1_mask.png")
+    samples = {s.image: s for s in split_of(root, tmp_path / "splits")}
+    assert samples["test/1.png"].label == int(not blank)
+    rows = [("image", "label", "mask"), ("train/0.png", "good", ""), ("test/2.png", "good", "")]
+    file = write_csv(root / "list.csv", [*rows, ("test/1.png", "good", "test/1_mask.png")])
+    if blank:
+        split_of(None, tmp_path / "splits", csv=file)
+    else:
+        with pytest.raises(InputError, match="and its mask .* is not blank"):
+            split_of(None, tmp_path / "splits", csv=file)
+
+
 @pytest.mark.parametrize("folder", ["ground_truth", "mask", "Masks", "label", "labels", "GT"])
 @pytest.mark.parametrize("name", ["dent/000.png", "dent/000_mask.png", "000_GT.bmp"])
 def test_masks_lie_in_folders_of_several_names(tmp_path, folder, name):
