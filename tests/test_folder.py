@@ -191,7 +191,7 @@ def test_a_mask_is_blank_if_its_colours_are_black(tmp_path, mask, blank):
     if blank:
         split_of(None, tmp_path / "splits", csv=file)
     else:
-        with pytest.raises(InputError, match="and its mask .* is not blank"):
+        with pytest.raises(InputError, match=r"and its mask .* is not blank"):
             split_of(None, tmp_path / "splits", csv=file)
 
 
@@ -224,6 +224,52 @@ def test_two_masks_of_one_image_need_a_folder(tmp_path, folder):
         write_mask(root / "gear" / folder / f"2_mask_{number}.png", (0, 9, 0, 9))
     with pytest.raises(InputError, match=r"2_mask_2\.png are masks of one image.* a folder 2/"):
         split_of(root, tmp_path / "splits")
+
+
+@pytest.mark.parametrize("word", ["label", "labels", "mask", "GT"])
+@pytest.mark.parametrize("masks", ["ground_truth", "masks"])
+def test_a_defect_may_be_named_like_a_mask_folder_if_there_is_another_one(tmp_path, word, masks):
+    root = make_mvtec(tmp_path / "raw", ["gear"], defects=("scratch", word), each=1)
+    (root / "gear/ground_truth").rename(root / "gear" / masks)
+    samples = split_of(root, tmp_path / "splits")
+    assert {(s.image, s.mask) for s in samples if s.label} == {
+        (f"gear/test/{name}/000.png", f"gear/{masks}/{name}/000_mask.png")
+        for name in ("scratch", word)
+    }
+
+
+def test_mask_folders_in_test_public_always_count(tmp_path):
+    can = tmp_path / "raw" / "can"
+    write_images(can, "train/good/0.png", "test_public/good/0.png", "test_public/good/2.png")
+    write_images(can, "test_public/bad/1.png")
+    write_mask(can / "test_public/ground_truth/bad/1_mask.png", (0, 9, 0, 9))
+    (can / "masks").mkdir()
+    samples = split_of(tmp_path / "raw", tmp_path / "splits")
+    assert [s.mask for s in samples if s.label] == ["can/test_public/ground_truth/bad/1_mask.png"]
+    shutil.rmtree(can / "masks")
+    alone = split_of(can / "test_public", tmp_path / "splits")
+    assert [s.mask for s in alone if s.label] == ["ground_truth/bad/1_mask.png"]
+
+
+@pytest.mark.parametrize(
+    "others", ["gear/label/000.png", "gear/masks/crack/000_GT.png", "gear/test/crack/000_mask.png"]
+)
+def test_masks_of_one_image_in_two_folders_are_refused(tmp_path, others):
+    root = make_mvtec(tmp_path / "raw", ["gear"], defects=["crack"], each=1)
+    write_mask(root / others, (0, 9, 0, 9))
+    with pytest.raises(
+        InputError, match=r"are masks of one image, .*crack/000\.png; keep one"
+    ) as e:
+        split_of(root, tmp_path / "splits")
+    assert others in str(e.value) and "ground_truth/crack/000_mask.png" in str(e.value)
+
+
+def test_a_defect_named_like_a_mask_folder_is_refused_if_it_may_be_one(tmp_path):
+    for parent in ("gear", "gear/test"):
+        root = tmp_path / parent.replace("/", " ") / parent
+        write_images(root, "good/0.png", "good/1.png", "scratch/2.png", "label/3.png")
+        with pytest.raises(InputError, match=r"label: none of its 1 files is named like an image"):
+            split_of(tmp_path / parent.replace("/", " "), tmp_path / "splits")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):
@@ -297,7 +343,7 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["a/b/c/d/0.png"], "has no layout that is known"),
+        (["a/b/c/d/0.png"], "has no known layout"),
         (["gear/test/a/0.png", "gear/test/b/0.png"], "images in the folders a, b; name the one"),
         (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
         (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),

@@ -1,4 +1,4 @@
-"""List the images of a user's folder with their labels, their masks, and what is neither.
+"""List a user's folder: the images with their labels, the masks, and all other files.
 
 A folder with a subfolder named like "good" is labelled: its other subfolders are defects. Folders
 named like "mask", and files named like x_mask.png, are masks, never images.
@@ -138,7 +138,9 @@ def list_tree(
 
 
 def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[PurePath]:
-    """Yield the files below a folder as relative paths; `tree` gets what is hidden or unreadable.
+    """Yield the files below a folder as relative paths.
+
+    Record hidden and unreadable entries in `tree`.
 
     Links are followed; each folder is visited once, and those in `skip`, real paths, never.
     """
@@ -163,8 +165,18 @@ def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[Pure
 
 def is_mask(path: PurePath) -> bool:
     """Return whether a file is a mask by its name or by a folder that it is in."""
-    in_folder = any(plain_word(part) in MASK_WORDS for part in path.parts[:-1])
-    return in_folder or MASK_STEM.fullmatch(path.stem) is not None
+    in_folder = any(plain_word(name) in MASK_WORDS for name in path.parts[:-1])
+    return in_folder or len(image_stems(path)) > 1
+
+
+def image_stems(mask: PurePath) -> list[str]:
+    """Return the stems that the image of a mask may have.
+
+    >>> image_stems(PurePath("x.png")), image_stems(PurePath("x_mask_2.png"))
+    (['x'], ['x_mask_2', 'x'])
+    """
+    match = MASK_STEM.fullmatch(mask.stem)
+    return [mask.stem, match[1]] if match else [mask.stem]
 
 
 def read_label(
