@@ -1,5 +1,6 @@
 """A user's own dataset as a benchmark: layouts, CSV files, references, runs of run_folder.py."""
 
+import re
 import runpy
 import shutil
 import sys
@@ -313,8 +314,12 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     assert split_of(root, tmp_path / "b") == samples
     assert sum(s.split == "train" for s in split_of(root, tmp_path / "c", references=8)) == 8 + 1
     for count in (0, 9):
-        with pytest.raises(InputError, match="at least one must, and one must be left"):
+        with pytest.raises(InputError, match=f"expected --references from 1 to 8, got {count}"):
             split_of(root, tmp_path / "d", references=count)
+    for path in sorted((root / "gear/test/good").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(InputError, match="gear has one good image; add another"):
+        split_of(root, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
@@ -344,7 +349,7 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
     ("paths", "message"),
     [
         (["a/b/c/d/0.png"], "has no known layout"),
-        (["gear/test/a/0.png", "gear/test/b/0.png"], "images in the folders a, b; name the one"),
+        (["gear/test/a/0.png", "gear/test/b/0.png"], "test has images in the folders a, b; name"),
         (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
         (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
         (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
@@ -473,7 +478,14 @@ def test_a_csv_unites_the_masks_of_a_folder(images, tmp_path):
         (("gone.png", "good", "", "test"), "line 7: there is no image .*gone.png"),
         (("dent/0.png", "", "", "test"), 'line 7: the label is ""; expected 0, 1, good'),
         (("dent/0.png", "-1", "", "test"), 'the label is "-1"'),
-        (("dent/0.png", "FALSE", "", "test"), 'the label is "FALSE"'),
+        *(
+            (("dent/0.png", word, "", "test"), f'the label is "{re.escape(word)}"')
+            for word in ("FALSE", "null", "N/A", "Unknown", "un-labeled", "negative", "?", "-")
+        ),
+        *(
+            (("dent/0.png", word, "", "test"), f'the label is "{re.escape(word)}"')
+            for word in ("+1", "1e0", "2", "inf", "NaN", "1.5")
+        ),
         (("dent/0.png", "dent", "gone.png", "test"), "there is no mask .*gone.png"),
         (("dent/0.png", "dent", "", "later"), 'the split is "later"; expected train, test or val'),
         (("dent/0.png", "dent", "masks/0.png", "test"), "line 7: the image is listed twice"),
