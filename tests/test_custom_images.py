@@ -257,6 +257,13 @@ def test_a_defect_named_like_a_mask_folder_is_refused(tmp_path, folder, masks):
         find(tmp_path / "in", masks=masks, recursive=True)
 
 
+def test_images_of_a_defect_never_become_masks_beside_others(tmp_path):
+    save(tmp_path, "good/0.png", "scratch/1.png", "label/1.png")
+    save(tmp_path, "ground_truth/scratch/1_mask.png", "ground_truth/label/1.png", image=MASK)
+    with pytest.raises(InputError, match=r"ground_truth and .*label both have a mask of scratch/1"):
+        find(tmp_path)
+
+
 def test_labels_by_folder_or_mask_name_the_defect(tmp_path):
     save(tmp_path, "a/OK/0.png", "a/scratch/1.png", "b/0.png", "b/1.png", "b/2.png", "b/3.png")
     assert [sample.defect for sample in find(tmp_path / "a").tests] == ["good", "scratch"]

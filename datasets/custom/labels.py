@@ -44,8 +44,7 @@ def label_samples(
 
     Without labelled folders, an image is anomalous if it has a mask that is not black. `sizes` are
     (width, height) by image path. What a user must know is added to `messages`. Raise `InputError`
-    if `request.masks` has no mask of any image, or if a folder beside the good images is named like
-    one of masks and holds none.
+    if `request.masks` has no mask of any image, and as `check_mask_folders` does.
     """
     check_mask_folders(request, tests)
     masks = find_masks(request, tests, messages)
@@ -122,9 +121,10 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
 
 
 def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
-    """Raise `InputError` for a folder beside the good images whose files are no masks by name.
+    """Raise `InputError` for a folder of masks beside the good images that seems to hold images.
 
-    Their defect may be called "label", so that they would be left out.
+    None of its files is named like an image, or another such folder has masks of the same images.
+    The images of a defect called "label" would be left out, or taken for masks.
     """
     folders: dict[PurePath, list[PurePath]] = defaultdict(list)
     for mask in tests.masks:
@@ -132,6 +132,7 @@ def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
             if folder.parent in tests.labelled and plain_word(folder.name) in MASK_WORDS:
                 folders[folder].append(mask)
     root = real_path(request.images)
+    folder_of: dict[PurePath, PurePath] = {}  # of the masks of an image
     for folder, files in folders.items():
         pairs = pair_masks(tests.images, root, files, root)
         if len(pairs.unmatched) == len(files):
@@ -140,6 +141,12 @@ def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
                 "image, so they are no masks; if they are images of a defect, rename the folder, "
                 "else remove it"
             )
+        for image in pairs.masks:
+            if (other := folder_of.setdefault(image, folder)) != folder:
+                raise InputError(
+                    f"IMAGES: {root / other} and {root / folder} both have a mask of {image}; if "
+                    "one holds images of a defect, rename it, else give the right one as --masks"
+                )
 
 
 def read_masks(paths: str, image_size: tuple[int, int]) -> MaskReading:
