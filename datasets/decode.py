@@ -180,18 +180,34 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
                 f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
                 f"{image_size[0]} x {image_size[1]}; restore the original file"
             )
-        if mask.mode == "F":
-            raise ValueError("it has floating-point pixels")
-        if mask.mode not in ("1", "L", *DEEP_GREY):
-            mask = mask.convert("RGB")
-        anomalous = np.asarray(mask) > 0
-    if anomalous.ndim == 3:
-        anomalous = anomalous.any(axis=-1)
+        anomalous = non_black(mask)
     if not anomalous.any():
         raise InputError(
             f"the mask {path} of an anomalous image is empty; restore the original file"
         )
     return anomalous
+
+
+def is_blank(path: Path) -> bool:
+    """Return whether a mask is all black; an unreadable one, or a folder, is not."""
+    try:
+        with open_image(path, "the mask ") as mask:
+            return not non_black(mask).any()
+    except InputError:
+        return False
+
+
+def non_black(mask: Image.Image) -> np.ndarray:
+    """Return which pixels of a mask are not black, whatever their alpha: (H, W) bool.
+
+    Raise `ValueError` for floating-point pixels.
+    """
+    if mask.mode == "F":
+        raise ValueError("it has floating-point pixels")
+    if mask.mode not in ("1", "L", *DEEP_GREY):
+        mask = mask.convert("RGB")
+    marked = np.asarray(mask) > 0
+    return marked.any(axis=-1) if marked.ndim == 3 else marked
 
 
 def find_fault(root: Path, sample: Sample, apply_exif: bool = False) -> str:

@@ -23,7 +23,7 @@ from utils.files import CHUNK, is_printable_name, sha256_of
 from utils.log import progress_bar
 
 TIMEOUT = 60  # seconds without a byte from the server
-MOVED = (403, 404, 410)  # HTTP statuses of a file that its owner has moved or removed
+MOVED_STATUSES = (403, 404, 410)  # of HTTP, for a file that its owner has moved or removed
 # Raised by the readers for archives that are damaged, encrypted or of an unknown compression.
 BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -74,7 +74,7 @@ def download(archive: Archive, target: Path) -> None:
             return
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             failures.append(f"{url} could not be downloaded ({error})")
-            moved = moved and getattr(error, "code", None) in MOVED
+            moved = moved and getattr(error, "code", None) in MOVED_STATUSES
     advice = (
         "the file has moved; pass its new address as --url ADDRESS"
         if moved

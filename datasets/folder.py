@@ -26,22 +26,27 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 import numpy as np
 
 from datasets.custom.tree import GOOD_WORDS, plain_word
+from datasets.decode import is_blank
 from datasets.download import Archive
-from datasets.layouts import LAYOUT, Scan, is_blank, scan_folders
+from datasets.layouts import LAYOUT, Scan, scan_folders
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
+from datasets.references import find_copies
 from datasets.splits import SPLITS_FOLDER, Sample, check_name, write_notes
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError, describe_error
-from utils.files import sha256_of, user_path
+from utils.files import user_path
 
 SEED = 0  # of the references that are drawn from good test images
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
 COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
 SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
-DRAWN = "some of their good test images are references and are not tested"
-REPEATED = "the image is listed twice; to unite masks, put them into a folder and list the folder"
-UNCLEAR = ("", "true", "false", "yes", "no", "nan", "none")
 BAD_WORDS = ("1", "bad", "ng", "ko", "fail", "defective", "anomaly", "anomalous", "abnormal")
+# Labels that say neither good nor which defect, as `plain_word` writes them.
+UNCLEAR_WORDS = {
+    *("true", "false", "yes", "no", "positive", "negative", "pos", "neg"),
+    *("none", "null", "nil", "na", "n/a", "n.a.", "missing", "undefined", "unknown", "unclear"),
+    *("unlabeled", "unlabelled", "notlabeled", "notlabelled", "unsure", "tbd", "todo"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def main(options: FolderOptions) -> list[Path]:
     scan = read_dataset(options)
     drawn = draw_missing_references(scan, options.references)
     check_categories(scan)
-    raise_faults(scan.faults + find_copies(scan))
+    raise_faults(scan.faults + describe_copies(scan))
     if not scan.samples:
         raise InputError(f"{scan.root} has no train or test images; docs/own-data.md says where")
     spec = BenchmarkSpec(
@@ -88,7 +93,11 @@ def main(options: FolderOptions) -> list[Path]:
     )
     files = prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
     count = f"{len(drawn)} of {len(by_category(scan.samples))} categories"
-    write_notes([f"NO TRAIN IMAGES in {count}: {DRAWN}"] if drawn else [], files[0])
+    note = (
+        f"NO TRAIN IMAGES in {count}: some of their good test images are references and are not "
+        "tested"
+    )
+    write_notes([note] if drawn else [], files[0])
     for note in scan.notes:
         print(f"note: {note}")
     print(f"to run it: python run_folder.py --name {options.name}")
@@ -124,7 +133,10 @@ def read_table(file: Path, base: Path, category: str) -> Scan:
     unused, seen = 0, set()
     for line, row in rows:
         image, mask = locate(base, row["image"]), locate(base, row["mask"]) if row["mask"] else None
-        if fault := fault_of_row(row, image, mask) or (image in seen and REPEATED):
+        fault = fault_of_row(row, image, mask)
+        if not fault and image in seen:
+            fault = "the image is listed twice; to unite masks, list a folder that holds them"
+        if fault:
             scan.faults.append(f"{file}, line {line}: {fault}")
             continue
         seen.add(image)
@@ -203,9 +215,22 @@ def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
         return 0, "good"
     if word in BAD_WORDS:
         return 1, row.get("defect") or "anomaly"
-    if word in UNCLEAR or word.lstrip("-").replace(".", "").isdigit():
+    if plain_word(word) in UNCLEAR_WORDS or is_number(word) or not any(map(str.isalpha, word)):
         return None, ""
     return 1, row.get("defect") or row["label"]
+
+
+def is_number(word: str) -> bool:
+    """Return whether Python reads a word as a number.
+
+    >>> is_number("1e0"), is_number("inf"), is_number("e1")
+    (True, True, False)
+    """
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def locate(base: Path, given: str) -> Path:
@@ -240,12 +265,16 @@ def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
         good = [sample for sample in rows if sample.split == "test" and sample.label == 0]
         if not good or any(sample.split == "train" and sample.label == 0 for sample in rows):
             continue
+        if len(good) == 1:
+            scan.faults.append(
+                f"{category} has one good image; add another, because one becomes a reference and "
+                "one is tested"
+            )
+            continue
         number = min(MAX_REFERENCES, len(good) // 2) if count is None else count
         if not 1 <= number < len(good):
             scan.faults.append(
-                f"{category} has no train images and {len(good)} good test images: {number} cannot "
-                "become references, because at least one must, and one must be left; add good "
-                "images, or set --references"
+                f"{category}: expected --references from 1 to {len(good) - 1}, got {number}"
             )
             continue
         order = np.random.default_rng(SEED).permutation(len(good))[:number]
@@ -266,25 +295,16 @@ def by_category(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     return groups
 
 
-def find_copies(scan: Scan) -> list[str]:
+def describe_copies(scan: Scan) -> list[str]:
     """Return a fault for each test image whose file is a copy of a train image."""
-    by_size: dict[int, list[Sample]] = defaultdict(list)
-    for sample in scan.samples:
-        path = scan.root / sample.image
-        if path.is_file():
-            by_size[path.stat().st_size].append(sample)
-    faults = []
-    for samples in by_size.values():
-        if {sample.split for sample in samples} != {"train", "test"}:
-            continue
-        digests = {sample: sha256_of(scan.root / sample.image) for sample in samples}
-        train = {digest: s.image for s, digest in digests.items() if s.split == "train"}
-        faults += [
-            f"{scan.root / sample.image} is a copy of the train image {train[digest]}; remove one"
-            for sample, digest in digests.items()
-            if sample.split == "test" and digest in train
-        ]
-    return faults
+    train, tests = (
+        [sample.image for sample in scan.samples if sample.split == split]
+        for split in ("train", "test")
+    )
+    return [
+        f"{scan.root / test} is a copy of the train image {image}; remove one"
+        for test, image in find_copies(scan.root, tests, train).items()
+    ]
 
 
 def check_categories(scan: Scan) -> None:

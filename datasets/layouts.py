@@ -14,16 +14,14 @@ folders that name labels, an image is anomalous if its mask is not blank.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
-from datasets.custom.tree import GOOD_WORDS, MASK_STEM, MASK_WORDS, plain_word
-from datasets.decode import open_image
+from datasets.custom.tree import GOOD_WORDS, MASK_WORDS, image_stems, plain_word
+from datasets.decode import is_blank
 from datasets.prepare import list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
@@ -69,7 +67,7 @@ def find_categories(given: Path) -> tuple[Scan, list[Path]]:
         if folders:
             return Scan(root), folders
     raise InputError(
-        f"--data-root: {given} has no layout that is known; expected {LAYOUT}, or one of the other "
+        f"--data-root: {given} has no known layout; expected {LAYOUT}, or one of the other "
         "layouts in docs/own-data.md, or a CSV as --csv FILE"
     )
 
@@ -87,57 +85,83 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
     parents = {"test": tests}
     if tests != folder and "train" in inside:
         parents["train"] = inside["train"]
-    mask_folders = [
-        path
-        for parent in dict.fromkeys((folder, *parents.values()))
-        for path in subfolders(parent)
-        if plain_word(path.name) in MASK_WORDS
-    ]
-    good = find_good_words(parents)
+    mask_folders = find_mask_folders(folder, parents)
+    labelled = {
+        split: [p for p in subfolders(parent) if p not in mask_folders and list_images(p)]
+        for split, parent in parents.items()
+    }
+    good = find_good_words(tests, labelled)
     before = len(scan.samples)
     for split, parent in parents.items():
-        labelled = image_folders(parent)
-        for images in labelled:
+        for images in labelled[split]:
             label = int(plain_word(images.name) not in good)
             kind = Sample(category, split, label, images.name if label else "good", "", "")
             add_images(scan, kind, images, find_masks(mask_folders, images.name))
-        if not labelled:
+        if not labelled[split]:
             kind = Sample(category, split, UNKNOWN, "anomaly", "", "")
             add_images(scan, kind, parent, find_masks(mask_folders, split))
-    if len(scan.samples) == before:
+    samples = scan.samples[before:]
+    if not samples:
         scan.faults.append(f"{folder}: no images in {', '.join(parents)} or the folders below")
+    stems = {Path(sample.image).stem for sample in samples}
+    for path in mask_folders:
+        files = list_images(path) if path.parent in parents.values() else []
+        if files and stems.isdisjoint(chain.from_iterable(map(image_stems, files))):
+            scan.faults.append(
+                f"{path}: none of its {len(files)} files is named like an image, so they are no "
+                "masks; if they are images of a defect, rename the folder"
+            )
 
 
-def find_good_words(parents: Mapping[str, Path]) -> set[str]:
+def find_mask_folders(folder: Path, parents: Mapping[str, Path]) -> list[Path]:
+    """Return the folders of masks of a category: beside its test folder, or else in `parents`.
+
+    Beside other mask folders, a folder test/label has the images of a defect. Folders of masks in
+    test_public/ always count.
+    """
+    children = [path for parent in parents.values() for path in subfolders(parent)]
+    beside, inside = (
+        [path for path in paths if plain_word(path.name) in MASK_WORDS]
+        for paths in (subfolders(folder), children)
+    )
+    if parents["test"].name.lower() == "test_public":
+        return list(dict.fromkeys(beside + inside))
+    return beside or inside
+
+
+def find_good_words(tests: Path, labelled: Mapping[str, Sequence[Path]]) -> set[str]:
     """Return the `plain_word` of each folder of good images; none where no folder names a label.
 
-    `parents` maps "test" and perhaps "train" to their folders. Raise `InputError` if folders name
-    labels, and none is good.
+    `labelled` maps "test" and perhaps "train" to their folders with images. Raise `InputError` if
+    folders name labels, and none is good.
     """
-    names = {split: [path.name for path in image_folders(p)] for split, p in parents.items()}
+    names = {split: [path.name for path in folders] for split, folders in labelled.items()}
     words = {plain_word(name) for name in chain.from_iterable(names.values())}
     good = words & GOOD_WORDS
     if len(names.get("train", ())) == 1:
         good |= {plain_word(names["train"][0])}
     if words and not good:
         raise InputError(
-            f"{parents['test'].parent} has images in the folders {', '.join(names['test'])}; name "
-            "the one with the good images good, and the others after their defects"
+            f"{tests} has images in the folders {', '.join(names['test'])}; name the one with the "
+            "good images good, and the others after their defects"
         )
     return good
 
 
-def add_images(scan: Scan, kind: Sample, folder: Path, masks: Mapping[str, Path]) -> None:
+def add_images(scan: Scan, kind: Sample, folder: Path, masks: dict[str, list[Path]]) -> None:
     """Add the images of one folder to `scan`.
 
     `kind` has everything but their paths; if its label is UNKNOWN, the masks tell the labels.
-    `masks` are those in other folders, by the stem of their image.
+    `masks` are those in other folders, by the stems that their images may have; the masks in this
+    folder are added.
     """
-    files = list_images(folder)
+    files, images = list_images(folder), []
     stems = {path.stem for path in files}
-    beside = by_image_stem([path for path in files if image_stem(path) in stems])
-    masks = {**masks, **beside}
-    images = [path for path in files if path not in beside.values()]
+    for path in files:
+        if stems.isdisjoint(image_stems(path)[1:]):
+            images.append(path)
+        else:
+            masks[image_stems(path)[1]].append(path)
     unmasked = sum(path.stem not in masks for path in images)
     if kind.label == UNKNOWN and unmasked:
         if unmasked == len(images) and kind.split == "test":
@@ -147,7 +171,13 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: Mapping[str, Path]
             )
         scan.notes.append(f"{folder}: {unmasked} images without a mask count as good")
     for image in images:
-        mask = masks.get(image.stem) if kind.label else None
+        candidates = masks[image.stem] if kind.label else []
+        mask = candidates[0] if candidates else None
+        if len(candidates) > 1:
+            scan.faults.append(
+                f"{' and '.join(map(str, candidates))} are masks of one image, {image}; keep one, "
+                f"or to unite them, put them into a folder {image.stem}/"
+            )
         if mask in scan.used:
             scan.faults.append(f"{mask} is the mask of two images; give each defect its folder")
         scan.used |= {image} if mask is None else {image, mask}
@@ -162,68 +192,21 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: Mapping[str, Path]
         )
 
 
-def find_masks(mask_folders: Sequence[Path], name: str) -> dict[str, Path]:
-    """Return the masks of the images in a folder `name`, by the stem of their image.
+def find_masks(mask_folders: Sequence[Path], name: str) -> dict[str, list[Path]]:
+    """Return the masks of the images in a folder `name`, by the stems that an image may have.
 
     Masks lie in a subfolder `name` of a mask folder, or else directly in it. A folder <stem>/ holds
     several masks of one image.
     """
-    masks = {}
+    masks: dict[str, list[Path]] = defaultdict(list)
     for parent in mask_folders:
         folder = parent / name if (parent / name).is_dir() else parent
-        if folder != parent:
-            masks |= {path.name: path for path in subfolders(folder)}
-        files = list_images(folder)
-        masks |= {path.stem: path for path in files}
-        masks |= by_image_stem(files)
+        for path in subfolders(folder) if folder != parent else []:
+            masks[path.name].append(path)
+        for path in list_images(folder):
+            for stem in image_stems(path):
+                masks[stem].append(path)
     return masks
-
-
-def by_image_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Return the files whose names say that they are masks, by the stem of their image.
-
-    Raise `InputError` if two of them belong to one image.
-    """
-    masks: dict[str, Path] = {}
-    for path in files:
-        stem = image_stem(path)
-        if stem == path.stem:
-            continue
-        if stem in masks:
-            raise InputError(
-                f"{masks[stem]} and {path.name} are masks of one image; to unite them, put them "
-                f"into a folder {stem}/"
-            )
-        masks[stem] = path
-    return masks
-
-
-def image_stem(mask: Path) -> str:
-    """Return the stem of the image that a mask belongs to.
-
-    >>> image_stem(Path("000_mask.png")), image_stem(Path("x_GT.png")), image_stem(Path("1.png"))
-    ('000', 'x', '1')
-    """
-    match = MASK_STEM.fullmatch(mask.stem)
-    return match[1] if match else mask.stem
-
-
-def is_blank(mask: Path) -> bool:
-    """Return whether a mask is black; an unreadable one, or a folder, is not."""
-    try:
-        with open_image(mask, "the mask ") as pixels:
-            return not np.asarray(pixels).any()
-    except InputError:
-        return False
-
-
-def image_folders(parent: Path) -> list[Path]:
-    """Return the subfolders that hold images, without those of masks, sorted."""
-    return [
-        path
-        for path in subfolders(parent)
-        if plain_word(path.name) not in MASK_WORDS and list_images(path)
-    ]
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from datasets.splits import Sample
 from utils.errors import InputError, describe_error
+from utils.files import sha256_of
 
 COLUMNS = ["category", "shots", "seed", "image"]
 NO_SEED = -1  # of a setting that draws nothing: zero-shot, and all references of custom images
@@ -95,6 +96,35 @@ def read_references(path: Path) -> pd.DataFrame:
             f"REFERENCES: {path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
         )
     return table
+
+
+def find_copies(root: Path, tests: Sequence[str], references: Sequence[str]) -> dict[str, str]:
+    """Return the test images whose files are copies of reference images, each with one of these.
+
+    Paths are relative to `root`; missing files are no copies. Files are compared by size, then by
+    256 bytes, then by sha256: few are read whole, even of BMP files, which have equal sizes.
+    """
+    exist = {image for image in {*tests, *references} if (root / image).is_file()}
+    tests, references = ([i for i in images if i in exist] for images in (tests, references))
+    for key in (file_size, middle_bytes, sha256_of):
+        keys = {image: key(root / image) for image in {*tests, *references}}
+        first = {keys[image]: image for image in reversed(references)}
+        tests = [image for image in tests if keys[image] in first]
+        shared = {keys[image] for image in tests}
+        references = [image for image in references if keys[image] in shared]
+    return {image: first[keys[image]] for image in tests}
+
+
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes."""
+    return path.stat().st_size
+
+
+def middle_bytes(path: Path) -> bytes:
+    """Return up to 256 bytes from the middle of a file."""
+    with path.open("rb") as stream:
+        stream.seek(file_size(path) // 2)
+        return stream.read(256)
 
 
 def reference_rows(

@@ -198,6 +198,16 @@ def test_scores_are_written_as_json_csv_and_heatmaps(done):
     assert (done / "scores" / "metal nut.csv").read_text().startswith("image,label,defect,0-shot")
 
 
+def test_heatmaps_are_counted_by_the_labels_that_masks_give(tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"], defects=["crack"], each=3) / "bottle"
+    for path in (root / "test/good").iterdir():
+        path.rename(root / "test/crack" / f"good {path.name}")
+    images, masks = str(root / "test/crack"), str(root / "ground_truth/crack")
+    (task,) = plan_custom(settings(tmp_path, images=images, masks=masks)).tasks
+    for count in (1, 2):
+        assert sorted(s.label for s in task.drawn(count)) == [0] * count + [1] * count
+
+
 def test_labels_and_masks_give_all_metrics(done):
     assert "n/a" not in (done / "summary.md").read_text()
 

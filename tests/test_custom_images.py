@@ -1,6 +1,7 @@
 """What users bring: folders, labels, masks, bit depths and copies, found without a model."""
 
 import os
+import pickle
 import zlib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets.custom.find import CustomImages, find_custom_images
-from datasets.custom.masks import read_custom_masks
+from datasets.custom.masks import MaskError, read_custom_masks
 from datasets.custom.tree import GOOD_WORDS, CustomRequest
 from datasets.decode import White, find_white, inspect_image, read_image
 from datasets.images import ImageDataset
@@ -231,6 +232,48 @@ def test_a_mask_that_several_images_share_by_name_is_named(tmp_path):
     assert said(custom, "without an image", "1 (mask/7.png)")
 
 
+@pytest.mark.parametrize("mask", ["x/x.png", "x/x_mask.png", "scratch/x/x.png"])
+def test_a_mask_that_matches_its_image_by_file_and_folder_is_used_once(tmp_path, mask):
+    save(tmp_path, "in/good/0.png", "in/scratch/x.png")
+    save(tmp_path, f"masks/{mask}", image=MASK)
+    custom = find(tmp_path / "in", masks=tmp_path / "masks")
+    assert [sample.mask for sample in custom.tests] == ["", str(tmp_path / "masks" / mask)]
+    assert custom.messages == []
+
+
+def test_a_mask_error_survives_a_process_boundary():
+    error = pickle.loads(pickle.dumps(MaskError("the mask is all black", 0)))
+    assert (str(error), error.label, error.status) == ("the mask is all black", 0, 1)
+
+
+@pytest.mark.parametrize("folder", ["label", "day/label"])
+@pytest.mark.parametrize("masks", [None, "masks"])
+def test_a_defect_named_like_a_mask_folder_is_refused(tmp_path, folder, masks):
+    parent = Path("in", folder).parent
+    save(tmp_path, f"{parent}/good/0.png", f"{parent}/scratch/1.png", f"in/{folder}/2.png")
+    save(tmp_path, "masks/1.png", image=MASK)
+    masks = tmp_path / masks if masks else None
+    with pytest.raises(InputError, match=r"none of the 1 files in .*label is named like an image"):
+        find(tmp_path / "in", masks=masks, recursive=True)
+
+
+def test_images_of_a_defect_never_become_masks_beside_others(tmp_path):
+    save(tmp_path, "good/0.png", "scratch/1.png", "label/1.png")
+    save(tmp_path, "ground_truth/scratch/1_mask.png", "ground_truth/label/1.png", image=MASK)
+    with pytest.raises(InputError, match=r"ground_truth and .*label both have a mask of scratch/1"):
+        find(tmp_path)
+
+
+def test_labels_by_folder_or_mask_name_the_defect(tmp_path):
+    save(tmp_path, "a/OK/0.png", "a/scratch/1.png", "b/0.png", "b/1.png", "b/2.png", "b/3.png")
+    assert [sample.defect for sample in find(tmp_path / "a").tests] == ["good", "scratch"]
+    assert {sample.defect for sample in find(tmp_path / "b").tests} == {"images"}
+    save(tmp_path, "b/1_mask.png", "b/2_mask.png", image=MASK)
+    (tmp_path / "b/3_mask.png").write_bytes(b"")
+    custom = find(tmp_path / "b")
+    assert [sample.defect for sample in custom.tests] == ["good", "anomaly", "anomaly", "images"]
+
+
 def test_masks_may_lie_in_the_folder_of_the_images_or_above_it(tmp_path):
     save(tmp_path, "in/1.png", "in/2.png")
     save(tmp_path, "in/1_mask.png", image=MASK)
@@ -241,7 +284,7 @@ def test_masks_may_lie_in_the_folder_of_the_images_or_above_it(tmp_path):
     save(tmp_path, "masks/2.png", image=MASK)
     custom = find(tmp_path / "in", masks=tmp_path / "masks")
     assert labels(custom) == {"1.png": 0, "2.png": 1}
-    assert said(custom, "masks passed over for MASKS: 1 (1_mask.png)")
+    assert said(custom, "ignored masks inside IMAGES because --masks was given: 1 (1_mask.png)")
 
 
 def test_labels_without_masks_say_that_there_are_no_pixel_metrics(tmp_path):

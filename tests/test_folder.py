@@ -1,5 +1,6 @@
 """A user's own dataset as a benchmark: layouts, CSV files, references, runs of run_folder.py."""
 
+import re
 import runpy
 import shutil
 import sys
@@ -153,6 +154,48 @@ def test_the_layout_of_kolektorsdd2(tmp_path, capsys):
     assert "files that are not used" not in printed
 
 
+def palette_mask(colours: list[int], marked: bool) -> Image.Image:
+    """Return a palette mask whose pixels of index 1 are `marked`; the others have index 0."""
+    indices = np.zeros(SIZE, np.uint8)
+    indices[2:9, 2:9] = marked
+    mask = Image.fromarray(indices).convert("P")
+    mask.putpalette(colours)
+    mask.putdata(indices.ravel().tolist())
+    return mask
+
+
+BLACK, RED, WHITE = [0, 0, 0], [255, 0, 0], [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("mask", "blank"),
+    [
+        (Image.new("RGBA", SIZE[::-1], (0, 0, 0, 255)), True),
+        (Image.new("RGBA", SIZE[::-1], (0, 0, 9, 0)), False),
+        (Image.new("LA", SIZE[::-1], (0, 255)), True),
+        (Image.new("LA", SIZE[::-1], (1, 255)), False),
+        (palette_mask(RED + BLACK, marked=False), False),
+        (palette_mask(WHITE + BLACK, marked=True), False),
+        (palette_mask(BLACK + BLACK, marked=True), True),
+        (palette_mask(BLACK + RED, marked=True), False),
+    ],
+)
+def test_a_mask_is_blank_if_its_colours_are_black(tmp_path, mask, blank):
+    root = tmp_path / "gear"
+    write_images(root, "train/0.png", "test/1.png", "test/2.png")
+    write_mask(root / "test/2_mask.png", (0, 9, 0, 9))
+    mask.save(root / "test/1_mask.png")
+    samples = {s.image: s for s in split_of(root, tmp_path / "splits")}
+    assert samples["test/1.png"].label == int(not blank)
+    rows = [("image", "label", "mask"), ("train/0.png", "good", ""), ("test/2.png", "good", "")]
+    file = write_csv(root / "list.csv", [*rows, ("test/1.png", "good", "test/1_mask.png")])
+    if blank:
+        split_of(None, tmp_path / "splits", csv=file)
+    else:
+        with pytest.raises(InputError, match=r"and its mask .* is not blank"):
+            split_of(None, tmp_path / "splits", csv=file)
+
+
 @pytest.mark.parametrize("folder", ["ground_truth", "mask", "Masks", "label", "labels", "GT"])
 @pytest.mark.parametrize("name", ["dent/000.png", "dent/000_mask.png", "000_GT.bmp"])
 def test_masks_lie_in_folders_of_several_names(tmp_path, folder, name):
@@ -182,6 +225,52 @@ def test_two_masks_of_one_image_need_a_folder(tmp_path, folder):
         write_mask(root / "gear" / folder / f"2_mask_{number}.png", (0, 9, 0, 9))
     with pytest.raises(InputError, match=r"2_mask_2\.png are masks of one image.* a folder 2/"):
         split_of(root, tmp_path / "splits")
+
+
+@pytest.mark.parametrize("word", ["label", "labels", "mask", "GT"])
+@pytest.mark.parametrize("masks", ["ground_truth", "masks"])
+def test_a_defect_may_be_named_like_a_mask_folder_if_there_is_another_one(tmp_path, word, masks):
+    root = make_mvtec(tmp_path / "raw", ["gear"], defects=("scratch", word), each=1)
+    (root / "gear/ground_truth").rename(root / "gear" / masks)
+    samples = split_of(root, tmp_path / "splits")
+    assert {(s.image, s.mask) for s in samples if s.label} == {
+        (f"gear/test/{name}/000.png", f"gear/{masks}/{name}/000_mask.png")
+        for name in ("scratch", word)
+    }
+
+
+def test_mask_folders_in_test_public_always_count(tmp_path):
+    can = tmp_path / "raw" / "can"
+    write_images(can, "train/good/0.png", "test_public/good/0.png", "test_public/good/2.png")
+    write_images(can, "test_public/bad/1.png")
+    write_mask(can / "test_public/ground_truth/bad/1_mask.png", (0, 9, 0, 9))
+    (can / "masks").mkdir()
+    samples = split_of(tmp_path / "raw", tmp_path / "splits")
+    assert [s.mask for s in samples if s.label] == ["can/test_public/ground_truth/bad/1_mask.png"]
+    shutil.rmtree(can / "masks")
+    alone = split_of(can / "test_public", tmp_path / "splits")
+    assert [s.mask for s in alone if s.label] == ["ground_truth/bad/1_mask.png"]
+
+
+@pytest.mark.parametrize(
+    "others", ["gear/label/000.png", "gear/masks/crack/000_GT.png", "gear/test/crack/000_mask.png"]
+)
+def test_masks_of_one_image_in_two_folders_are_refused(tmp_path, others):
+    root = make_mvtec(tmp_path / "raw", ["gear"], defects=["crack"], each=1)
+    write_mask(root / others, (0, 9, 0, 9))
+    with pytest.raises(
+        InputError, match=r"are masks of one image, .*crack/000\.png; keep one"
+    ) as e:
+        split_of(root, tmp_path / "splits")
+    assert others in str(e.value) and "ground_truth/crack/000_mask.png" in str(e.value)
+
+
+def test_a_defect_named_like_a_mask_folder_is_refused_if_it_may_be_one(tmp_path):
+    for parent in ("gear", "gear/test"):
+        root = tmp_path / parent.replace("/", " ") / parent
+        write_images(root, "good/0.png", "good/1.png", "scratch/2.png", "label/3.png")
+        with pytest.raises(InputError, match=r"label: none of its 1 files is named like an image"):
+            split_of(tmp_path / parent.replace("/", " "), tmp_path / "splits")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):
@@ -225,8 +314,12 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     assert split_of(root, tmp_path / "b") == samples
     assert sum(s.split == "train" for s in split_of(root, tmp_path / "c", references=8)) == 8 + 1
     for count in (0, 9):
-        with pytest.raises(InputError, match="at least one must, and one must be left"):
+        with pytest.raises(InputError, match=f"expected --references from 1 to 8, got {count}"):
             split_of(root, tmp_path / "d", references=count)
+    for path in sorted((root / "gear/test/good").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(InputError, match="gear has one good image; add another"):
+        split_of(root, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
@@ -255,8 +348,8 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["a/b/c/d/0.png"], "has no layout that is known"),
-        (["gear/test/a/0.png", "gear/test/b/0.png"], "images in the folders a, b; name the one"),
+        (["a/b/c/d/0.png"], "has no known layout"),
+        (["gear/test/a/0.png", "gear/test/b/0.png"], "test has images in the folders a, b; name"),
         (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
         (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
         (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
@@ -385,7 +478,14 @@ def test_a_csv_unites_the_masks_of_a_folder(images, tmp_path):
         (("gone.png", "good", "", "test"), "line 7: there is no image .*gone.png"),
         (("dent/0.png", "", "", "test"), 'line 7: the label is ""; expected 0, 1, good'),
         (("dent/0.png", "-1", "", "test"), 'the label is "-1"'),
-        (("dent/0.png", "FALSE", "", "test"), 'the label is "FALSE"'),
+        *(
+            (("dent/0.png", word, "", "test"), f'the label is "{re.escape(word)}"')
+            for word in ("FALSE", "null", "N/A", "Unknown", "un-labeled", "negative", "?", "-")
+        ),
+        *(
+            (("dent/0.png", word, "", "test"), f'the label is "{re.escape(word)}"')
+            for word in ("+1", "1e0", "2", "inf", "NaN", "1.5")
+        ),
         (("dent/0.png", "dent", "gone.png", "test"), "there is no mask .*gone.png"),
         (("dent/0.png", "dent", "", "later"), 'the split is "later"; expected train, test or val'),
         (("dent/0.png", "dent", "masks/0.png", "test"), "line 7: the image is listed twice"),

@@ -1,16 +1,20 @@
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from datasets.references import (
     COLUMNS,
     NO_SEED,
     draw_references,
+    find_copies,
     listed_references,
     read_references,
     reference_rows,
 )
 from datasets.splits import Sample, first_of_each_defect
 from utils.errors import InputError
+from utils.files import sha256_of
 
 
 def train_rows(count: int, category: str = "bottle") -> list[Sample]:
@@ -85,3 +89,19 @@ def test_the_first_of_each_defect_are_in_order():
     assert first_of_each_defect(samples, 1) == [0, 1, 4]
     assert first_of_each_defect(samples, 2) == [0, 1, 2, 3, 4]
     assert first_of_each_defect(samples, 0) == []
+
+
+def test_copies_are_found_without_reading_other_files_of_their_size(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)).save(tmp_path / f"{number}.bmp")
+    hashed = []
+    digest = "datasets.references.sha256_of"
+    monkeypatch.setattr(digest, lambda path: hashed.append(path.name) or sha256_of(path))
+    names = [f"{number}.bmp" for number in range(5)]
+    assert find_copies(tmp_path, names[2:], names[:2]) == {} and hashed == []
+    (tmp_path / "4.bmp").write_bytes((tmp_path / "1.bmp").read_bytes())
+    end = (tmp_path / "0.bmp").read_bytes()
+    (tmp_path / "3.bmp").write_bytes(end[:-1] + bytes([end[-1] ^ 1]))  # the middle is equal
+    assert find_copies(tmp_path, [*names[2:], "gone"], [*names[:2], "gone"]) == {"4.bmp": "1.bmp"}
+    assert sorted(hashed) == ["0.bmp", "1.bmp", "3.bmp", "4.bmp"]

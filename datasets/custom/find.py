@@ -14,7 +14,7 @@ from datasets.custom.labels import label_samples
 from datasets.custom.tree import (
     GOOD_WORDS,
     CustomRequest,
-    Found,
+    ListedImage,
     Tree,
     list_names,
     list_tree,
@@ -90,7 +90,7 @@ def printable(line: str) -> str:
 def list_tests(request: CustomRequest) -> Tree:
     """List the images to score; folders given for something else are not among them."""
     if request.images.is_file():
-        return Tree([Found(PurePath(request.images.name))])
+        return Tree([ListedImage(PurePath(request.images.name))])
     skip = [real_path(path) for path in (request.masks, request.results) if path]
     good = {plain_word(request.good_folder)} if request.good_folder else GOOD_WORDS
     if request.references and plain_word(request.references.name) not in good:
@@ -104,13 +104,15 @@ def list_references(request: CustomRequest) -> Tree:
     if folder is None:
         return Tree()
     if folder.is_file():
-        return Tree([Found(PurePath(real_path(folder)))])
+        return Tree([ListedImage(PurePath(real_path(folder)))])
     tree = list_tree(folder, "REFERENCES", request.recursive, request.good_folder)
     for image in tree.images:
         if image.label == 1:
             tree.pass_over("images that are not good", image.path)
     tree.images = [
-        Found(PurePath(real_path(folder / image.path))) for image in tree.images if image.label != 1
+        ListedImage(PurePath(real_path(folder / image.path)))
+        for image in tree.images
+        if image.label != 1
     ]
     return tree
 

@@ -1,5 +1,6 @@
 """Label custom images by their folders or their masks, and say what masks are not used."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,10 +9,13 @@ from pathlib import PurePath
 from datasets.custom.masks import SEPARATOR, MaskError, Pairs, pair_masks, read_custom_masks
 from datasets.custom.tree import (
     CUSTOM_SUFFIXES,
+    MASK_WORDS,
+    NO_FOLDER,
     OTHER_TYPES,
     CustomRequest,
     Tree,
     list_names,
+    plain_word,
     walk,
 )
 from datasets.prepare import THREADS
@@ -40,13 +44,15 @@ def label_samples(
 
     Without labelled folders, an image is anomalous if it has a mask that is not black. `sizes` are
     (width, height) by image path. What a user must know is added to `messages`. Raise `InputError`
-    if `request.masks` has no mask of any image.
+    if `request.masks` has no mask of any image, and as `check_mask_folders` does.
     """
+    check_mask_folders(request, tests)
     masks = find_masks(request, tests, messages)
     with ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda path: read_masks(masks[path], sizes[path]), masks)
         readings = dict(zip(masks, results, strict=True))
     samples, faults, marked_good = [], [], []
+    defects = {0: "good", 1: "anomaly", UNKNOWN: NO_FOLDER}  # of images that masks label
     for image in tests.images:
         path = image.path.as_posix()
         reading = readings.get(path, MaskReading(0))
@@ -57,7 +63,8 @@ def label_samples(
         if image.label == 0 and reading.label == 1:
             marked_good.append(path)
         mask = masks.get(path, "") if label == 1 and not reading.fault else ""
-        samples.append(Sample(request.class_name, "test", label, image.defect, path, mask))
+        defect = defects[label] if by_mask else image.defect
+        samples.append(Sample(request.class_name, "test", label, defect, path, mask))
     messages += [f"MASKS: not used: {fault}" for fault in faults[:MAX_FAULTS]]
     if len(faults) > MAX_FAULTS:
         messages.append(f"MASKS: {len(faults) - MAX_FAULTS} more are not used")
@@ -87,7 +94,9 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
         messages += others.messages("MASKS")
         given = {real_path(folder / path) for path in files}
         if unused := [path for path in tests.masks if real_path(root / path) not in given]:
-            messages.append(f"IMAGES: masks passed over for MASKS: {list_names(unused)}")
+            messages.append(
+                f"ignored masks inside IMAGES because --masks was given: {list_names(unused)}"
+            )
     if request.masks and request.masks.is_file() and len(tests.images) == 1:
         pairs = Pairs({tests.images[0].path: [request.masks]})
     else:
@@ -109,6 +118,35 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
         image.as_posix(): SEPARATOR.join(str(real_path(path)) for path in paths)
         for image, paths in pairs.masks.items()
     }
+
+
+def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
+    """Raise `InputError` for a folder of masks beside the good images that seems to hold images.
+
+    None of its files is named like an image, or another such folder has masks of the same images.
+    The images of a defect called "label" would be left out, or taken for masks.
+    """
+    folders: dict[PurePath, list[PurePath]] = defaultdict(list)
+    for mask in tests.masks:
+        for folder in mask.parents[:-1]:
+            if folder.parent in tests.labelled and plain_word(folder.name) in MASK_WORDS:
+                folders[folder].append(mask)
+    root = real_path(request.images)
+    folder_of: dict[PurePath, PurePath] = {}  # of the masks of an image
+    for folder, files in folders.items():
+        pairs = pair_masks(tests.images, root, files, root)
+        if len(pairs.unmatched) == len(files):
+            raise InputError(
+                f"IMAGES: none of the {len(files)} files in {root / folder} is named like an "
+                "image, so they are no masks; if they are images of a defect, rename the folder, "
+                "else remove it"
+            )
+        for image in pairs.masks:
+            if (other := folder_of.setdefault(image, folder)) != folder:
+                raise InputError(
+                    f"IMAGES: {root / other} and {root / folder} both have a mask of {image}; if "
+                    "one holds images of a defect, rename it, else give the right one as --masks"
+                )
 
 
 def read_masks(paths: str, image_size: tuple[int, int]) -> MaskReading:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.custom.tree import MASK_STEM, MASK_WORDS, Found, plain_word
+from datasets.custom.tree import MASK_WORDS, ListedImage, image_stems, plain_word
 from datasets.decode import DEEP_GREY, open_image
 from datasets.splits import UNKNOWN
 from utils.errors import InputError
@@ -25,7 +25,7 @@ SEPARATOR = "\n"  # between the paths of several masks of one image
 class MaskError(InputError):
     """A mask that cannot be used; `label` is what it still says about an image without a label."""
 
-    def __init__(self, sentence: str, label: int):
+    def __init__(self, sentence: str, label: int = UNKNOWN):  # unpickling passes the first alone
         super().__init__(sentence)
         self.label = label
 
@@ -40,28 +40,26 @@ class Pairs:
 
 
 def pair_masks(
-    images: Sequence[Found], root: Path, masks: Sequence[PurePath], masks_root: Path
+    images: Sequence[ListedImage], root: Path, masks: Sequence[PurePath], masks_root: Path
 ) -> Pairs:
     """Find the image of each mask by name and folder; paths are relative to the two roots.
 
     The mask of <folder>/x.png is named x, x_mask, x_GT or x_mask_2, or lies in a folder x. It is in
     the same <folder> below a folder of masks, or anywhere if only one image has that name.
     """
-    by_name: dict[str, list[Found]] = defaultdict(list)
+    by_name: dict[str, list[ListedImage]] = defaultdict(list)
     for image in images:
         for name in {image.path.stem, image.path.name}:
             by_name[name].append(image)
     pairs = Pairs()
     for path in masks:
-        folder = tuple(part for part in path.parts[:-1] if plain_word(part) not in MASK_WORDS)
-        names = [(folder, path.stem)]
-        if stem := MASK_STEM.fullmatch(path.stem):
-            names.append((folder, stem[1]))
+        folder = tuple(name for name in path.parts[:-1] if plain_word(name) not in MASK_WORDS)
+        names = [(folder, stem) for stem in image_stems(path)]
         if folder:
             names.append((folder[:-1], folder[-1]))
-        found = [(inside, image) for inside, name in names for image in by_name.get(name, [])]
-        owners = [image for inside, image in found if is_inside(image, root, inside)]
-        by_name_alone = [image for _, image in found if image.label != 0]
+        candidates = [(inside, image) for inside, name in names for image in by_name.get(name, [])]
+        owners = dict.fromkeys(i for inside, i in candidates if is_inside(i, root, inside))
+        by_name_alone = dict.fromkeys(image for _, image in candidates if image.label != 0)
         if not owners and len(by_name_alone) == 1:
             owners = by_name_alone
         for image in owners:
@@ -71,7 +69,7 @@ def pair_masks(
     return pairs
 
 
-def is_inside(image: Found, root: Path, folder: tuple[str, ...]) -> bool:
+def is_inside(image: ListedImage, root: Path, folder: tuple[str, ...]) -> bool:
     """Return whether an image lies in `folder`, which starts at or below the root of the images."""
     parents = image.path.parts[:-1]
     full = (root.name, *parents)

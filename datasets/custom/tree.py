@@ -1,4 +1,4 @@
-"""List the images of a user's folder with their labels, their masks, and what is neither.
+"""List a user's folder: the images with their labels, the masks, and all other files.
 
 A folder with a subfolder named like "good" is labelled: its other subfolders are defects. Folders
 named like "mask", and files named like x_mask.png, are masks, never images.
@@ -47,20 +47,21 @@ class CustomRequest:
 
 
 @dataclass(frozen=True)
-class Found:
+class ListedImage:
     """An image and what its folders say about it."""
 
     path: PurePath  # relative to the folder that was listed
     label: int = UNKNOWN  # 0 good, 1 anomalous
-    defect: str = NO_FOLDER
+    defect: str = NO_FOLDER  # "good" for a good image
 
 
 @dataclass
 class Tree:
     """The image files of a folder, sorted by path."""
 
-    images: list[Found] = field(default_factory=list)
+    images: list[ListedImage] = field(default_factory=list)
     masks: list[PurePath] = field(default_factory=list)  # relative to the folder
+    labelled: set[PurePath] = field(default_factory=set)  # the folders with a good subfolder
     passed_over: dict[str, list[str]] = field(default_factory=dict)  # reason to names
 
     def pass_over(self, reason: str, name: object) -> None:
@@ -122,9 +123,10 @@ def list_tree(
             f'GOOD_FOLDER: {folder} has no folder "{good_folder}" with images; its folders with '
             f"images are: {', '.join(top) or 'none'}"
         )
+    tree.labelled = labelled
     depth = 2 if labelled else 1
     for path in files:
-        image = read_label(path, labelled, good) if labelled else Found(path)
+        image = read_label(path, labelled, good) if labelled else ListedImage(path)
         if not recursive and len(path.parts) > depth:
             tree.pass_over("images in subfolders (--recursive includes them)", path)
         elif image is None:
@@ -138,7 +140,9 @@ def list_tree(
 
 
 def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[PurePath]:
-    """Yield the files below a folder as relative paths; `tree` gets what is hidden or unreadable.
+    """Yield the files below a folder as relative paths.
+
+    Record hidden and unreadable entries in `tree`.
 
     Links are followed; each folder is visited once, and those in `skip`, real paths, never.
     """
@@ -163,20 +167,31 @@ def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[Pure
 
 def is_mask(path: PurePath) -> bool:
     """Return whether a file is a mask by its name or by a folder that it is in."""
-    in_folder = any(plain_word(part) in MASK_WORDS for part in path.parts[:-1])
-    return in_folder or MASK_STEM.fullmatch(path.stem) is not None
+    in_folder = any(plain_word(name) in MASK_WORDS for name in path.parts[:-1])
+    return in_folder or len(image_stems(path)) > 1
+
+
+def image_stems(mask: PurePath) -> list[str]:
+    """Return the stems that the image of a mask may have.
+
+    >>> image_stems(PurePath("x.png")), image_stems(PurePath("x_mask_2.png"))
+    (['x'], ['x_mask_2', 'x'])
+    """
+    match = MASK_STEM.fullmatch(mask.stem)
+    return [mask.stem, match[1]] if match else [mask.stem]
 
 
 def read_label(
     path: PurePath, labelled: Collection[PurePath], good: Collection[str]
-) -> Found | None:
+) -> ListedImage | None:
     """Return an image with its label, or None if no folder of it is in a labelled one.
 
     `labelled` are the folders with a good subfolder; the innermost decides.
     """
     for parent in path.parents[:-1]:
         if parent.parent in labelled:
-            return Found(path, int(plain_word(parent.name) not in good), parent.name)
+            is_good = plain_word(parent.name) in good
+            return ListedImage(path, int(not is_good), "good" if is_good else parent.name)
     return None
 
 

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from datasets.decode import SIXTEEN_BITS, White
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
-from datasets.references import ShotSetting, draw_references, listed_references, read_references
+from datasets.references import (
+    ShotSetting,
+    draw_references,
+    find_copies,
+    listed_references,
+    read_references,
+)
 from datasets.splits import (
     Sample,
     first_of_each_defect,
@@ -185,7 +191,10 @@ def notes_on_references(settings: Settings, root: Path, tasks: Sequence[Category
     They are compared with themselves, so their scores are too low. Raise `InputError` if the user
     listed the references.
     """
-    copies = [image for task in tasks for image in tests_among_references(root, task)]
+    copies = []
+    for task in tasks:
+        tests, drawn = ([s.image for s in samples] for samples in (task.tests, task.references))
+        copies += find_copies(root, tests, drawn)
     if not copies:
         return []
     count = f"{len(copies)} test images are also reference images, such as {copies[0]}"
@@ -195,19 +204,3 @@ def notes_on_references(settings: Settings, root: Path, tasks: Sequence[Category
             "other images"
         )
     return [f"REFERENCES AMONG THE TEST IMAGES: {count}; their scores are too low"]
-
-
-def tests_among_references(root: Path, task: CategoryTask) -> list[str]:
-    """Return the test images of a task whose files have the content of a reference image."""
-
-    def size(sample: Sample) -> int:
-        path = root / sample.image
-        return path.stat().st_size if path.is_file() else -1  # decoding reports a missing file
-
-    sizes = set(map(size, task.references)) & set(map(size, task.tests)) - {-1}
-    contents = {sha256_of(root / s.image) for s in task.references if size(s) in sizes}
-    return [
-        sample.image
-        for sample in task.tests
-        if size(sample) in sizes and sha256_of(root / sample.image) in contents
-    ]
