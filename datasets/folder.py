@@ -15,7 +15,7 @@ import csv
 import io
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +31,13 @@ from datasets.download import Archive
 from datasets.layouts import LAYOUT, Scan, scan_folders
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
 from datasets.references import find_copies
-from datasets.splits import SPLITS_FOLDER, Sample, check_name, write_notes
+from datasets.splits import SPLITS_FOLDER, Sample, check_name, read_root, write_notes
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError, describe_error
-from utils.files import user_path
+from utils.files import real_path, user_path
 
 SEED = 0  # of the references that are drawn from good test images
+DEFAULT_SHOTS = (0, 1, 2, 4)  # of run_folder.py
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
 COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
 SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
@@ -59,7 +60,7 @@ class FolderOptions:
     """Folder of the dataset; with --csv, the folder that relative paths start from (default: the
     folder of the CSV)."""
     csv: Path | None = None
-    """CSV with the columns image and label, and if you like mask, category, split and defect."""
+    """CSV with the columns image and label and, optionally, mask, category, split and defect."""
     category: str = ""
     """Name of the category where there is only one; it becomes part of the prompts."""
     references: int | None = None
@@ -77,6 +78,7 @@ def main(options: FolderOptions) -> list[Path]:
     """
     check_name(options.name)
     scan = read_dataset(options)
+    check_other_root(options, scan.root)
     drawn = draw_missing_references(scan, options.references)
     check_categories(scan)
     raise_faults(scan.faults + describe_copies(scan))
@@ -100,8 +102,31 @@ def main(options: FolderOptions) -> list[Path]:
     write_notes([note] if drawn else [], files[0])
     for note in scan.notes:
         print(f"note: {note}")
-    print(f"to run it: python run_folder.py --name {options.name}")
+    print(f"to run it: python run_folder.py --name {options.name}{possible_shots(scan.samples)}")
     return files
+
+
+def check_other_root(options: FolderOptions, root: Path) -> None:
+    """Raise `InputError` if the name already stands for images in another folder."""
+    split = options.splits_folder / f"{options.name}.csv"
+    if not split.exists():
+        return
+    earlier = read_root(options.name, options.splits_folder)
+    if real_path(earlier) != real_path(root):
+        raise InputError(
+            f'--name: "{options.name}" is the benchmark of the images in {earlier}; choose another '
+            f"name, or delete {split} to use it for {root}"
+        )
+
+
+def possible_shots(samples: Sequence[Sample]) -> str:
+    """Return the option for fewer shots than by default where a category has too few references."""
+    train = Counter(s.class_name for s in samples if s.split == "train" and s.label == 0)
+    most = min(train[category] for category in by_category(samples))
+    if most >= max(DEFAULT_SHOTS):
+        return ""
+    shots = " ".join(str(count) for count in DEFAULT_SHOTS if count <= most)
+    return f" --shots {shots}  (a category has only {most} images to draw references from)"
 
 
 def read_dataset(options: FolderOptions) -> Scan:

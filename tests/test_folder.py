@@ -248,7 +248,7 @@ def test_mask_folders_in_test_public_always_count(tmp_path):
     samples = split_of(tmp_path / "raw", tmp_path / "splits")
     assert [s.mask for s in samples if s.label] == ["can/test_public/ground_truth/bad/1_mask.png"]
     shutil.rmtree(can / "masks")
-    alone = split_of(can / "test_public", tmp_path / "splits")
+    alone = split_of(can / "test_public", tmp_path / "others")
     assert [s.mask for s in alone if s.label] == ["ground_truth/bad/1_mask.png"]
 
 
@@ -309,6 +309,7 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     ) in capsys.readouterr().out
     (note,) = read_notes(tmp_path / "a/parts.csv")
     assert note.startswith("NO TRAIN IMAGES in 1 of 2 categories: ")
+    (tmp_path / "a/parts.csv").unlink()
     split_of(root / "nut", tmp_path / "a")
     assert read_notes(tmp_path / "a/parts.csv") == []
     assert split_of(root, tmp_path / "b") == samples
@@ -546,7 +547,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     for absent in ("OFFICIAL", "published", "paper", "15"):
         assert absent not in text
     assert "image_auroc" in text
-    assert "pixel_auroc: undefined in 1 of 1 categories" in text
+    assert "pixel_f1_max, pixel_aupro: undefined in 1 of 1 categories" in text
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
     assert "<title>WinCLIP on parts" in page
     assert "gear/test/good" in (tmp_path / "result/shots.csv").read_text()
@@ -601,3 +602,14 @@ def test_renamed_categories_of_real_images_get_the_metrics_of_run_winclip(
     assert len(ours["metrics.csv"].splitlines()) == 1 + 2 * 2 * 7
     for name in ("metrics.csv", "shots.csv", "scores/widget.npz", "scores/gear.npz"):
         assert official[name] == ours[name]
+
+
+def test_a_name_stands_for_one_dataset_and_the_command_has_possible_shots(tmp_path, capsys):
+    for name in ("a", "b"):
+        make_mvtec(tmp_path / name, ["bottle"], train=2)
+    options = FolderOptions("parts", tmp_path / "a", splits_folder=tmp_path / "splits")
+    main(options)
+    assert "run_folder.py --name parts --shots 0 1 2  (" in capsys.readouterr().out
+    main(options)  # again
+    with pytest.raises(InputError, match=f'"parts" is the benchmark of the images in .*{"a"}; '):
+        main(replace(options, data_root=tmp_path / "b"))

@@ -170,7 +170,9 @@ def describe_labels(samples: Sequence[Sample], masks: Mapping[str, str]) -> list
         f"{counts[1]} good (without one, or it is all black)"
     ]
     if counts[2]:
-        lines.append(f"no metrics: images without a label, as their mask is not used: {counts[2]}")
+        lines.append(
+            f"left out of all metrics, as their mask is not used and no folder labels them: {counts[2]}"
+        )
     return lines
 
 
