@@ -25,7 +25,7 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 
 import numpy as np
 
-from datasets.custom.tree import GOOD_WORDS, plain_word
+from datasets.custom.tree import BAD_WORDS, GOOD_WORDS, plain_word
 from datasets.decode import is_blank
 from datasets.download import Archive
 from datasets.layouts import LAYOUT, Scan, scan_folders
@@ -41,7 +41,6 @@ DEFAULT_SHOTS = (0, 1, 2, 4)  # of run_folder.py
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
 COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
 SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
-BAD_WORDS = ("1", "bad", "ng", "ko", "fail", "defective", "anomaly", "anomalous", "abnormal")
 # Labels that say neither good nor which defect, as `plain_word` writes them.
 UNCLEAR_WORDS = {
     *("true", "false", "yes", "no", "positive", "negative", "pos", "neg"),
@@ -238,7 +237,7 @@ def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
     word = {"0.0": "0", "1.0": "1"}.get(word, word)  # pandas writes labels as floats
     if word == "0" or plain_word(word) in GOOD_WORDS:
         return 0, "good"
-    if word in BAD_WORDS:
+    if plain_word(word) in BAD_WORDS:
         return 1, row.get("defect") or "anomaly"
     if plain_word(word) in UNCLEAR_WORDS or is_number(word) or not any(map(str.isalpha, word)):
         return None, ""

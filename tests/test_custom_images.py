@@ -220,7 +220,7 @@ def test_other_masks_are_named_and_cost_no_image_its_score(tmp_path, image, reas
     custom = find(tmp_path / "b")
     assert labels(custom) == {"0.png": 0, "1.png": label, "2.png": 1}
     assert said(custom, "labels by masks", f"{1 + (label == 1)} anomalous")
-    assert said(custom, "no metrics") == (label == UNKNOWN)
+    assert said(custom, "left out of metrics") == (label == UNKNOWN)
 
 
 def test_a_mask_that_several_images_share_by_name_is_named(tmp_path):
@@ -471,3 +471,13 @@ def test_names_that_cannot_be_printed_are_escaped(tmp_path):
     assert said(custom, "other types", "\\udcff.txt")
     for line in (*custom.messages, *custom.faults):
         assert is_printable_name(line)
+
+
+@pytest.mark.parametrize("name", ["NG", "不良", "Defective"])
+def test_a_folder_of_defects_is_no_folder_of_references(tmp_path, name):
+    for path in ("OK/0.png", f"{name}/1.png", f"{name}/2.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / path)
+    request = CustomRequest(tmp_path, "plate", references=tmp_path / name)
+    with pytest.raises(InputError, match="named like a folder of defective images"):
+        find_custom_images(request)

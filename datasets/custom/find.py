@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from datasets.custom.labels import label_samples
 from datasets.custom.tree import (
+    BAD_WORDS,
     GOOD_WORDS,
     CustomRequest,
     ListedImage,
@@ -95,6 +96,11 @@ def list_tests(request: CustomRequest) -> Tree:
     good = {plain_word(request.good_folder)} if request.good_folder else GOOD_WORDS
     if request.references and plain_word(request.references.name) not in good:
         skip.append(real_path(request.references))
+        if plain_word(request.references.name) in BAD_WORDS:
+            raise InputError(
+                f"REFERENCES: {request.references} is named like a folder of defective images; "
+                "give a folder of good ones"
+            )
     return list_tree(request.images, "IMAGES", request.recursive, request.good_folder, skip)
 
 

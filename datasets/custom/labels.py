@@ -171,7 +171,7 @@ def describe_labels(samples: Sequence[Sample], masks: Mapping[str, str]) -> list
     ]
     if counts[2]:
         lines.append(
-            f"left out of all metrics, as their mask is not used and no folder labels them: {counts[2]}"
+            f"left out of metrics, as their mask is not used and no folder labels them: {counts[2]}"
         )
     return lines
 

@@ -23,6 +23,11 @@ GOOD_WORDS = {
     *("nondefective", "nodefect", "nodefects", "defectfree", "undamaged", "nonanomalous"),
     *("noanomaly", "faultless", "正常", "良品", "良好", "良", "合格", "合格品", "无缺陷", "無缺陷"),
 }
+BAD_WORDS = {
+    *("1", "bad", "ng", "ko", "nok", "fail", "failed", "reject", "rejected", "defect", "defects"),
+    *("defective", "damaged", "faulty", "anomaly", "anomalous", "abnormal"),
+    *("不良", "不合格", "异常"),
+}
 MASK_WORDS = {"mask", "masks", "groundtruth", "gt", "label", "labels", "掩码", "掩膜"}
 # x_mask, x-GT, x.mask, x_mask_2: the mask of x, or one of several.
 MASK_STEM = re.compile(r"(.+)[._ -](?:mask|gt|ground_?truth)[._-]?\d*", re.IGNORECASE)
