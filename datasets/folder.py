@@ -237,7 +237,7 @@ def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
     word = {"0.0": "0", "1.0": "1"}.get(word, word)  # pandas writes labels as floats
     if word == "0" or plain_word(word) in GOOD_WORDS:
         return 0, "good"
-    if plain_word(word) in BAD_WORDS:
+    if word == "1" or plain_word(word) in BAD_WORDS:
         return 1, row.get("defect") or "anomaly"
     if plain_word(word) in UNCLEAR_WORDS or is_number(word) or not any(map(str.isalpha, word)):
         return None, ""

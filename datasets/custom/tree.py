@@ -24,7 +24,7 @@ GOOD_WORDS = {
     *("noanomaly", "faultless", "正常", "良品", "良好", "良", "合格", "合格品", "无缺陷", "無缺陷"),
 }
 BAD_WORDS = {
-    *("1", "bad", "ng", "ko", "nok", "fail", "failed", "reject", "rejected", "defect", "defects"),
+    *("bad", "ng", "ko", "nok", "fail", "failed", "reject", "rejected", "defect", "defects"),
     *("defective", "damaged", "faulty", "anomaly", "anomalous", "abnormal"),
     *("不良", "不合格", "异常"),
 }
