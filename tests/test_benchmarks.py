@@ -71,3 +71,14 @@ def test_the_limit_has_the_products_of_the_encoder_and_no_others(tmp_path):
     batched = 2 * (2 * windows * width * width)
     expected = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products_of(encoder, 1))
     assert linear + batched == expected
+
+
+def test_the_metrics_are_timed_and_equal_scikit_learns(tmp_path):
+    script = PROJECT / "benchmarks" / "metrics.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "--quick"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "16 images of 240x240" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("scikit-learn  ")]
+    assert float(line.split()[-1]) < 1e-12  # the largest difference from ours

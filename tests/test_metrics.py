@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 from fractions import Fraction
 
 import cv2
@@ -8,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from tests.conftest import PROJECT
 from utils.errors import InputError
 from utils.evaluation.metrics import (
     FPR_LIMIT,
@@ -293,17 +290,6 @@ def test_a_lazy_sequence_of_maps_of_different_shapes_is_read_twice():
     scores = np.concatenate([scores.ravel() for scores in maps])
     assert values["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     assert values["pixel_aupro"] == pytest.approx(slow_aupro(maps, masks), abs=1e-9)
-
-
-def test_the_benchmark_runs_and_prints_its_table(tmp_path):
-    script = PROJECT / "benchmarks" / "metrics.py"
-    result = subprocess.run(
-        [sys.executable, str(script), "--quick"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert "16 images of 240x240" in result.stdout
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("scikit-learn  ")]
-    assert float(line.split()[-1]) < 1e-12  # the largest difference from ours
 
 
 def test_an_evaluator_can_be_used_for_many_runs():
