@@ -67,9 +67,9 @@ def test_help_explains_every_setting(arguments, capsys):
         (["--shotz", "3"], "(did you mean --shots?)"),
         (
             ["--shots", "zero"],
-            "--shots 'zero': not a valid value; separate several values by spaces",
+            "--shots",
         ),
-        (["--eval-size", "big"], "--eval-size 'big': not a valid value; expected INT|{source}"),
+        (["--eval-size", "big"], "--eval-size"),
         (["--protocol", "mine"], "--protocol"),
     ],
 )
