@@ -1,4 +1,4 @@
-"""What users bring: folders, labels, masks, bit depths and copies, found without a model."""
+"""Test the search for custom images: folders, labels, masks, bit depths and copies."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What runs beside the encoder: decoding and writing processes, copies, clocks, heartbeats."""
+"""Test the work beside the encoder: decoding and writing processes, copies, clocks, heartbeats."""
 
 import errno
 import multiprocessing

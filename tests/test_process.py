@@ -1,4 +1,4 @@
-"""What a run asks of the machine: memory that stays with the process, and OpenCV's libraries."""
+"""Test the demands on the machine: memory that stays with the process, and OpenCV's libraries."""
 
 import platform
 import resource

@@ -38,7 +38,7 @@ MAX_NAMES = 5  # of the files that a message counts
 
 @dataclass(frozen=True)
 class CustomRequest:
-    """Where a user's images are."""
+    """The folders and options with which a user asks for custom images."""
 
     images: Path  # a folder or a file, like the next two
     class_name: str

@@ -27,7 +27,7 @@ images      one object per test image, in the order of the split
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -160,10 +160,23 @@ def outline(mask: np.ndarray) -> str:
     'M250 250h0'
     """
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    tolerance = OUTLINE_TOLERANCE * max(mask.shape)
+    corners = [cv2.approxPolyDP(contour, tolerance, True)[:, 0] for contour in contours]
+    return svg_path(corners, mask.shape)
+
+
+def svg_path(contours: Iterable[Sequence], size: Sequence[int]) -> str:
+    """Return contours, (x, y) in pixels, as an SVG path in units of OUTLINE_UNIT along both axes.
+
+    `size` is the image's (height, width).
+
+    >>> svg_path([[[0, 0], [9, 0], [9, 4]]], (10, 20))
+    'M25 50L475 50L475 450z'
+    """
+    height, width = size
     path = []
     for contour in contours:
-        corners = cv2.approxPolyDP(contour, OUTLINE_TOLERANCE * max(mask.shape), True)[:, 0]
-        scaled = np.rint((corners + 0.5) * OUTLINE_UNIT / np.array(mask.shape[::-1])).astype(int)
+        scaled = np.rint((np.asarray(contour) + 0.5) * OUTLINE_UNIT / (width, height)).astype(int)
         points = [f"{x} {y}" for x, y in scaled.tolist()]
         # The round line ends draw a single point as a dot.
         path.append(f"M{'L'.join(points)}{'z' if len(points) > 1 else 'h0'}")

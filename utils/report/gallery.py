@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from utils.report.data import OUTLINE_UNIT, outcome
+from utils.report.data import outcome, svg_path
 from utils.results.heatmaps import OVERLAY, palette
 from utils.results.thresholds import REFERENCES, Threshold
 
 PIXEL_KEYS = ("thumbnail", "outline", "maps")  # most of the bytes of report/<category>.json
-
-
 Thresholds = Mapping[str, Sequence[Threshold | None]]  # of each shown run, by category
 
 
@@ -83,23 +81,6 @@ def caption(defects: Sequence[Mapping], detected: Mapping) -> str:
     if not defects:
         count = "no defect detected: no pixel reaches the threshold of the map"
     return f"{count}; {detected['run']}, map threshold {detected['pixel_threshold']:.4f}"
-
-
-def svg_path(contours: Sequence[Sequence], size: Sequence[int]) -> str:
-    """Return contours in pixels as an SVG path in units of OUTLINE_UNIT along both axes.
-
-    >>> svg_path([[[0, 0], [9, 0], [9, 4]]], (10, 20))
-    'M25 50L475 50L475 450z'
-    """
-    height, width = size
-    path = []
-    for contour in contours:
-        points = [
-            f"{round((x + 0.5) * OUTLINE_UNIT / width)} {round((y + 0.5) * OUTLINE_UNIT / height)}"
-            for x, y in contour
-        ]
-        path.append(f"M{'L'.join(points)}z")
-    return "".join(path)
 
 
 def without_pixels(category: Mapping) -> dict:

@@ -123,7 +123,7 @@ def read_json(path: Path, *keys: str) -> dict:
         return content
     except FileNotFoundError as error:
         raise InputError(
-            f"{path.parent} is not a result folder: it has no {path.name}; give the folder of a run"
+            f"there is no {path}; give the result folder of a run, or start the run again"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(

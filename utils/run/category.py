@@ -37,7 +37,7 @@ Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how the files of a category are written: all that a worker process must know."""
+    """The destination of a category's files and how to draw them: all that a worker must know."""
 
     folder: Path  # of the results
     notes: list[str]  # warnings to show in every panel
