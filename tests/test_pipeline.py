@@ -140,8 +140,9 @@ def test_the_mistake_of_a_writing_worker_is_that_of_the_run(with_workers):
     assert not (with_workers.result_folder / "done").exists()
 
 
-def interrupt_the_run(task: object, result: object, target: category.Target, _: object) -> None:
+def interrupt_the_run(*arguments: object) -> None:
     """Press Ctrl-C while a file is half written and a call waits for a worker."""
+    (target,) = (value for value in arguments if isinstance(value, category.Target))
     with atomic_path(target.folder / "scores" / "bottle.npz"):
         while not (target.folder / ".bottle-1.part").exists():
             time.sleep(0.01)

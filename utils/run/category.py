@@ -44,7 +44,6 @@ class Target:
     root: Path  # image paths are relative to it
     apply_exif: bool
     white: White
-    heatmaps: int | str
     heatmap_size: int
 
     @staticmethod
@@ -53,7 +52,7 @@ class Target:
         settings, experiment, folder = session.settings, session.experiment, session.folder
         source = experiment.root, experiment.apply_exif, experiment.white
         notes = folder.record["notes"]
-        return Target(folder.path, notes, *source, settings.heatmaps, settings.heatmap_size)
+        return Target(folder.path, notes, *source, settings.heatmap_size)
 
 
 class CategoryWriter:
@@ -87,7 +86,8 @@ class CategoryWriter:
     def write(self, task: CategoryTask, result: CategoryResult) -> None:
         """Write a category, or have the workers write it; then `collect`."""
         target = Target.from_session(self.session)
-        calls = category_calls(task, result, target)
+        panels = panel_paths(task, self.session.settings.heatmaps)
+        calls = category_calls(task, result, panels, target)
         if self.session.pool is None:
             record, *_ = [call(*arguments, self.session.clock) for call, *arguments in calls]
             self._finish(task, record)
@@ -122,13 +122,14 @@ class CategoryWriter:
         self.after_category()
 
 
-def category_calls(task: CategoryTask, result: CategoryResult, target: Target) -> Iterator[tuple]:
+def category_calls(
+    task: CategoryTask, result: CategoryResult, panels: Mapping[str, str], target: Target
+) -> Iterator[tuple]:
     """Yield the functions that write a category with their arguments, `write_category` first.
 
     Each call has only the data that it needs, because a worker process reads it from a file.
     """
-    yield write_category, task, replace(result, previews={}), target
-    panels = panel_paths(task, target.heatmaps)
+    yield write_category, task, replace(result, previews={}), panels, target
     rows = [row for row, sample in enumerate(task.tests) if sample.image in panels]
     ranges = shown_ranges(result.scores)
     for start in range(0, len(rows), PANELS_PER_CALL):
@@ -158,9 +159,16 @@ def call_stored(path: Path) -> tuple[object, dict[str, float]]:
 
 
 def write_category(
-    task: CategoryTask, result: CategoryResult, target: Target, clock: Stopwatch
+    task: CategoryTask,
+    result: CategoryResult,
+    panels: Mapping[str, str],
+    target: Target,
+    clock: Stopwatch,
 ) -> dict:
-    """Write everything about one category but its heatmaps; return its record for done/."""
+    """Write everything about one category but its heatmaps; return its record for done/.
+
+    `panels` maps images to their heatmap files, as `panel_paths` does.
+    """
     folder, category, scores, masks = target.folder, task.category, result.scores, result.masks
     with clock.stage("metrics"):
         metrics, curves, pixel_threshold = evaluate(category, scores, masks)
@@ -169,7 +177,6 @@ def write_category(
         defects = {sample.image: sample.defect for sample in task.tests}
         write_score_table(folder / "scores" / f"{category}.csv", scores, defects)
     with clock.stage("report"):
-        panels = panel_paths(task, target.heatmaps)
         data = category_data(task.tests, scores, masks, result.thumbnails, curves, panels)
         write_category_data(folder, category, data)
     record = {"metrics": metrics, "references": reference_rows(category, task.shot_settings)}
