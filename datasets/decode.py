@@ -210,10 +210,10 @@ def non_black(mask: Image.Image) -> np.ndarray:
     return marked.any(axis=-1) if marked.ndim == 3 else marked
 
 
-def find_fault(root: Path, sample: Sample, apply_exif: bool = False) -> str:
+def find_fault(root: Path, sample: Sample) -> str:
     """Decode the image and the mask of a sample; return what is wrong with them, or ""."""
     try:
-        image = read_image(root / sample.image, apply_exif)
+        image = read_image(root / sample.image)
         if sample.mask:
             read_mask(root / sample.mask, image.size)
     except InputError as error:

@@ -212,7 +212,7 @@ def parse_table(file: Path) -> list[tuple[int, dict[str, str]]]:
     if missing := [name for name in ("image", "label") if name not in columns]:
         raise InputError(
             f"--csv: {file} has no column {', '.join(missing)}; its first line names the columns: "
-            "image, label, and if you like mask, category, split, defect"
+            "image, label and, optionally, mask, category, split, defect"
         )
     rows = [(line, row) for line, row in rows if any(row)]
     for line, row in rows:

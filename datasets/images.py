@@ -79,22 +79,17 @@ class ImageDataset(Dataset):
             empty = np.empty(0)
             return Item(sample.image, empty, (0, 0), empty, (0, 0), b"", error=str(error))
 
-    def read(self, image: str) -> Image.Image:
-        """Decode one image, given by its path in the samples; raise `InputError` if it is bad."""
-        return read_image(self.root / image, self.apply_exif, self.white)
-
     def load(self, sample: Sample) -> Item:
         """Decode the image and the mask of a sample; raise `InputError` if either is bad."""
-        image = self.read(sample.image)
-        check_tile_count(self.root / sample.image, image.size, self.resize, self.tile)
+        path = self.root / sample.image
+        image = read_image(path, self.apply_exif, self.white)
+        check_tile_count(path, image.size, self.resize, self.tile)
         shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
         mask = np.zeros(shape, bool)
-        if sample.mask:
-            if self.custom_masks:
-                anomalous = resize_mask(read_custom_masks(sample.mask, image.size), shape)
-            else:
-                anomalous = read_eval_mask(self.root / sample.mask, image.size, shape)
-            mask = anomalous
+        if sample.mask and self.custom_masks:
+            mask = resize_mask(read_custom_masks(sample.mask, image.size), shape)
+        elif sample.mask:
+            mask = read_eval_mask(self.root / sample.mask, image.size, shape)
         tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)
         return Item(
             sample.image,
