@@ -6,7 +6,7 @@ overlapping tiles, or squashed.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -40,10 +40,11 @@ class Item:
     image: str  # path of the sample's image, which identifies it
     tiles: np.ndarray  # (T, 3, S, S) uint8, row by row of the grid
     grid: tuple[int, int]  # rows and columns of tiles; their product is T
-    mask: np.ndarray  # (H, W) bool at the evaluation shape; all False for a good image
+    mask: np.ndarray  # (H, W) bool at the first evaluation size; all False for a good image
     size: tuple[int, int]  # height and width of the source image in pixels
     thumbnail: bytes  # a small JPEG file
     preview: np.ndarray | None = None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
+    further_masks: dict[EvalSize, np.ndarray] = field(default_factory=dict)  # at the other sizes
     error: str = ""
 
 
@@ -60,7 +61,7 @@ class ImageDataset(Dataset):
     samples: list[Sample]
     side: int  # of the encoder's input, in pixels
     resize: Resize
-    eval_size: EvalSize
+    eval_size: tuple[EvalSize, ...]
     apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
     tile: int = 0  # side of the tiles in pixels of the image; 0: its shorter side
     white: White = SIXTEEN_BITS
@@ -84,12 +85,7 @@ class ImageDataset(Dataset):
         path = self.root / sample.image
         image = read_image(path, self.apply_exif, self.white)
         check_tile_count(path, image.size, self.resize, self.tile)
-        shape = eval_shape(image.height, image.width, self.eval_size, self.resize)
-        mask = np.zeros(shape, bool)
-        if sample.mask and self.custom_masks:
-            mask = resize_mask(read_custom_masks(sample.mask, image.size), shape)
-        elif sample.mask:
-            mask = read_eval_mask(self.root / sample.mask, image.size, shape)
+        mask, *further_masks = self.read_masks(sample, image.size)
         tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)
         return Item(
             sample.image,
@@ -99,7 +95,20 @@ class ImageDataset(Dataset):
             (image.height, image.width),
             make_thumbnail(image),
             self.shrink(np.asarray(image)) if sample.image in self.previewed else None,
+            dict(zip(self.eval_size[1:], further_masks, strict=True)),
         )
+
+    def read_masks(self, sample: Sample, image_size: tuple[int, int]) -> list[np.ndarray]:
+        """Return the mask of a sample at each evaluation size; `image_size` is (width, height)."""
+        width, height = image_size
+        shapes = [eval_shape(height, width, size, self.resize) for size in self.eval_size]
+        if not sample.mask:
+            return [np.zeros(shape, bool) for shape in shapes]
+        if self.custom_masks:
+            mask = read_custom_masks(sample.mask, image_size)
+        else:
+            mask = read_mask(self.root / sample.mask, image_size)
+        return [resize_mask(mask, shape) for shape in shapes]
 
 
 def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: int) -> None:
@@ -157,14 +166,6 @@ def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> 
     short, long = sorted((height, width))
     longer = int(eval_size * long / short)  # rounded down, as torchvision does
     return (eval_size, longer) if height <= width else (longer, eval_size)
-
-
-def read_eval_mask(path: Path, image_size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """Read the mask of an anomalous image at the evaluation `shape` (height, width): (H, W) bool.
-
-    `image_size` and errors as in `read_mask`.
-    """
-    return resize_mask(read_mask(path, image_size), shape)
 
 
 def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -138,7 +138,7 @@ def test_real_images_are_read_or_refused(shared_data, folder, name):
 def test_a_long_strip_is_refused_as_tiles_but_can_be_squashed(folder):
     Image.new("RGB", (20000, 10), "grey").save("strip.png")
     row = Sample("bottle", "test", 0, "good", "strip.png", "")
-    error = ImageDataset(folder, [row], 48, "tile", 48)[0].error
+    error = ImageDataset(folder, [row], 48, "tile", (48,))[0].error
     assert "strip.png is 20000 x 10 pixels" in error and "square tiles, more than 32" in error
-    squashed = ImageDataset(folder, [row], 48, "squash", 48)[0]
+    squashed = ImageDataset(folder, [row], 48, "squash", (48,))[0]
     assert (squashed.error, squashed.tiles.shape) == ("", (1, 3, 48, 48))

@@ -325,7 +325,7 @@ def test_deep_images_give_the_pixels_of_8_bit_ones(tmp_path, bits, name, channel
     assert said(custom, "16-bit files", f"{bits} bits", f"{(1 << bits) - 1} is white")
     expected = np.asarray(Image.fromarray(shallow).convert("RGB"))
     (item,) = ImageDataset(
-        tmp_path, [custom.tests[0]], SIZE[1], "squash", "source", white=custom.white
+        tmp_path, [custom.tests[0]], SIZE[1], "squash", ("source",), white=custom.white
     )
     read = np.asarray(read_image(tmp_path / name, white=custom.white))
     np.testing.assert_array_equal(read, expected)

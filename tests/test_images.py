@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datasets.decode import make_thumbnail, read_image, to_rgb
-from datasets.images import ImageDataset, cut_tiles, eval_shape, normalise, read_eval_mask
+from datasets.decode import make_thumbnail, read_image, read_mask, to_rgb
+from datasets.images import ImageDataset, cut_tiles, eval_shape, normalise, resize_mask
 from datasets.splits import Sample
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -90,7 +90,7 @@ def test_any_value_above_zero_is_anomalous(tmp_path, value):
     mask = np.zeros((20, 20), dtype=bool if value is True else np.uint8)
     mask[5:10, 5:15] = value
     save_mask(tmp_path / "mask.png", mask)
-    resized = read_eval_mask(tmp_path / "mask.png", (20, 20), (20, 20))
+    resized = resize_mask(read_mask(tmp_path / "mask.png", (20, 20)), (20, 20))
     assert resized.dtype == bool
     np.testing.assert_array_equal(resized, mask > 0)
 
@@ -99,7 +99,7 @@ def test_a_mask_is_cut_at_half_coverage(tmp_path):
     mask = np.zeros((40, 40), np.uint8)
     mask[:, :20] = 3
     save_mask(tmp_path / "mask.png", mask)
-    resized = read_eval_mask(tmp_path / "mask.png", (40, 40), (10, 10))
+    resized = resize_mask(read_mask(tmp_path / "mask.png", (40, 40)), (10, 10))
     np.testing.assert_array_equal(resized, np.arange(10)[None].repeat(10, 0) < 5)
 
 
@@ -108,7 +108,7 @@ def test_a_mask_of_one_pixel_never_vanishes(tmp_path, side):
     mask = np.zeros((side, side), np.uint8)
     mask[side // 3, side // 2] = 1
     save_mask(tmp_path / "mask.png", mask)
-    resized = read_eval_mask(tmp_path / "mask.png", (side, side), (24, 24))
+    resized = resize_mask(read_mask(tmp_path / "mask.png", (side, side)), (24, 24))
     assert resized[8, 12] or resized[8, 11] or resized[7, 12]
     assert 1 <= resized.sum() <= 4
 
@@ -121,7 +121,7 @@ def test_an_item_has_tiles_and_a_mask_at_the_evaluation_shape(tmp_path):
     Image.fromarray(noise(300, 450)).save(tmp_path / "a.png")
     save_mask(tmp_path / "m.png", np.full((300, 450), 7, np.uint8))
     rows = [sample("a.png"), sample("a.png", "m.png")]
-    good, bad = ImageDataset(tmp_path, rows, 240, "tile", 240)
+    good, bad = ImageDataset(tmp_path, rows, 240, "tile", (240,))
     assert good.tiles.shape == (2, 3, 240, 240)
     assert not good.mask.any()
     assert bad.mask.all()
@@ -132,7 +132,7 @@ def test_items_name_their_image_in_the_order_of_the_samples_with_any_number_of_w
     names = [f"{index}.png" for index in range(6)]
     for side, name in enumerate(names, 48):
         Image.fromarray(noise(side, 60)).save(tmp_path / name)
-    dataset = ImageDataset(tmp_path, [sample(name) for name in names], 48, "squash", 48)
+    dataset = ImageDataset(tmp_path, [sample(name) for name in names], 48, "squash", (48,))
     for workers in (0, 2):
         loader = DataLoader(dataset, batch_size=None, num_workers=workers)
         assert [item.image for item in loader] == names
@@ -140,7 +140,7 @@ def test_items_name_their_image_in_the_order_of_the_samples_with_any_number_of_w
 
 def test_an_item_has_a_thumbnail_from_the_same_decoding(tmp_path):
     Image.fromarray(noise(300, 450)).save(tmp_path / "a.png")
-    (item,) = ImageDataset(tmp_path, [sample("a.png")], 240, "tile", 240)
+    (item,) = ImageDataset(tmp_path, [sample("a.png")], 240, "tile", (240,))
     data = item.thumbnail
     assert data == make_thumbnail(read_image(tmp_path / "a.png"))
     thumbnail = Image.open(BytesIO(data))
@@ -167,7 +167,7 @@ def test_each_bad_file_becomes_one_sentence(tmp_path):
         ("a.png", "none.png"): "none.png is in the split but does not exist",
         ("a.png", "text.png"): "text.png cannot be read",
     }
-    dataset = ImageDataset(tmp_path, [sample(*case) for case in cases], 48, "tile", 48)
+    dataset = ImageDataset(tmp_path, [sample(*case) for case in cases], 48, "tile", (48,))
     for item, expected in zip(dataset, cases.values(), strict=True):
         assert expected in item.error
         assert "\n" not in item.error

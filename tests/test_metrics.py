@@ -8,11 +8,13 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from utils.errors import InputError
 from utils.evaluation.metrics import (
+    EXTRA_METRICS,
     FPR_LIMIT,
     IMAGE_METRICS,
     METRICS,
     PIXEL_METRICS,
     PixelEvaluator,
+    extra_metrics,
     f1_max_threshold,
     image_metrics,
     pixel_metrics,
@@ -31,7 +33,7 @@ def f1_max(labels, scores) -> float:
     return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300)))
 
 
-def slow_aupro(maps, masks) -> float:
+def slow_aupro(maps, masks, limit=FPR_LIMIT) -> float:
     """Compute AUPRO directly: every threshold and region, trapezoids up to the limit."""
     regions = []
     for index, mask in enumerate(masks):
@@ -44,13 +46,22 @@ def slow_aupro(maps, masks) -> float:
         points.append(((normal >= threshold).mean(), overlap))
     area = 0.0
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if x1 > FPR_LIMIT:
-            if x0 < FPR_LIMIT:
-                y1 = y0 + (y1 - y0) * (FPR_LIMIT - x0) / (x1 - x0)
-                area += (FPR_LIMIT - x0) * (y0 + y1) / 2
+        if x1 > limit:
+            if x0 < limit:
+                y1 = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+                area += (limit - x0) * (y0 + y1) / 2
             break
         area += (x1 - x0) * (y0 + y1) / 2
-    return area / FPR_LIMIT
+    return area / limit
+
+
+def slow_iou_max(maps, masks) -> float:
+    """Return the highest intersection over union of the masks over all thresholds."""
+    ious = [
+        ((maps >= threshold) & masks).sum() / ((maps >= threshold) | masks).sum()
+        for threshold in np.unique(maps)
+    ]
+    return float(max(ious))
 
 
 def random_case(seed: int):
@@ -69,6 +80,29 @@ def test_aupro_equals_a_direct_implementation_on_300_cases_with_ties():
         maps, masks = random_case(seed)
         value = pixel_metrics(maps, masks)["pixel_aupro"]
         assert value == pytest.approx(slow_aupro(maps, masks), abs=1e-9), seed
+
+
+def test_extra_metrics_equal_their_definitions():
+    for seed in range(100):
+        maps, masks = random_case(seed)
+        evaluator = PixelEvaluator(masks)
+        counts = evaluator.count_scores(maps)
+        images = dict(zip(IMAGE_METRICS, np.random.default_rng(seed).random(3), strict=True))
+        seven = images | evaluator.metrics(counts)
+        expected = {
+            "pixel_aupro_005": slow_aupro(maps, masks, 0.05),
+            "pixel_iou_max": slow_iou_max(maps, masks),
+            "mean_of_seven": sum(seven.values()) / 7,
+        }
+        assert extra_metrics(seven, counts) == pytest.approx(expected, abs=1e-9), seed
+        assert tuple(expected) == EXTRA_METRICS
+
+
+def test_extra_metrics_are_undefined_where_those_that_they_need_are():
+    evaluator = PixelEvaluator(np.zeros((1, 3, 3), bool))
+    counts = evaluator.count_scores(np.random.rand(1, 3, 3))
+    values = extra_metrics(dict.fromkeys(IMAGE_METRICS, 0.5) | evaluator.metrics(counts), counts)
+    assert np.isnan(list(values.values())).all()
 
 
 def test_other_pixel_metrics_equal_scikit_learn():

@@ -21,7 +21,7 @@ from datasets.splits import read_split
 from models.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
 from utils.errors import InputError
-from utils.evaluation.metrics import METRICS
+from utils.evaluation.metrics import EXTRA_METRICS, IMAGE_METRICS, METRICS
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
@@ -304,12 +304,26 @@ def test_the_public_protocol_squashes(visa_settings, tmp_path, eval_size):
     assert pd.read_csv(tmp_path / "metrics.csv")["value"].notna().all()
 
 
-def test_metrics_at_the_source_size_are_those_of_that_size(visa_settings, tmp_path):
-    small = replace(visa_settings, shots=(0, 1), heatmaps="none")
-    run(replace(small, eval_size="source", result_dir=str(tmp_path / "source")))
-    run(replace(small, eval_size=96, result_dir=str(tmp_path / "96")))
-    tables = [(tmp_path / name / "metrics.csv").read_text() for name in ("source", "96")]
-    assert tables[0] == tables[1]  # the shorter side is 96: the same shape
+def test_several_evaluation_sizes_are_those_of_separate_runs(visa_settings, visa_result, tmp_path):
+    settings = replace(visa_settings, heatmaps="none", extra_metrics=True)
+    folders = {size: tmp_path / str(size) for size in ("all", "source")}
+    run(replace(settings, eval_size=(240, 96, "source"), result_dir=str(folders["all"])))
+    run(replace(settings, eval_size="source", result_dir=str(folders["source"])))
+    tables = {
+        name: pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+        for name, folder in {**folders, "plain": visa_result}.items()
+    }
+    every, alone = tables["all"], tables["source"]
+    assert set(alone["metric"]) == set(METRICS + EXTRA_METRICS)
+    first = every[every["metric"].isin(METRICS)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, tables["plain"])
+    alone = alone[~alone["metric"].isin(IMAGE_METRICS)].reset_index(drop=True)
+    for size in ("96", "source"):  # the shorter side is 96: the same shape
+        further = every[every["metric"].str.endswith(f"@{size}")].reset_index(drop=True)
+        further["metric"] = further["metric"].str.removesuffix(f"@{size}")
+        pd.testing.assert_frame_equal(further, alone)
+    for name in ("scores/capsules.npz", "scores/capsules.csv", "shots.csv"):
+        assert (folders["all"] / name).read_bytes() == (visa_result / name).read_bytes()
 
 
 @pytest.mark.slow

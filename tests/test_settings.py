@@ -36,13 +36,13 @@ def test_random_weights_have_their_own_result_folder():
 def test_every_constant_can_be_overridden(arguments):
     settings = arguments(
         *("--split", "s.csv", "--data-root", "raw"),
-        *("--shots", "0", "1", "--categories", "bottle", "grid", "--eval-size", "source"),
+        *("--shots", "0", "1", "--categories", "bottle", "grid", "--eval-size", "400", "source"),
         *("--heatmaps", "3", "--protocol", "public", "--temperature", "0.01", "--limit", "2"),
         *("--extra-anomalous-states", "grid: {} with bent wire", "--patch-tokens", "penultimate"),
     )
     assert settings.shots == (0, 1)
     assert settings.categories == ("bottle", "grid")
-    assert (settings.eval_size, settings.heatmaps, settings.limit) == ("source", 3, 2)
+    assert (settings.eval_size, settings.heatmaps, settings.limit) == ((400, "source"), 3, 2)
     assert settings.resolve().temperature == 0.01
     assert settings.resolve().patch_tokens == "penultimate"
     assert settings.resolve().templates == "public"
@@ -93,6 +93,8 @@ def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
         {"num_workers": -1},
         {"limit": 0},
         {"eval_size": 0},
+        {"eval_size": ()},
+        {"eval_size": (240, "source", 240)},
         {"heatmaps": -1},
         {"tile": -1},
         {"temperature": 0.0},
@@ -139,6 +141,13 @@ def test_a_list_is_taken_as_a_tuple(monkeypatch):
     assert parse_settings(constants, "mvtec").shots == (0, 2)
 
 
+@pytest.mark.parametrize("size", [240, "source"])
+def test_a_single_evaluation_size_needs_no_tuple(monkeypatch, size):
+    monkeypatch.setattr(sys, "argv", ["r.py"])
+    constants = {"__file__": "r.py", "__doc__": "", "EVAL_SIZE": size, "DATA_ROOT": "d"}
+    assert parse_settings(constants, "mvtec").eval_size == (size,)
+
+
 def test_a_misspelled_constant_is_named():
     with pytest.raises(
         InputError, match=r"unknown setting BATCHSIZE \(did you mean BATCH_SIZE\?\)"
@@ -173,6 +182,14 @@ def test_an_override_equal_to_the_preset_changes_no_fingerprint():
     assert same.fingerprint() == resolved().fingerprint()
     assert resolved(precision="bf16").fingerprint() != same.fingerprint()
     assert resolved(protocol="public").fingerprint() != same.fingerprint()
+
+
+def test_the_fingerprint_is_that_of_folders_from_before_there_were_several_sizes():
+    fingerprint = resolved().fingerprint()
+    assert fingerprint["eval_size"] == 240
+    assert "extra_metrics" not in fingerprint
+    assert resolved(eval_size=(240, 400)).fingerprint()["eval_size"] == (240, 400)
+    assert resolved(extra_metrics=True).fingerprint()["extra_metrics"] is True
 
 
 def test_importing_a_runner_runs_nothing():

@@ -15,7 +15,11 @@ from utils.results.scores import NO_SEED, Scores, load_scores, save_scores, writ
 from utils.results.summary import (
     COLUMNS,
     PAPER,
+    dataset_name,
     load_published,
+    load_sources,
+    other_results,
+    published_for,
     read_summary,
     summarise,
     write_tables,
@@ -108,8 +112,32 @@ def test_published_numbers_match_their_sources():
     assert published(**paper, shots=0, category="bottle", metric="pixel_f1_max")["value"] == 58.1
     one_shot = published(**paper, shots=1, category="mean", metric="image_auroc")
     assert (one_shot["value"], one_shot["std"]) == (93.1, 2.0)
-    assert published(dataset="mpdd", metric="image_auroc")["value"] > 0
+    anomalyclip = dict(source="winclip_by_anomalyclip_paper", dataset="mpdd")
+    assert published(**anomalyclip, metric="pixel_aupro")["value"] == 48.9
     assert set(load_published()["metric"]) == set(METRICS)
+
+
+def test_every_source_is_described_and_each_number_is_there_once():
+    rows = load_published()
+    assert set(rows["source"]) == set(load_sources())
+    assert not rows.duplicated(["source", "dataset", "shots", "category", "metric"]).any()
+    for facts in load_sources().values():
+        assert facts["description"] and facts["link"].startswith("https://")
+
+
+def test_the_closest_public_code_stands_beside_ours_and_the_others_are_counted():
+    shown = published_for("mpdd").set_index(["shots", "metric"])
+    zero_shot = shown.loc[(0, "image_auroc")]
+    assert zero_shot["public_source"] == "winclip_by_anomalyclip_paper"
+    assert (zero_shot["public"], zero_shot["other_sources"]) == (63.6, 1)  # AdaCLIP: 61.4
+    assert shown.loc[(0, "pixel_aupro"), "other_sources"] == 0
+    assert other_results("mpdd").query("shots == 2")["value"].tolist() == [72.5, 96.5]
+
+
+def test_a_benchmark_named_after_a_dataset_has_its_published_numbers():
+    name = dataset_name({"dataset": "folder", "name": "BTAD"})
+    assert set(other_results(name).query("metric == 'image_auroc'")["value"]) == {68.2}
+    assert other_results(dataset_name({"dataset": "folder", "name": "parts"})).empty
 
 
 def test_published_means_are_shown_only_beside_all_categories():
@@ -177,6 +205,24 @@ def test_only_published_metrics_and_shots_are_compared(tmp_path):
     ]
     assert "pixel_aupro" in header and "pixel_f1_max" not in header
     assert all(line.startswith("| 0 ") for line in body)
+
+
+def test_each_evaluation_size_has_a_table_and_other_sources_are_counted(tmp_path):
+    names = ["tubes", "connector"]
+    metrics = ["pixel_auroc@source", "pixel_auroc@400", "pixel_iou_max", "image_auroc"]
+    rows = frame(*[(name, 2, 0, metric, 0.5) for name in names for metric in metrics])
+    page = write_page(tmp_path, rows, "mpdd", names)
+    headers = [line.split() for line in page.splitlines() if line.startswith("| category")]
+    assert [[word for word in line if word != "|"][1:] for line in headers] == [
+        ["image_auroc", "pixel_iou_max"],
+        ["pixel_auroc@400"],
+        ["pixel_auroc@source"],
+    ]
+    assert "At 400 pixels:\n\n| category" in page
+    assert "1 more source of 2-shot means: see report.html." in page
+    summary = read_summary(tmp_path).set_index(["category", "metric"])["other_sources"]
+    assert summary["mean", "image_auroc"] == 1
+    assert math.isnan(summary["tubes", "image_auroc"])  # nothing is published for a category
 
 
 def test_columns_of_the_page_are_aligned(tmp_path):

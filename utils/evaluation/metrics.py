@@ -1,4 +1,4 @@
-"""The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO.
+"""The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO; and three more.
 
 Image metrics come from scikit-learn. Pixel metrics are exact without holding a category's maps in
 memory: every distinct score of an anomalous pixel is a threshold, and for each threshold only the
@@ -6,7 +6,7 @@ numbers of normal pixels above and equal to it are needed. These are summed map 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,7 +20,9 @@ from utils.evaluation.rank_index import CompiledCounter, SortingCounter
 IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
 METRICS = IMAGE_METRICS + PIXEL_METRICS
+EXTRA_METRICS = ("pixel_aupro_005", "pixel_iou_max", "mean_of_seven")
 FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
+LOW_FPR_LIMIT = 0.05  # of `pixel_aupro_005`, MVTec AD 2's (arXiv 2503.21622)
 F1_TOLERANCE = 1e-12  # above rounding, below the gap between distinct F1 of 10^5 images
 THREADS = min(4, os.cpu_count() or 1)  # each has its own counts, 16 bytes a threshold
 
@@ -36,6 +38,19 @@ class ScoreCounts(NamedTuple):
     equal: np.ndarray  # (K,) int64: normal pixels with this score
     weights: np.ndarray  # (K,) float64: sum of 1 / area of its region over the anomalous pixels
     normals: int  # all normal pixels
+
+
+def metric_order(name: str) -> tuple:
+    """Return the sort key of a metric: by evaluation size, then in the order of METRICS.
+
+    "@" and a size follow the names of metrics at a further evaluation size.
+
+    >>> sorted(["pixel_auroc@source", "pixel_aupro", "pixel_auroc@400"], key=metric_order)
+    ['pixel_aupro', 'pixel_auroc@400', 'pixel_auroc@source']
+    """
+    metric, _, size = name.partition("@")
+    pixels = float("inf") if size == "source" else int(size or 0)
+    return pixels, (METRICS + EXTRA_METRICS).index(metric)
 
 
 def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -191,8 +206,21 @@ def auroc_aupr_f1_max(counts: ScoreCounts) -> tuple[float, float, float]:
     )
 
 
-def aupro(counts: ScoreCounts) -> float:
-    """Return the area under the per-region overlap up to FPR_LIMIT, divided by FPR_LIMIT.
+def extra_metrics(values: Mapping[str, float], counts: ScoreCounts) -> dict[str, float]:
+    """Return EXTRA_METRICS in [0, 1] from the METRICS and the score counts of one run.
+
+    They are MVTec AD 2's AUPRO, ADer's maximal IoU, which is reached at the threshold of F1-max
+    because IoU = F1 / (2 - F1), and ADer's mAD (arXiv 2406.03262), the mean of the METRICS. NaN
+    where one of the metrics that they are computed from is.
+    """
+    f1 = values["pixel_f1_max"]
+    low = aupro(counts, LOW_FPR_LIMIT) if len(counts.positives) else float("nan")
+    mean = float(np.mean([values[metric] for metric in METRICS]))
+    return dict(zip(EXTRA_METRICS, (low, f1 / (2 - f1), mean), strict=True))
+
+
+def aupro(counts: ScoreCounts, limit: float = FPR_LIMIT) -> float:
+    """Return the area under the per-region overlap up to the FPR `limit`, divided by it.
 
     Between two thresholds the curve is a straight line. At a threshold the false positive rate
     goes from a = above / N to b = (above + equal) / N, and the overlap rises by the threshold's
@@ -201,7 +229,7 @@ def aupro(counts: ScoreCounts) -> float:
     """
     a = counts.above / counts.normals
     b = (counts.above + counts.equal) / counts.normals
-    within = FPR_LIMIT - (a + b) / 2
-    across = np.maximum(0, FPR_LIMIT - a) ** 2 / (2 * np.where(b > a, b - a, 1))
-    covered = (counts.weights * np.where(b <= FPR_LIMIT, within, across)).sum()
-    return min(1.0, float(covered / counts.weights.sum() / FPR_LIMIT))  # 1 despite rounding
+    within = limit - (a + b) / 2
+    across = np.maximum(0, limit - a) ** 2 / (2 * np.where(b > a, b - a, 1))
+    covered = (counts.weights * np.where(b <= limit, within, across)).sum()
+    return min(1.0, float(covered / counts.weights.sum() / limit))  # 1 despite rounding

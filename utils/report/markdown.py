@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.evaluation.metrics import METRICS
 from utils.files import write_text
 from utils.results.folder import read_json
 from utils.results.summary import (
     MEAN,
     MEAN_OF,
     PAPER,
-    SOURCES,
+    dataset_name,
+    load_sources,
+    other_results,
     published_for,
     read_summary,
+    sorted_metrics,
 )
 
 UNDEFINED = "n/a"
@@ -47,13 +49,17 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     blocks = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
     blocks.append(legend(record))
     summary = without_single_mean(summary, record)
+    dataset = dataset_name(record["settings"])
     finished = summary.loc[~is_mean(summary), "category"].nunique()
     total = len(record["categories"])
     for shots, rows in summary.groupby("shots"):
         title = f"## {shots}-shot{seeds_text(rows, record)}"
-        blocks += [title, our_table(rows, mean_label(finished, total))]
+        blocks.append(title)
+        for size, metrics in metric_blocks(rows).items():
+            blocks += [evaluated_at(size)] if size else []
+            blocks.append(our_table(rows, metrics, mean_label(finished, total)))
         blocks += undefined_notes(rows) if draws_references(record) else []
-    published = summary[summary[["paper", "public"]].notna().any(axis=1)]
+    published = summary[has_published(summary)]
     for shots, rows in published[~is_mean(published)].groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"
         blocks += [title, comparison_table(rows, "category")]
@@ -61,12 +67,20 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     if len(means):
         title = f"## Mean over {finished} categories beside published results"
         blocks += [title, comparison_table(means, "shots")]
-    elif finished != total and not published_for(record["settings"]["dataset"]).empty:
+    elif finished != total and not published_for(dataset).empty:
         blocks.append(
             f"No published mean is shown: the published means are over all {total} categories, "
             f"ours is over {finished}."
         )
-    blocks += [f"{name}: {text}" for name, text in source_texts(published).items()]
+    blocks += [
+        f"{name}: {describe_source(source)}" for name, source in source_names(published).items()
+    ]
+    others = other_results(dataset).groupby("shots")["source"].nunique()
+    blocks += [
+        f"{count} more source{'' if count == 1 else 's'} of {shots}-shot means: see report.html."
+        for shots, count in others.items()
+        if shots in set(summary["shots"])
+    ]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -93,17 +107,34 @@ def is_mean(rows: pd.DataFrame) -> pd.Series:
     return rows["category"].eq(MEAN) | rows["category"].str.startswith(MEAN_OF)
 
 
+def has_published(rows: pd.DataFrame) -> pd.Series:
+    """Return a bool for each row: True if the paper or the closest public code has its number."""
+    return rows[["paper", "public"]].notna().any(axis=1)
+
+
 def mean_label(finished: int, total: int) -> str:
     """Return the name of the row of means: "mean", or "mean of 2/15" while some are missing."""
     return MEAN if finished == total else f"{MEAN_OF}{finished}/{total}"
 
 
-def our_table(rows: pd.DataFrame, label: str) -> str:
+def metric_blocks(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Group the metrics in `rows` by evaluation size: "" for the first one, "400", "source" ..."""
+    blocks = {}
+    for metric in sorted_metrics(rows):
+        blocks.setdefault(metric.partition("@")[2], []).append(metric)
+    return blocks
+
+
+def evaluated_at(size: str) -> str:
+    """Say at which further size the maps were evaluated."""
+    return "At the size of each image:" if size == "source" else f"At {size} pixels:"
+
+
+def our_table(rows: pd.DataFrame, metrics: Sequence[str], label: str) -> str:
     """Format our numbers for one number of shots: one row per category, one column per metric.
 
     `label` names the row of means.
     """
-    metrics = metrics_of(rows)
     body = []
     for category, numbers in rows.groupby("category", sort=False):
         cells = dict(zip(numbers["metric"], map(our_cell, numbers.itertuples()), strict=True))
@@ -117,7 +148,7 @@ def comparison_table(rows: pd.DataFrame, by: str) -> str:
 
     Metrics and sources without published numbers are left out.
     """
-    metrics = metrics_of(rows)
+    metrics = sorted_metrics(rows)
     body = []
     for key, numbers in rows.groupby(by, sort=False):
         by_metric = {row.metric: row for row in numbers.itertuples()}
@@ -147,10 +178,17 @@ def undefined_notes(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def source_texts(rows: pd.DataFrame) -> dict[str, str]:
-    """Describe each source of the published numbers in `rows`: name to description."""
-    sources = {"paper": SOURCES[PAPER]} if rows["paper"].notna().any() else {}
-    return sources | {name: SOURCES[name] for name in rows["public_source"].dropna().unique()}
+def source_names(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the sources of the published numbers beside ours: name in the tables to source."""
+    names = {"paper": PAPER} if rows["paper"].notna().any() else {}
+    return names | {name: name for name in rows["public_source"].dropna().unique()}
+
+
+def describe_source(source: str) -> str:
+    """Return the description, known departures and link of a source in one line."""
+    facts = load_sources()[source]
+    departures = f" ({facts['departures']})" if facts["departures"] else ""
+    return f"{facts['description']}{departures}, {facts['link']}"
 
 
 def seeds_text(rows: pd.DataFrame, record: Mapping) -> str:
@@ -159,11 +197,6 @@ def seeds_text(rows: pd.DataFrame, record: Mapping) -> str:
     if rows["shots"].iloc[0] == 0 or not draws_references(record):
         return ""
     return f", {runs} seed" if runs == 1 else f", {runs} seeds"
-
-
-def metrics_of(rows: pd.DataFrame) -> list[str]:
-    """Return the metrics in `rows`, in the order of METRICS."""
-    return [metric for metric in METRICS if metric in set(rows["metric"])]
 
 
 def our_cell(row) -> str:

@@ -33,16 +33,25 @@ from utils.report.markdown import (
     UNDEFINED,
     cell,
     draws_references,
+    evaluated_at,
+    has_published,
     legend,
     mean_label,
+    metric_blocks,
     our_cell,
     seeds_text,
-    source_texts,
+    source_names,
     without_single_mean,
 )
 from utils.results.defects import read_defects
 from utils.results.folder import read_finished, read_json
-from utils.results.summary import MEAN, read_summary
+from utils.results.summary import (
+    MEAN,
+    dataset_name,
+    load_sources,
+    other_results,
+    read_summary,
+)
 from utils.results.thresholds import REFERENCES, Threshold, explain_threshold
 
 FOLDER = Path(__file__).resolve().parent  # of the template, styles and scripts
@@ -54,6 +63,9 @@ METRIC_NAMES = {
     "pixel_aupr": "pixel AUPR",
     "pixel_f1_max": "pixel F1-max",
     "pixel_aupro": "AUPRO",
+    "pixel_aupro_005": "AUPRO to FPR 0.05",
+    "pixel_iou_max": "pixel IoU-max",
+    "mean_of_seven": "mean of seven",
 }
 ROC_AXES = ("false positive rate", "true positive rate")
 CURVES = {  # by the metric that is the area under it: title, names of the axes, end of the x axis
@@ -100,6 +112,8 @@ def report_page(
     """
     summary = without_single_mean(summary, record)
     shots = shots_of(summary, data, record)
+    others = other_results(dataset_name(record["settings"]))
+    others = others[others["shots"].isin([run["shots"] for run in shots])]
     total = len(record["categories"])
     rate = record["settings"].get("false_alarms")
     thresholds = {name: thresholds_of(data[name], finished[name], rate) for name in finished}
@@ -130,9 +144,12 @@ def report_page(
             run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
             for run in shots
         },
-        metric_names=METRIC_NAMES,
+        blocks=table_blocks(summary),
+        seven={metric: METRIC_NAMES[metric] for metric in METRICS},
+        others=other_rows(others),
+        compared=bool(has_published(summary).any()),
         charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in METRICS if len(summary)],
-        sources=source_texts(summary),
+        sources=source_list(summary, others),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
         counts=image_counts(data),
@@ -194,6 +211,35 @@ def table_rows(summary: pd.DataFrame, by: str) -> list[dict]:
     return rows
 
 
+def table_blocks(summary: pd.DataFrame) -> list[dict]:
+    """Return a block of columns for each evaluation size: a title and the names of its metrics."""
+    return [
+        {
+            "title": evaluated_at(size).rstrip(":") if size else "",
+            "metrics": {metric: METRIC_NAMES[metric.partition("@")[0]] for metric in metrics},
+        }
+        for size, metrics in metric_blocks(summary).items()
+    ]
+
+
+def other_rows(others: pd.DataFrame) -> list[dict]:
+    """Return a row of published means for each source and number of shots in `others`."""
+    return [
+        {"shots": shots, "source": source} | dict(zip(rows["metric"], rows["value"], strict=True))
+        for (shots, source), rows in others.groupby(["shots", "source"])
+    ]
+
+
+def source_list(summary: pd.DataFrame, others: pd.DataFrame) -> list[dict]:
+    """Return the name, description, link and known departures of each source on the page."""
+    names = source_names(summary)
+    labels = {
+        source: name if name == "paper" else f"public ({name})" for name, source in names.items()
+    }
+    labels |= {source: source for source in sorted(set(others["source"]))}
+    return [{"name": label} | load_sources()[source] for source, label in labels.items()]
+
+
 def difference(value: float) -> str:
     """Format ours minus theirs with its sign: `+0.4`, `−1.2`."""
     if pd.isna(value):
@@ -223,7 +269,7 @@ def category_section(
     summary: pd.DataFrame,
 ) -> dict:
     """Return the numbers and charts of one category from its report data and its done/ record."""
-    rows = summary[summary["category"] == name]
+    rows = summary[(summary["category"] == name) & summary["metric"].isin(METRICS)]
     series = [dots(group) for _, group in rows.groupby("shots")]
     label = f"The seven metrics of {name}; the tables list the values"
     values = {tuple(row[1:4]): row[4] for row in record["metrics"]}
@@ -231,7 +277,7 @@ def category_section(
     return {
         "name": name,
         "labelled": labelled,
-        "chart": dot_chart(list(METRIC_NAMES.values()), series, label) if series else None,
+        "chart": dot_chart([METRIC_NAMES[m] for m in METRICS], series, label) if series else None,
         "runs": [
             run_section(name, data, index, values, threshold)
             for index, threshold in enumerate(thresholds)

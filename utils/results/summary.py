@@ -4,8 +4,10 @@
 metric; values in [0, 1]) and `summary.csv` (mean and deviation over seeds beside the published
 numbers, in percent). Both keep full precision; an undefined value is an empty field, never 0.
 
-Published numbers come from `published.csv` beside this file: percent, as printed in their SOURCES.
-Some sources print no deviation, and not every metric of every category.
+Published numbers come from `published.csv` beside this file: percent, one row per source, which
+`published_sources.csv` describes. Some sources print no deviation, and not every metric of every
+category. The tables show the paper's number and that of the CLOSEST public code, and count the
+others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +17,16 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from utils.evaluation.metrics import METRICS
+from utils.evaluation.metrics import metric_order
 from utils.files import write_text
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
+SOURCES_FILE = Path(__file__).with_name("published_sources.csv")
 PAPER = "winclip_paper"  # the source shown as "paper"; any other source is shown by its name
-SOURCES = {
-    PAPER: "Jeong et al., WinCLIP (CVPR 2023), arXiv 2303.14814.",
-    "accurate_winclip": "the closest public reimplementation, evaluated at 240x240.",
-    "winclip_by_anomalyclip_paper": "WinCLIP as run for the AnomalyCLIP paper; "
-    "the only published WinCLIP result on MPDD.",
+CLOSEST = {  # the source shown as "public" for each dataset
+    "mvtec": "accurate_winclip",
+    "visa": "accurate_winclip",
+    "mpdd": "winclip_by_anomalyclip_paper",
 }
 MEAN = "mean"  # stands in the column `category` for the mean over all categories
 MEAN_OF = "mean of "  # starts the name of the mean over a group of categories
@@ -32,7 +34,7 @@ KEYS = ["category", "shots", "metric"]  # identify one number of a dataset
 COLUMNS = ["category", "shots", "seed", "metric", "value"]  # of metrics.csv, in this order
 SUMMARY_COLUMNS = [  # of summary.csv
     *(*KEYS, "mean", "std", "runs"),
-    *("paper", "paper_std", "public", "public_source"),
+    *("paper", "paper_std", "public", "public_source", "other_sources"),
 ]
 PERCENT = 100.0  # metrics are in [0, 1], published numbers and summaries in percent
 
@@ -46,19 +48,43 @@ def load_published() -> pd.DataFrame:
     return pd.read_csv(PUBLISHED_FILE)
 
 
+@lru_cache
+def load_sources() -> dict[str, dict[str, str]]:
+    """Return source to description, link and departures (known ones from the paper, or "")."""
+    table = pd.read_csv(SOURCES_FILE, keep_default_na=False)
+    return table.set_index("source").to_dict(orient="index")
+
+
 def published_for(dataset: str) -> pd.DataFrame:
     """Return the published numbers of one dataset ("mvtec", "visa", "mpdd"), one row per KEYS.
 
-    Columns besides KEYS: paper, paper_std, public, public_source; empty if not published.
+    Columns besides KEYS: paper, paper_std, public, public_source, empty if not published, and
+    other_sources: how many further sources have this number.
     """
     rows = load_published().query("dataset == @dataset")
     paper = rows[rows["source"] == PAPER].rename(columns={"value": "paper", "std": "paper_std"})
-    public = rows[rows["source"] != PAPER].rename(
+    public = rows[rows["source"] == CLOSEST.get(dataset)].rename(
         columns={"value": "public", "source": "public_source"}
     )
-    return paper[[*KEYS, "paper", "paper_std"]].merge(
-        public[[*KEYS, "public", "public_source"]], on=KEYS, how="outer", validate="1:1"
-    )
+    others = other_results(dataset).groupby(KEYS).size().rename("other_sources").reset_index()
+    numbers = paper[[*KEYS, "paper", "paper_std"]]
+    for table in (public[[*KEYS, "public", "public_source"]], others):
+        numbers = numbers.merge(table, on=KEYS, how="outer", validate="1:1")
+    return numbers.fillna({"other_sources": 0}).astype({"other_sources": "Int64"})
+
+
+def dataset_name(settings: Mapping) -> str:
+    """Return the name of a run's dataset in `published.csv`, from its settings (settings.json).
+
+    A user's own benchmark has the numbers of the dataset that it is named after, such as "btad".
+    """
+    return (settings.get("name") or settings["dataset"]).lower()
+
+
+def other_results(dataset: str) -> pd.DataFrame:
+    """Return the rows of `load_published` of all sources but the paper and the CLOSEST one."""
+    rows = load_published().query("dataset == @dataset")
+    return rows[~rows["source"].isin([PAPER, CLOSEST.get(dataset)])]
 
 
 def write_tables(
@@ -91,11 +117,17 @@ def read_summary(folder: Path) -> pd.DataFrame:
 
 
 def sort_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return the COLUMNS of `metrics`, sorted by category, shots, seed and the order of METRICS."""
+    """Return the COLUMNS of `metrics`, sorted by category, shots, seed and `metric_order`."""
     rows = metrics[COLUMNS].astype({"shots": int, "seed": "Int64", "value": float})
-    rows["order"] = rows["metric"].map(METRICS.index)
+    rank = {metric: index for index, metric in enumerate(sorted_metrics(rows))}
+    rows["order"] = rows["metric"].map(rank)
     rows = rows.sort_values(["category", "shots", "seed", "order"])
     return rows.drop(columns="order").reset_index(drop=True)
+
+
+def sorted_metrics(rows: pd.DataFrame) -> list[str]:
+    """Return the distinct metrics in the column `metric`, in the order of `metric_order`."""
+    return sorted(set(rows["metric"]), key=metric_order)
 
 
 def summarise(
@@ -110,7 +142,7 @@ def summarise(
     categories. Numbers are percent, NaN if undefined.
 
     Columns: SUMMARY_COLUMNS; `runs` is the number of seeds averaged over (1 for 0 shots). Rows are
-    sorted by shots, then in the order of `categories` and METRICS.
+    sorted by shots, then in the order of `categories` and of the metrics.
 
     The category "mean" is the mean over the finished categories within each seed, then the mean and
     deviation of these over seeds, as in the paper. A published mean stands beside it only if every
@@ -131,7 +163,8 @@ def summarise(
     if finished != set(categories) or not finished.issuperset(set(published["category"]) - {MEAN}):
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")
-    order = [*categories, MEAN, *(f"{MEAN_OF}{name}" for name in groups), *METRICS]
+    means = [MEAN, *(f"{MEAN_OF}{name}" for name in groups)]
+    order = [*categories, *means, *sorted_metrics(summary)]
     rank = {name: index for index, name in enumerate(order)}
     summary = summary.sort_values(
         ["shots", "category", "metric"], key=lambda column: column.map(lambda v: rank.get(v, v))

@@ -20,7 +20,7 @@ from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.results.defects import write_defects
-from utils.results.summary import COLUMNS, write_tables
+from utils.results.summary import COLUMNS, dataset_name, write_tables
 from utils.run.category import CategoryWriter
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.run.inference import score_category
@@ -138,9 +138,8 @@ def write_summary(session: Session) -> str:
     )
     if metrics.empty:
         return "no labels, so no metrics"
-    write_tables(
-        folder.path, metrics, session.settings.dataset, experiment.categories, experiment.groups
-    )
+    dataset = dataset_name(folder.record["settings"])
+    write_tables(folder.path, metrics, dataset, experiment.categories, experiment.groups)
     return write_summary_page(folder.path)
 
 

@@ -10,15 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from torch.utils.data import Subset
 
 from datasets.decode import White, read_image
+from datasets.images import EvalSize
 from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
-from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
+from utils.evaluation.metrics import (
+    IMAGE_METRICS,
+    PixelEvaluator,
+    extra_metrics,
+    image_metrics,
+)
 from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
@@ -32,7 +39,7 @@ from utils.stopwatch import WORKERS, Stopwatch
 
 MAX_WAITING = 2  # scored categories that wait in files, which bounds the disk space
 PANELS_PER_CALL = 16  # images whose panels one worker draws
-Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at the evaluation shape
+Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at an evaluation size
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Target:
     apply_exif: bool
     white: White
     heatmap_size: int
+    extra_metrics: bool
 
     @staticmethod
     def from_session(session: Session) -> "Target":
@@ -52,7 +60,7 @@ class Target:
         settings, experiment, folder = session.settings, session.experiment, session.folder
         source = experiment.root, experiment.apply_exif, experiment.white
         notes = folder.record["notes"]
-        return Target(folder.path, notes, *source, settings.heatmap_size)
+        return Target(folder.path, notes, *source, settings.heatmap_size, settings.extra_metrics)
 
 
 class CategoryWriter:
@@ -171,7 +179,9 @@ def write_category(
     """
     folder, category, scores, masks = target.folder, task.category, result.scores, result.masks
     with clock.stage("metrics"):
-        metrics, curves, pixel_threshold = evaluate(category, scores, masks)
+        metrics, curves, pixel_threshold = evaluate(
+            category, scores, masks, result.further_masks, target.extra_metrics
+        )
     with clock.stage("write"):
         save_scores(folder / "scores" / f"{category}.npz", scores)
         defects = {sample.image: sample.defect for sample in task.tests}
@@ -187,38 +197,60 @@ def write_category(
 
 
 def evaluate(
-    category: str, scores: Scores, masks: Masks
+    category: str,
+    scores: Scores,
+    masks: Masks,
+    further_masks: Mapping[EvalSize, Masks] = MappingProxyType({}),
+    extra: bool = False,
 ) -> tuple[list[tuple], dict[int, dict[str, Curve]], float | None]:
     """Return the rows of metrics.csv, curves by run index, and the pixel F1-max threshold.
 
     A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
     rows if all labels are unknown. Curves are those of the first run of each number of shots, and
-    the threshold is that of the last of these runs. All leave out images whose label is unknown,
-    those of pixels also anomalous images without a mask.
+    the threshold is that of the last of these runs; both are those of `masks`. All leave out images
+    whose label is unknown, those of pixels also anomalous images without a mask.
+
+    `further_masks` adds the pixel metrics at its evaluation sizes, named `<metric>@<size>`, and
+    `extra` the EXTRA_METRICS at each size.
     """
-    labels = scores.label.tolist()
-    usable = [row for row, mask in enumerate(masks) if labels[row] == 0 or mask.any()]
-    usable_masks = [masks[row] for row in usable]
-    pixels = PixelEvaluator(usable_masks)
-    first_runs = scores.first_runs()
+    labels, first_runs = scores.label.tolist(), scores.first_runs()
+    image_values = [image_metrics(row, scores.label) for row in scores.image_scores]
     rows, curves, pixel_threshold = [], {}, None
-    for run, (shots, seed) in enumerate(zip(scores.shots, scores.seed, strict=True)):
-        maps = Subset(scores.stitched(run, [mask.shape for mask in masks]), usable)
-        counts = pixels.count_scores(maps)
-        values = image_metrics(scores.image_scores[run], scores.label) | pixels.metrics(counts)
-        if run in first_runs:
-            curves[run] = image_curves(scores.image_scores[run], scores.label)
-            curves[run] |= pixel_curves(counts)
-        if run == first_runs[-1]:
-            pixel_threshold = pixel_f1_threshold(counts, maps, usable_masks)
-        for metric in METRICS:
-            value = None if np.isnan(values[metric]) else float(values[metric])
-            rows.append(
-                (category, int(shots), None if seed == NO_SEED else int(seed), metric, value)
-            )
+    for size, size_masks in ((None, masks), *further_masks.items()):
+        usable = [row for row, mask in enumerate(size_masks) if labels[row] == 0 or mask.any()]
+        usable_masks = [size_masks[row] for row in usable]
+        pixels = PixelEvaluator(usable_masks)
+        for run, values in enumerate(image_values):
+            maps = Subset(scores.stitched(run, [mask.shape for mask in size_masks]), usable)
+            counts = pixels.count_scores(maps)
+            values = values | pixels.metrics(counts)
+            if extra:
+                values |= extra_metrics(values, counts)
+            rows += metric_rows(category, scores, run, values, size)
+            if size is None and run in first_runs:
+                curves[run] = image_curves(scores.image_scores[run], scores.label)
+                curves[run] |= pixel_curves(counts)
+            if size is None and run == first_runs[-1]:
+                pixel_threshold = pixel_f1_threshold(counts, maps, usable_masks)
     if (scores.label == UNKNOWN).all():
         rows = []
     return rows, curves, pixel_threshold
+
+
+def metric_rows(
+    category: str, scores: Scores, run: int, values: Mapping[str, float], size: EvalSize | None
+) -> list[tuple]:
+    """Return the rows of metrics.csv of one run at one evaluation size; None: the first size.
+
+    Further sizes have no rows of image metrics, which do not depend on them.
+    """
+    seed = None if scores.seed[run] == NO_SEED else int(scores.seed[run])
+    if size is not None:
+        values = {f"{m}@{size}": v for m, v in values.items() if m not in IMAGE_METRICS}
+    return [
+        (category, int(scores.shots[run]), seed, metric, None if np.isnan(value) else float(value))
+        for metric, value in values.items()
+    ]
 
 
 def panel_paths(task: CategoryTask, heatmaps: int | str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.images import Item
+from datasets.images import EvalSize, Item
 from datasets.tiles import tile_side
 from models.winclip import (
     TextBank,
@@ -35,9 +35,10 @@ class ImageResult:
     maps: np.ndarray  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
     tiles: tuple[int, int]  # rows and columns of its tiles
     size: tuple[int, int]  # height and width in pixels
-    mask: np.ndarray  # (H, W) bool at the evaluation shape
+    mask: np.ndarray  # (H, W) bool at the first evaluation size
     thumbnail: bytes  # a JPEG file
     preview: np.ndarray | None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
+    further_masks: dict[EvalSize, np.ndarray]  # at the other evaluation sizes
 
 
 class LeaveOneOut(NamedTuple):
@@ -52,10 +53,11 @@ class CategoryResult:
     """The results of a category whose images are all scored."""
 
     scores: Scores
-    masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`
+    masks: list[np.ndarray]  # (H_i, W_i) bool of each image in `scores`, at the first size
     thumbnails: list[bytes]  # a JPEG file of each image in `scores`
     leave_one_out: LeaveOneOut | None = None  # if the task asks for it and has two references
     previews: dict[str, np.ndarray] = field(default_factory=dict)  # of images that get a panel
+    further_masks: dict[EvalSize, list[np.ndarray]] = field(default_factory=dict)  # by other sizes
 
     def panel_rows(self, indices: Sequence[int]) -> "CategoryResult":
         """Return what the panels of some images show: scores, masks and previews."""
@@ -188,6 +190,7 @@ def split_by_image(
             mask=item.mask,
             thumbnail=item.thumbnail,
             preview=item.preview,
+            further_masks=item.further_masks,
         )
         for index, item in enumerate(items)
     ]
@@ -219,4 +222,8 @@ def collect(
     masks = [result.mask for result in ordered]
     previews = {result.image: result.preview for result in ordered if result.preview is not None}
     thumbnails = [result.thumbnail for result in ordered]
-    return CategoryResult(scores, masks, thumbnails, leave_one_out, previews)
+    further_masks = {
+        size: [result.further_masks[size] for result in ordered]
+        for size in ordered[0].further_masks
+    }
+    return CategoryResult(scores, masks, thumbnails, leave_one_out, previews, further_masks)

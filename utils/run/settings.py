@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 import tyro
 
-from datasets.images import Resize
+from datasets.images import EvalSize, Resize
 from datasets.splits import SPLITS_FOLDER, check_name, read_root
 from models.encoder import PatchTokens
 from models.prompts import Templates
@@ -109,8 +109,12 @@ class Settings:
     num_workers: int | Literal["auto"] = "auto"
     """Processes that decode images, and as many that write results on a GPU machine, beside the
     encoder; "auto": one per core, at most 8; 0: do all in the main process."""
-    eval_size: int | Literal["source"] = 240
-    """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size."""
+    eval_size: tuple[EvalSize, ...] = (240,)
+    """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size.
+    Sizes after the first add their metrics, such as pixel_auroc@400; all else uses the first."""
+    extra_metrics: bool = False
+    """Also compute AUPRO up to a false positive rate of 0.05, the maximal IoU, and the mean of the
+    seven metrics."""
     heatmaps: int | Literal["all", "none"] = "all"
     """Heatmaps to draw: all, none, or the first N of each defect and of the good images."""
     heatmap_size: int = 256
@@ -125,7 +129,9 @@ class Settings:
     """Print nothing but errors; run.log in the result folder has the rest."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for invalid values."""
+        """Raise `InputError` for invalid values; make a single EVAL_SIZE a tuple."""
+        if isinstance(self.eval_size, int | str):
+            object.__setattr__(self, "eval_size", (self.eval_size,))
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not has_type(value, hint):
@@ -139,8 +145,13 @@ class Settings:
             values = getattr(self, name)
             if not values or min(values) < 0 or len(set(values)) != len(values):
                 raise InputError(f"{name.upper()} = {values}: expected distinct whole numbers >= 0")
-        minima = {"batch_size": 1, "limit": 1, "eval_size": 1, "num_workers": 0, "heatmap_size": 64}
-        minima["tile"] = 0
+        sizes = [size for size in self.eval_size if size != "source"]
+        distinct = len(set(self.eval_size)) == len(self.eval_size)
+        if not self.eval_size or not distinct or min(sizes, default=1) < 1:
+            raise InputError(
+                f'EVAL_SIZE = {self.eval_size}: expected distinct whole numbers >= 1, or "source"'
+            )
+        minima = {"batch_size": 1, "limit": 1, "num_workers": 0, "heatmap_size": 64, "tile": 0}
         for name, minimum in minima.items():
             value = getattr(self, name)
             if isinstance(value, int) and value < minimum:
@@ -211,11 +222,15 @@ class Settings:
     def fingerprint(self) -> dict:
         """Return the resolved settings that determine the results.
 
-        Results made with different ones are never mixed.
+        Results made with different ones are never mixed. One evaluation size and the seven metrics
+        are recorded as before there could be more, so that older folders can be continued.
         """
-        return {
-            name: value for name, value in asdict(self).items() if name not in NOT_FINGERPRINTED
-        }
+        settings = asdict(self)
+        if len(self.eval_size) == 1:
+            settings["eval_size"] = self.eval_size[0]
+        if not self.extra_metrics:
+            del settings["extra_metrics"]
+        return {name: value for name, value in settings.items() if name not in NOT_FINGERPRINTED}
 
 
 @dataclass(frozen=True)
