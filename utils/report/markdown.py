@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from utils.evaluation.metrics import METRICS
 from utils.files import write_text
 from utils.results.folder import read_json
 from utils.results.summary import (
@@ -17,10 +18,10 @@ from utils.results.summary import (
     PAPER,
     dataset_name,
     load_sources,
+    metrics_of,
     other_results,
     published_for,
     read_summary,
-    sorted_metrics,
 )
 
 UNDEFINED = "n/a"
@@ -55,8 +56,8 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     for shots, rows in summary.groupby("shots"):
         title = f"## {shots}-shot{seeds_text(rows, record)}"
         blocks.append(title)
-        for size, metrics in metric_blocks(rows).items():
-            blocks += [evaluated_at(size)] if size else []
+        for heading, metrics in metric_blocks(rows).items():
+            blocks += [f"{heading}:"] if heading else []
             blocks.append(our_table(rows, metrics, mean_label(finished, total)))
         blocks += undefined_notes(rows) if draws_references(record) else []
     published = summary[has_published(summary)]
@@ -118,16 +119,16 @@ def mean_label(finished: int, total: int) -> str:
 
 
 def metric_blocks(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Group the metrics in `rows` by evaluation size: "" for the first one, "400", "source" ..."""
+    """Group the metrics in `rows` into tables; the one of the seven METRICS has the heading ""."""
     blocks = {}
-    for metric in sorted_metrics(rows):
-        blocks.setdefault(metric.partition("@")[2], []).append(metric)
+    for metric in metrics_of(rows):
+        size = metric.partition("@")[2]
+        if size:
+            heading = "At the size of each image" if size == "source" else f"At {size} pixels"
+        else:
+            heading = "" if metric in METRICS else "Further metrics"
+        blocks.setdefault(heading, []).append(metric)
     return blocks
-
-
-def evaluated_at(size: str) -> str:
-    """Say at which further size the maps were evaluated."""
-    return "At the size of each image:" if size == "source" else f"At {size} pixels:"
 
 
 def our_table(rows: pd.DataFrame, metrics: Sequence[str], label: str) -> str:
@@ -148,7 +149,7 @@ def comparison_table(rows: pd.DataFrame, by: str) -> str:
 
     Metrics and sources without published numbers are left out.
     """
-    metrics = sorted_metrics(rows)
+    metrics = metrics_of(rows)
     body = []
     for key, numbers in rows.groupby(by, sort=False):
         by_metric = {row.metric: row for row in numbers.itertuples()}

@@ -33,7 +33,6 @@ from utils.report.markdown import (
     UNDEFINED,
     cell,
     draws_references,
-    evaluated_at,
     has_published,
     legend,
     mean_label,
@@ -212,13 +211,13 @@ def table_rows(summary: pd.DataFrame, by: str) -> list[dict]:
 
 
 def table_blocks(summary: pd.DataFrame) -> list[dict]:
-    """Return a block of columns for each evaluation size: a title and the names of its metrics."""
+    """Return the heading of each table of `metric_blocks`, and the names of its metrics."""
     return [
         {
-            "title": evaluated_at(size).rstrip(":") if size else "",
+            "heading": heading,
             "metrics": {metric: METRIC_NAMES[metric.partition("@")[0]] for metric in metrics},
         }
-        for size, metrics in metric_blocks(summary).items()
+        for heading, metrics in metric_blocks(summary).items()
     ]
 
 

@@ -119,13 +119,13 @@ def read_summary(folder: Path) -> pd.DataFrame:
 def sort_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the COLUMNS of `metrics`, sorted by category, shots, seed and `metric_order`."""
     rows = metrics[COLUMNS].astype({"shots": int, "seed": "Int64", "value": float})
-    rank = {metric: index for index, metric in enumerate(sorted_metrics(rows))}
+    rank = {metric: index for index, metric in enumerate(metrics_of(rows))}
     rows["order"] = rows["metric"].map(rank)
     rows = rows.sort_values(["category", "shots", "seed", "order"])
     return rows.drop(columns="order").reset_index(drop=True)
 
 
-def sorted_metrics(rows: pd.DataFrame) -> list[str]:
+def metrics_of(rows: pd.DataFrame) -> list[str]:
     """Return the distinct metrics in the column `metric`, in the order of `metric_order`."""
     return sorted(set(rows["metric"]), key=metric_order)
 
@@ -164,7 +164,7 @@ def summarise(
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")
     means = [MEAN, *(f"{MEAN_OF}{name}" for name in groups)]
-    order = [*categories, *means, *sorted_metrics(summary)]
+    order = [*categories, *means, *metrics_of(summary)]
     rank = {name: index for index, name in enumerate(order)}
     summary = summary.sort_values(
         ["shots", "category", "metric"], key=lambda column: column.map(lambda v: rank.get(v, v))
