@@ -63,6 +63,15 @@ def test_our_numbers_stand_beside_the_published_ones_with_the_difference(page):
     assert "87.5 ± 17.7 paper 98.2 ± 0.9 (−10.7)" in text
 
 
+def test_the_sources_of_published_numbers_are_listed_with_links_and_departures(page):
+    text = text_of(page)
+    assert "winclip_defect_detection 0 90.4 - - 81.2 - - -" in text
+    assert "winclip_defect_detection 1 92.6" in text
+    assert "winclip_defect_detection 2" not in text  # 2-shot was not run
+    assert "known departures from the paper: centre crop; pixel metrics on anomalous" in text
+    assert '<a href="https://github.com/7HHHHH/VisualAD">' in page
+
+
 def test_difference_has_a_sign_and_undefined_is_not_zero():
     values = (0.44, -1.26, -0.04, float("nan"))
     assert [difference(value) for value in values] == ["+0.4", "−1.3", "0.0", "n/a"]

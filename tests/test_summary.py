@@ -220,7 +220,7 @@ def test_each_evaluation_size_has_a_table_and_other_sources_are_counted(tmp_path
         ["pixel_auroc@source"],
     ]
     assert "At 400 pixels:\n\n| category" in page
-    assert "1 more source of 2-shot means: see report.html." in page
+    assert "Other published 2-shot means: 1 source, listed in report.html." in page
     summary = read_summary(tmp_path).set_index(["category", "metric"])["other_sources"]
     assert summary["mean", "image_auroc"] == 1
     assert math.isnan(summary["tubes", "image_auroc"])  # nothing is published for a category

@@ -78,7 +78,8 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     ]
     others = other_results(dataset).groupby("shots")["source"].nunique()
     blocks += [
-        f"{count} more source{'' if count == 1 else 's'} of {shots}-shot means: see report.html."
+        f"Other published {shots}-shot means: {count} source{'' if count == 1 else 's'}, listed in "
+        "report.html."
         for shots, count in others.items()
         if shots in set(summary["shots"])
     ]
