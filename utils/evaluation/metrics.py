@@ -209,8 +209,8 @@ def auroc_aupr_f1_max(counts: ScoreCounts) -> tuple[float, float, float]:
 def extra_metrics(values: Mapping[str, float], counts: ScoreCounts) -> dict[str, float]:
     """Return EXTRA_METRICS in [0, 1] from the METRICS and the score counts of one run.
 
-    They are MVTec AD 2's AUPRO, ADer's maximal IoU, which is reached at the threshold of F1-max
-    because IoU = F1 / (2 - F1), and ADer's mAD (arXiv 2406.03262), the mean of the METRICS. NaN
+    They are MVTec AD 2's AUPRO, and from ADer (github.com/zhangzjn/ADer) the maximal IoU, reached
+    at the threshold of F1-max because IoU = F1 / (2 - F1), and mAD, the mean of the METRICS. NaN
     where one of the metrics that they are computed from is.
     """
     f1 = values["pixel_f1_max"]

@@ -4,7 +4,7 @@ The page presents `summary.csv`. Its tables are aligned, so that they read well 
 Numbers are percent with one decimal; "n/a" means undefined, "-" not published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -76,13 +76,7 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     blocks += [
         f"{name}: {describe_source(source)}" for name, source in source_names(published).items()
     ]
-    others = other_results(dataset).groupby("shots")["source"].nunique()
-    blocks += [
-        f"Other published {shots}-shot means: {count} source{'' if count == 1 else 's'}, listed in "
-        "report.html."
-        for shots, count in others.items()
-        if shots in set(summary["shots"])
-    ]
+    blocks += other_notes(dataset, set(summary["shots"]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -191,6 +185,17 @@ def describe_source(source: str) -> str:
     facts = load_sources()[source]
     departures = f" ({facts['departures']})" if facts["departures"] else ""
     return f"{facts['description']}{departures}, {facts['link']}"
+
+
+def other_notes(dataset: str, shots: Collection[int]) -> list[str]:
+    """Say for each number of shots how many other sources publish means of the dataset."""
+    counts = other_results(dataset).groupby("shots")["source"].nunique()
+    return [
+        f"Other published {count}-shot means: {sources} source{'' if sources == 1 else 's'}, "
+        "listed in report.html."
+        for count, sources in counts.items()
+        if count in shots
+    ]
 
 
 def seeds_text(rows: pd.DataFrame, record: Mapping) -> str:

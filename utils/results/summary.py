@@ -163,8 +163,8 @@ def summarise(
     if finished != set(categories) or not finished.issuperset(set(published["category"]) - {MEAN}):
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")
-    means = [MEAN, *(f"{MEAN_OF}{name}" for name in groups)]
-    order = [*categories, *means, *metrics_of(summary)]
+    mean_names = [MEAN, *(f"{MEAN_OF}{name}" for name in groups)]
+    order = [*categories, *mean_names, *metrics_of(summary)]
     rank = {name: index for index, name in enumerate(order)}
     summary = summary.sort_values(
         ["shots", "category", "metric"], key=lambda column: column.map(lambda v: rank.get(v, v))
