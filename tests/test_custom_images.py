@@ -253,7 +253,7 @@ def test_a_defect_named_like_a_mask_folder_is_refused(tmp_path, folder, masks):
     save(tmp_path, f"{parent}/good/0.png", f"{parent}/scratch/1.png", f"in/{folder}/2.png")
     save(tmp_path, "masks/1.png", image=MASK)
     masks = tmp_path / masks if masks else None
-    with pytest.raises(InputError, match=r"none of the 1 files in .*label is named like an image"):
+    with pytest.raises(InputError, match=r"no file in .*label is named like an image"):
         find(tmp_path / "in", masks=masks, recursive=True)
 
 
@@ -325,7 +325,12 @@ def test_deep_images_give_the_pixels_of_8_bit_ones(tmp_path, bits, name, channel
     assert said(custom, "16-bit files", f"{bits} bits", f"{(1 << bits) - 1} is white")
     expected = np.asarray(Image.fromarray(shallow).convert("RGB"))
     (item,) = ImageDataset(
-        tmp_path, [custom.tests[0]], SIZE[1], "squash", "source", white=custom.white
+        tmp_path,
+        [custom.tests[0]],
+        SIZE[1],
+        "squash",
+        "source",
+        white={custom.tests[0].class_name: custom.white},
     )
     read = np.asarray(read_image(tmp_path / name, white=custom.white))
     np.testing.assert_array_equal(read, expected)

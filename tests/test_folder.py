@@ -289,7 +289,7 @@ def test_masks_are_optional(tmp_path, capsys):
     masks = Counter((s.class_name, bool(s.mask)) for s in samples if s.label)
     assert masks == {("bottle", False): 4, ("metal_nut", True): 3, ("metal_nut", False): 1}
     printed = capsys.readouterr().out
-    assert "bottle has no masks, so it has image metrics alone" in printed
+    assert "bottle has no masks, so it gets no pixel metrics" in printed
     assert "1 of 4 anomalous images of metal_nut have no mask, so its pixel metrics" in printed
 
 
@@ -324,6 +324,23 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     assert not (tmp_path / "d").exists()
 
 
+def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_path, capsys):
+    root = tmp_path / "raw"
+    write_images(root, "gear/good/0.png", "gear/good/1.png", "gear/dent/2.png")
+    for name in ("nut", "pin"):
+        write_images(root / name, "Gut-Teile/0.png", "Gut-Teile/1.png", "rost/2.png")
+    (root / "docs").mkdir()
+    assert {s.class_name for s in split_of(root, tmp_path / "a")} == {"gear"}
+    note = "not used, as no folder in them is called test or good: 2 (nut, pin)"
+    assert note in (printed := capsys.readouterr().out) and "--good-folder" in printed
+    samples = split_of(root, tmp_path / "b", good_folder="gut teile")
+    assert {s.class_name for s in samples} == {"nut", "pin"}
+    assert {s.defect for s in samples} == {"good", "rost"}
+    assert "called test or good: 1 (gear)" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"--good-folder is for folders; in a CSV"):
+        split_of(root, tmp_path / "c", good_folder="gut", csv=tmp_path / "list.csv")
+
+
 def test_good_folders_may_have_several_names(tmp_path, capsys):
     root = tmp_path / "raw"
     write_images(root, "01/Train/Teile/0.png", "01/TEST/teile/1.png", "01/TEST/OK/2.png")
@@ -350,7 +367,10 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
     ("paths", "message"),
     [
         (["a/b/c/d/0.png"], "has no known layout"),
-        (["gear/test/a/0.png", "gear/test/b/0.png"], "test has images in the folders a, b; name"),
+        (
+            ["gear/test/a/0.png", "gear/test/b/0.png"],
+            "folders a, b; if one .* give its name as --good-folder",
+        ),
         (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
         (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
         (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
@@ -547,9 +567,11 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     for absent in ("OFFICIAL", "published", "paper", "15"):
         assert absent not in text
     assert "image_auroc" in text
-    assert "pixel_f1_max, pixel_aupro: undefined in 1 of 1 categories" in text
+    assert "Without masks, pixel metrics are n/a." in text and "pixel_" not in text
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
-    assert "<title>WinCLIP on parts" in page
+    assert "<title>WinCLIP on parts" in page and "Image ROC" in page
+    for absent in ("Pixel ROC", "pixel AUROC", "AUPRO"):
+        assert absent not in page
     assert "gear/test/good" in (tmp_path / "result/shots.csv").read_text()
     assert "**NO TRAIN IMAGES in 1 of 1 categories: some of their good test images" in text
     official = replace(mvtec_settings, **changes | {"result_dir": str(tmp_path / "other")})
