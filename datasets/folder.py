@@ -170,8 +170,8 @@ def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
         order = np.random.default_rng(SEED).permutation(len(good))[:number]
         drawn |= {good[index] for index in order}
         scan.notes.append(
-            f"{category} has no train images: {number} of its {len(good)} good test images, drawn "
-            f"with seed {SEED}, are references and are not tested"
+            f"{category} has no train images: references, which are not tested, are {number} of "
+            f"its {len(good)} good test images, drawn with seed {SEED}"
         )
     scan.samples = [replace(s, split="train") if s in drawn else s for s in scan.samples]
     return sorted({sample.class_name for sample in drawn})
@@ -220,11 +220,13 @@ def check_categories(scan: Scan) -> None:
             scan.notes.append(f"{category} has no masks, so it gets no pixel metrics")
         elif unmasked:
             scan.notes.append(
-                f"{len(unmasked)} of {len(anomalous)} anomalous images of {category} have no mask, "
-                f"so its pixel metrics leave them out; the first is {unmasked[0]}"
+                f"{category} has no mask of {len(unmasked)} of its {len(anomalous)} anomalous "
+                f"images, which pixel metrics leave out; the first is {unmasked[0]}"
             )
         if bad_train:
-            scan.notes.append(f"{bad_train} anomalous train images of {category} are not used")
+            scan.notes.append(
+                f"anomalous train images of {category}, which are not used: {bad_train}"
+            )
 
 
 if __name__ == "__main__":

@@ -335,11 +335,11 @@ def test_a_reference_that_is_also_a_test_image_is_noted_or_refused(mvtec_setting
     shutil.copy(root / "bottle/train/good/000.png", root / "bottle/test/good/001.png")
     settings = replace(mvtec_settings, data_root=str(root), shots=(0, 4), seeds=(0,)).resolve()
     (note,) = [note for note in plan_benchmark(settings).notes if "REFERENCES" in note]
-    assert "1 test images are also reference images, such as bottle/test/good/001.png" in note
+    assert "test images that are also reference images: 1, such as bottle/test/good/001.png" in note
     (task, _) = plan_benchmark(settings).tasks
     rows = reference_rows("bottle", task.shot_settings)
     pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "shots.csv", index=False)
     changes = {"references": str(tmp_path / "shots.csv"), "categories": ("bottle",)}
-    with pytest.raises(InputError, match=r"REFERENCES: 1 test images .*good/001.png"):
+    with pytest.raises(InputError, match=r"REFERENCES: test images that .*good/001.png"):
         plan_benchmark(replace(settings, **changes))
     plan_benchmark(replace(settings, **changes, data_root=mvtec_settings.data_root))

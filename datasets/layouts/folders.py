@@ -20,7 +20,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from datasets.custom.tree import GOOD_WORDS, MASK_WORDS, image_stems, list_names, plain_word
+from datasets.custom.tree import (
+    GOOD_WORDS,
+    MASK_WORDS,
+    find_mask_siblings,
+    image_stems,
+    list_names,
+    plain_word,
+)
 from datasets.decode import is_blank
 from datasets.prepare import SUFFIXES, list_images
 from datasets.splits import UNKNOWN, Sample
@@ -113,6 +120,11 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         split: [p for p in subfolders(parent) if p not in mask_folders and list_images(p)]
         for split, parent in parents.items()
     }
+    for name in find_mask_siblings([path.name for path in labelled["test"]]):
+        scan.faults.append(
+            f"{tests / name} is named like the masks of the images beside it; move it to "
+            f"{folder / 'ground_truth'}, and name it like their folder"
+        )
     good = find_good_words(tests, labelled, scan.good_words)
     before = len(scan.samples)
     for split, parent in parents.items():
@@ -195,7 +207,7 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: dict[str, list[Pat
                 f"{folder}: nothing tells which of its {len(images)} images are good; put them "
                 "into folders, good and one per defect, or add masks"
             )
-        scan.notes.append(f"{folder}: {unmasked} images without a mask count as good")
+        scan.notes.append(f"{folder}: images without a mask, which count as good: {unmasked}")
     for image in images:
         candidates = masks[image.stem] if kind.label else []
         mask = candidates[0] if candidates else None

@@ -21,7 +21,7 @@ SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation":
 # Labels that say neither good nor which defect, as `plain_word` writes them.
 UNCLEAR_WORDS = {
     *("true", "false", "yes", "no", "positive", "negative", "pos", "neg"),
-    *("none", "null", "nil", "na", "n/a", "n.a.", "missing", "undefined", "unknown", "unclear"),
+    *("none", "null", "nil", "na", "n/a", "missing", "undefined", "unknown", "unclear"),
     *("unlabeled", "unlabelled", "notlabeled", "notlabelled", "unsure", "tbd", "todo"),
 }
 
@@ -53,7 +53,7 @@ def read_table(file: Path, base: Path, category: str) -> Scan:
             scan.samples.append(Sample(name, split, label, defect, *paths))
         unused += not split
     if unused:
-        scan.notes.append(f"{unused} validation images are not used")
+        scan.notes.append(f"validation images, which are not used: {unused}")
     return scan
 
 

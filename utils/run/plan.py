@@ -206,7 +206,7 @@ def notes_on_references(settings: Settings, root: Path, tasks: Sequence[Category
         copies += find_copies(root, tests, drawn)
     if not copies:
         return []
-    count = f"{len(copies)} test images are also reference images, such as {copies[0]}"
+    count = f"test images that are also reference images: {len(copies)}, such as {copies[0]}"
     if settings.references != "draw":
         raise InputError(
             f"REFERENCES: {count}; they would be compared with themselves and score too low; list "
