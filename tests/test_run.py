@@ -329,6 +329,12 @@ def test_the_papers_backbone_runs_on_real_images(shared_data, mvtec_settings, tm
     assert seconds["score"] < 0.05 * seconds["encode"]
 
 
+def test_results_are_not_written_into_the_data_root(mvtec_settings):
+    same = replace(mvtec_settings, result_dir=mvtec_settings.data_root)
+    with pytest.raises(InputError, match=r"RESULT_DIR: .* is the data root; choose another"):
+        plan_benchmark(same)
+
+
 def test_a_reference_that_is_also_a_test_image_is_noted_or_refused(mvtec_settings, tmp_path):
     """The files are copies under other names, as in a split made by hand."""
     root = Path(shutil.copytree(mvtec_settings.data_root, tmp_path / "raw"))

@@ -294,7 +294,7 @@ def curve_figure(
     areas = [(run["name"], percent(values, run, metric)) for run in runs]
     label = f"{title} of {name}; {METRIC_NAMES[metric]}: {', '.join(map(' '.join, areas))}"
     chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
-    drawn = any(run["curves"][metric] for run in runs)
+    drawn = metric.startswith("image_") or any(run["curves"][metric] for run in runs)
     return {
         "title": title,
         "area": METRIC_NAMES[metric],

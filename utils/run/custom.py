@@ -255,10 +255,11 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
         explained = explain_threshold(threshold.value, len(images.references), rate)
         log.info(f"\nabove the threshold: {above} of {len(records)} images")
         log.info(f"{name}: {explained}")
-        if settings.heatmaps != "none" and finished["panel_threshold"] != threshold.value:
+        drawn = finished.get("panel_threshold", threshold.value)  # older panels have none
+        if settings.heatmaps != "none" and drawn != threshold.value:
             log.info(
-                f"the heatmaps state the threshold of an earlier run, "
-                f"{finished['panel_threshold']:.4f}; to draw them again, choose {ANOTHER_FOLDER}"
+                f"the heatmaps still state the threshold {drawn:.4f}; to draw them again, delete "
+                f"{folder / 'done'} and start again"
             )
         highest = max(zip(finished["leave_one_out"], images.references, strict=True))[1].image
         log.info(
