@@ -25,7 +25,7 @@ Size = tuple[int, int]  # width and height in pixels
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What decoding the files of a sample has shown."""
+    """The findings in the files of a sample."""
 
     fault: str = ""  # the reason why one of them cannot be used
     size: Size = (0, 0)
@@ -80,10 +80,9 @@ def notes_on_sizes(tests: Mapping[str, Size], references: Mapping[str, Size]) ->
     unlike = {
         name: size
         for name, size in tests.items()
-        if references
-        and not any(max(min(size), s) <= MAX_SIZE_RATIO * min(min(size), s) for s in sides)
+        if not any(1 / MAX_SIZE_RATIO <= min(size) / side <= MAX_SIZE_RATIO for side in sides)
     }
-    if unlike:
+    if references and unlike:
         width, height = next(iter(references.values()))
         notes.append(
             f"ANOTHER SIZE THAN THE REFERENCE IMAGES: {describe_sizes(unlike)}, reference images "

@@ -147,7 +147,9 @@ def measure_image(path: Path) -> tuple[tuple[int, int], int | float | None]:
     """Decode an image; return its (width, height) as stored and its peak, as in `Inspection`."""
     with open_image(path) as image:
         deep = deep_pixels(image)
-        return (to_rgb(image).size, None) if deep is None else (image.size, find_peak(deep))
+        if deep is None:
+            return to_rgb(image).size, None
+        return deep.shape[1::-1], find_peak(deep)
 
 
 def find_peak(deep: np.ndarray) -> int | float:

@@ -1,4 +1,4 @@
-"""What the preparation of a benchmark notes about its files: masks, sizes and bit depths."""
+"""Test the notes of a preparation on its files: masks, sizes and bit depths."""
 
 from pathlib import Path
 

@@ -21,20 +21,8 @@ CUSTOM_SUFFIXES = (*SUFFIXES, ".gif", ".jfif", ".jpe", ".dib")
 GOOD_WORDS = {
     *("good", "ok", "okay", "normal", "pass", "passed", "accept", "accepted", "flawless"),
     *("nondefective", "nodefect", "nodefects", "defectfree", "undamaged", "nonanomalous"),
-    *(
-        "io",
-        "inordnung",
-        "noanomaly",
-        "faultless",
-        "正常",
-        "良品",
-        "良好",
-        "良",
-        "合格",
-        "合格品",
-        "无缺陷",
-        "無缺陷",
-    ),
+    *("noanomaly", "faultless", "正常", "良品", "良好", "良", "合格", "合格品", "无缺陷", "無缺陷"),
+    *("io", "inordnung"),
 }
 BAD_WORDS = {
     *("bad", "ng", "ko", "nok", "fail", "failed", "reject", "rejected", "defect", "defects"),
