@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from datasets.splits import Sample
 from utils.errors import InputError, describe_error
 
 # Pillow's other decoders stay disabled: some of them start external programs.
@@ -98,7 +97,7 @@ def deep_pixels(image: Image.Image) -> np.ndarray | None:
         pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
         image.getexif()[ORIENTATION] = orientation  # Pillow has applied that of a TIFF file
         if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-            raise ValueError("its 16-bit colours cannot be decoded")
+            raise ValueError("its 16-bit colours are damaged")
         return np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=-1)  # from BGR
     return None
 
@@ -144,13 +143,36 @@ class Inspection:
     sha256: str  # of the pixels and the orientation, whatever the file format
 
 
+def measure_image(path: Path) -> tuple[tuple[int, int], int | float | None]:
+    """Decode an image; return its (width, height) as stored and its peak, as in `Inspection`."""
+    with open_image(path) as image:
+        deep = deep_pixels(image)
+        if deep is None:
+            return to_rgb(image).size, None
+        return deep.shape[1::-1], find_peak(deep)
+
+
+def find_peak(deep: np.ndarray) -> int | float:
+    """Return the largest value in the pixels of `deep_pixels` without alpha."""
+    colours = deep[..., :3] if deep.ndim == 3 else deep
+    return int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
+
+
+def describe_white(white: White) -> str:
+    """Say which values are white in files of more than 8 bits.
+
+    >>> describe_white(White(12, 1.0))
+    '4095 is white in 16-bit files (12 bits), 1 in floating-point files'
+    """
+    real = f", {white.real:g} in floating-point files" if white.real else ""
+    return f"{2**white.bits - 1} is white in 16-bit files ({white.bits} bits){real}"
+
+
 def inspect_image(path: Path) -> Inspection:
     """Decode an image; raise `InputError` if it cannot be read."""
     with open_image(path) as image:
-        deep, peak = deep_pixels(image), None
-        if deep is not None:
-            colours = deep[..., :3] if deep.ndim == 3 else deep
-            peak = int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
+        deep = deep_pixels(image)
+        peak = None if deep is None else find_peak(deep)
         pixels = np.asarray(to_rgb(image)) if deep is None else deep
         orientation = image.getexif().get(ORIENTATION, 1)
         height, width = pixels.shape[:2]
@@ -174,7 +196,10 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
         return np.logical_or.reduce([read_mask(file, image_size) for file in files])
     with open_image(path, "the mask ") as mask:
         if mask.format in ("JPEG", "MPO"):
-            raise ValueError("it is a JPEG, and lossy compression blurs the edges of a mask")
+            raise InputError(
+                f"the mask {path} is a JPEG file, whose compression blurs edges; save the original "
+                "mask as PNG"
+            )
         if mask.size != image_size:
             raise InputError(
                 f"the mask {path} is {mask.width} x {mask.height} pixels, its image "
@@ -210,15 +235,13 @@ def non_black(mask: Image.Image) -> np.ndarray:
     return marked.any(axis=-1) if marked.ndim == 3 else marked
 
 
-def find_fault(root: Path, sample: Sample) -> str:
-    """Decode the image and the mask of a sample; return what is wrong with them, or ""."""
-    try:
-        image = read_image(root / sample.image)
-        if sample.mask:
-            read_mask(root / sample.mask, image.size)
-    except InputError as error:
-        return str(error)
-    return ""
+def covers_most(anomalous: np.ndarray) -> bool:
+    """Return whether a mask (H, W) bool may be inverted.
+
+    It then covers more than half of the image and of its border.
+    """
+    border = np.concatenate([*anomalous[[0, -1]], *anomalous[:, [0, -1]].T])
+    return bool(anomalous.mean() > 0.5 and border.mean() > 0.5)
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
@@ -282,7 +305,9 @@ def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, too many")
             if image.format != "MPO" and getattr(image, "is_animated", False):
-                raise ValueError("it has more than one frame")
+                raise InputError(
+                    f"{kind}{path} has {image.n_frames} pages or frames; save one of them as a file"
+                )
             yield image
     except FileNotFoundError as error:
         raise InputError(

@@ -11,12 +11,9 @@ category has no train images, some of its good test images become references ins
 NAME_notes.txt says so, and every result shows it.
 """
 
-import csv
-import io
-import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +22,12 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 
 import numpy as np
 
-from datasets.custom.tree import BAD_WORDS, GOOD_WORDS, plain_word
-from datasets.decode import is_blank
 from datasets.download import Archive
-from datasets.layouts import LAYOUT, Scan, scan_folders
+from datasets.layouts.folders import LAYOUT, Scan, scan_folders
+from datasets.layouts.table import read_table
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
 from datasets.references import find_copies
-from datasets.splits import SPLITS_FOLDER, Sample, check_name, read_root, write_notes
+from datasets.splits import SPLITS_FOLDER, Sample, check_name, read_root
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError, describe_error
 from utils.files import real_path, user_path
@@ -39,14 +35,6 @@ from utils.files import real_path, user_path
 SEED = 0  # of the references that are drawn from good test images
 DEFAULT_SHOTS = (0, 1, 2, 4)  # of run_folder.py
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
-COLUMNS = ("image", "label", "mask", "category", "class_name", "split", "defect")  # of a CSV
-SPLITS = {"": "test", "train": "train", "test": "test", "val": "", "validation": ""}  # "": not used
-# Labels that say neither good nor which defect, as `plain_word` writes them.
-UNCLEAR_WORDS = {
-    *("true", "false", "yes", "no", "positive", "negative", "pos", "neg"),
-    *("none", "null", "nil", "na", "n/a", "n.a.", "missing", "undefined", "unknown", "unclear"),
-    *("unlabeled", "unlabelled", "notlabeled", "notlabelled", "unsure", "tbd", "todo"),
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +50,8 @@ class FolderOptions:
     """CSV with the columns image and label and, optionally, mask, category, split and defect."""
     category: str = ""
     """Name of the category where there is only one; it becomes part of the prompts."""
+    good_folder: str = ""
+    """Name of the folders of good images; "": "good", "ok", "pass", "normal" and the like."""
     references: int | None = None
     """Good images that become references in a category without train images; default: half of
     them, at most 10."""
@@ -91,18 +81,24 @@ def main(options: FolderOptions) -> list[Path]:
         layout=LAYOUT,
         scan=lambda root: (scan.samples, []),
         official=False,
+        notes=notes_on_references(drawn, scan),
     )
     files = prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
-    count = f"{len(drawn)} of {len(by_category(scan.samples))} categories"
-    note = (
-        f"NO TRAIN IMAGES in {count}: some of their good test images are references and are not "
-        "tested"
-    )
-    write_notes([note] if drawn else [], files[0])
     for note in scan.notes:
         print(f"note: {note}")
     print(f"to run it: python run_folder.py --name {options.name}{possible_shots(scan.samples)}")
     return files
+
+
+def notes_on_references(drawn: Sequence[str], scan: Scan) -> tuple[str, ...]:
+    """Return a note for all results if test images of the categories `drawn` are references."""
+    if not drawn:
+        return ()
+    count = f"{len(drawn)} of {len(by_category(scan.samples))} categories"
+    return (
+        f"NO TRAIN IMAGES in {count}: some of their good test images are references and are not "
+        "tested",
+    )
 
 
 def check_other_root(options: FolderOptions, root: Path) -> None:
@@ -133,150 +129,20 @@ def read_dataset(options: FolderOptions) -> Scan:
     root = user_path(options.data_root) if options.data_root else None
     if root and not root.is_dir():
         raise InputError(f"--data-root: {root} is not a folder; give one, or a list as --csv FILE")
+    if options.csv and options.good_folder:
+        raise InputError("--good-folder is for folders; in a CSV, the label of good images is good")
     if options.csv:
         file = user_path(options.csv)
         return read_table(file, root or file.parent, options.category or options.name)
     if root is None:
         raise InputError("give the folder of the dataset as --data-root DIR, or --csv FILE")
     try:
-        return scan_folders(root, options.category)
+        return scan_folders(root, options.category, options.good_folder)
     except OSError as error:
-        raise InputError(f"{root} cannot be read ({error}); check its permissions") from error
-
-
-def read_table(file: Path, base: Path, category: str) -> Scan:
-    """Read a CSV of images and labels; its paths are absolute or relative to `base`.
-
-    `category` is used where no column names one. Commas, semicolons or tabs separate the columns.
-    The root of the scan is `base`, or the deepest common folder if files lie outside it. Raise
-    `InputError` if the file is not such a table.
-    """
-    rows = parse_table(file)
-    files = [locate(base, row[key]) for _, row in rows for key in ("image", "mask") if row[key]]
-    scan = Scan(find_root(base, files))
-    unused, seen = 0, set()
-    for line, row in rows:
-        image, mask = locate(base, row["image"]), locate(base, row["mask"]) if row["mask"] else None
-        fault = fault_of_row(row, image, mask)
-        if not fault and image in seen:
-            fault = "the image is listed twice; to unite masks, list a folder that holds them"
-        if fault:
-            scan.faults.append(f"{file}, line {line}: {fault}")
-            continue
-        seen.add(image)
-        label, defect = read_label(row)
-        if split := SPLITS[row["split"].lower()]:
-            name = row["category"] or row["class_name"] or category
-            paths = [relative(path, scan.root) if path else "" for path in (image, label and mask)]
-            scan.samples.append(Sample(name, split, label, defect, *paths))
-        unused += not split
-    if unused:
-        scan.notes.append(f"{unused} validation images are not used")
-    return scan
-
-
-def fault_of_row(row: Mapping[str, str], image: Path, mask: Path | None) -> str:
-    """Return what is wrong with a row of the CSV, or ""."""
-    label, _ = read_label(row)
-    if label is None:
-        return f'the label is "{row["label"]}"; expected 0, 1, good, or the name of a defect'
-    if row["split"].lower() not in SPLITS:
-        return f'the split is "{row["split"]}"; expected train, test or val'
-    if not row["image"] or not image.is_file():
-        return f"there is no image {image}"
-    if mask and not mask.exists():
-        return f"there is no mask {mask}"
-    if mask and not label and not is_blank(mask):
-        return f"the image is labelled good, and its mask {mask} is not blank"
-    return ""
-
-
-def parse_table(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a CSV with their line numbers; a field without a column is "".
-
-    Raise `InputError` if the file cannot be read or lacks a column.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-        header = text.partition("\n")[0]
-        delimiter = max(",;\t", key=header.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        columns = [name.strip().lower() for name in next(reader, [])]
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except UnicodeDecodeError as error:
-        raise InputError(f"--csv: {file} is not UTF-8; save it as CSV UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise InputError(f"--csv: {file} cannot be read ({describe_error(error)})") from error
-    if not any(map(any, (row for _, row in rows))):
-        raise InputError(f"--csv: {file} lists no images")
-    if missing := [name for name in ("image", "label") if name not in columns]:
         raise InputError(
-            f"--csv: {file} has no column {', '.join(missing)}; its first line names the columns: "
-            "image, label and, optionally, mask, category, split, defect"
-        )
-    rows = [(line, row) for line, row in rows if any(row)]
-    for line, row in rows:
-        if len(row) != len(columns):
-            raise InputError(
-                f"--csv: {file} has {len(row)} fields in line {line}, and {len(columns)} columns; "
-                "put quotes around fields that contain the separator"
-            )
-    empty = dict.fromkeys(COLUMNS, "")
-    return [(line, empty | dict(zip(columns, row, strict=True))) for line, row in rows]
-
-
-def read_label(row: Mapping[str, str]) -> tuple[int | None, str]:
-    """Return the label and the defect of a row; the label is None if it says neither.
-
-    >>> read_label({"label": "NG"}), read_label({"label": "scratch"}), read_label({"label": "0"})
-    ((1, 'anomaly'), (1, 'scratch'), (0, 'good'))
-    >>> read_label({"label": "1", "defect": "dent"}), read_label({"label": "2"})
-    ((1, 'dent'), (None, ''))
-    """
-    word = row["label"].lower()
-    word = {"0.0": "0", "1.0": "1"}.get(word, word)  # pandas writes labels as floats
-    if word == "0" or plain_word(word) in GOOD_WORDS:
-        return 0, "good"
-    if word == "1" or plain_word(word) in BAD_WORDS:
-        return 1, row.get("defect") or "anomaly"
-    if plain_word(word) in UNCLEAR_WORDS or is_number(word) or not any(map(str.isalpha, word)):
-        return None, ""
-    return 1, row.get("defect") or row["label"]
-
-
-def is_number(word: str) -> bool:
-    """Return whether Python reads a word as a number.
-
-    >>> is_number("1e0"), is_number("inf"), is_number("e1")
-    (True, True, False)
-    """
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def locate(base: Path, given: str) -> Path:
-    """Return the absolute path of a path in a CSV, which may have Windows separators."""
-    path = base / given.replace("\\", "/")
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolves "..", but keeps links)
-
-
-def relative(path: Path, root: Path) -> str:
-    """Return the POSIX path of a file below the root."""
-    return Path(os.path.relpath(path, root)).as_posix()
-
-
-def find_root(base: Path, paths: Sequence[Path]) -> Path:
-    """Return `base` if it holds all paths, else the deepest folder that does."""
-    absolute = locate(base, "")
-    if all(path.is_relative_to(absolute) for path in paths):
-        return absolute
-    try:
-        return Path(os.path.commonpath([path.parent for path in paths]))
-    except ValueError as error:  # on Windows
-        raise InputError("--csv: the images are on several drives; put them on one") from error
+            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
+            "permissions"
+        ) from error
 
 
 def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
@@ -304,8 +170,8 @@ def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
         order = np.random.default_rng(SEED).permutation(len(good))[:number]
         drawn |= {good[index] for index in order}
         scan.notes.append(
-            f"{category} has no train images: {number} of its {len(good)} good test images, drawn "
-            f"with seed {SEED}, are references and are not tested"
+            f"{category} has no train images: references, which are not tested, are {number} of "
+            f"its {len(good)} good test images, drawn with seed {SEED}"
         )
     scan.samples = [replace(s, split="train") if s in drawn else s for s in scan.samples]
     return sorted({sample.class_name for sample in drawn})
@@ -351,14 +217,16 @@ def check_categories(scan: Scan) -> None:
             kind = "good" if anomalous else "anomalous"
             scan.notes.append(f"{category} has no {kind} test images, so its metrics are n/a")
         if unmasked and len(unmasked) == len(anomalous):
-            scan.notes.append(f"{category} has no masks, so it has image metrics alone")
+            scan.notes.append(f"{category} has no masks, so it gets no pixel metrics")
         elif unmasked:
             scan.notes.append(
-                f"{len(unmasked)} of {len(anomalous)} anomalous images of {category} have no mask, "
-                f"so its pixel metrics leave them out; the first is {unmasked[0]}"
+                f"{category} has no mask of {len(unmasked)} of its {len(anomalous)} anomalous "
+                f"images, which pixel metrics leave out; the first is {unmasked[0]}"
             )
         if bad_train:
-            scan.notes.append(f"{bad_train} anomalous train images of {category} are not used")
+            scan.notes.append(
+                f"anomalous train images of {category}, which are not used: {bad_train}"
+            )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Images of other modes are converted to RGB before resizing; images that are not 
 overlapping tiles, or squashed.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -64,7 +64,7 @@ class ImageDataset(Dataset):
     eval_size: tuple[EvalSize, ...]
     apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
     tile: int = 0  # side of the tiles in pixels of the image; 0: its shorter side
-    white: White = SIXTEEN_BITS
+    white: Mapping[str, White] = field(default_factory=dict)  # by category; 16 bits for others
     custom_masks: bool = False  # read masks as `read_custom_masks` does
     previewed: Collection[str] = ()  # the images that get a preview
     shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
@@ -83,7 +83,8 @@ class ImageDataset(Dataset):
     def load(self, sample: Sample) -> Item:
         """Decode the image and the mask of a sample; raise `InputError` if either is bad."""
         path = self.root / sample.image
-        image = read_image(path, self.apply_exif, self.white)
+        white = self.white.get(sample.class_name, SIXTEEN_BITS)
+        image = read_image(path, self.apply_exif, white)
         check_tile_count(path, image.size, self.resize, self.tile)
         mask, *further_masks = self.read_masks(sample, image.size)
         tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)

@@ -9,12 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from datasets.decode import find_fault
+from datasets.check import FileCheck, check_file, find_depths, notes_on_files, write_depths
+from datasets.decode import describe_white
 from datasets.download import Archive, check_local, fetch, unpack
 from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
-from datasets.splits import SPLITS_FOLDER, Sample, row_fault, write_root, write_split
+from datasets.splits import (
+    SPLITS_FOLDER,
+    Sample,
+    row_fault,
+    write_notes,
+    write_root,
+    write_split,
+)
 from utils.cli import parse_options, run_cli
-from utils.errors import InputError
+from utils.errors import InputError, describe_error
 from utils.files import PROJECT, is_printable_name, user_path
 from utils.log import progress_bar
 
@@ -57,6 +65,7 @@ class BenchmarkSpec:
     top_folders: tuple[str, ...] = ()  # names of the folder that its archive may unpack into
     named_defects: bool = True  # False: meta.json leaves the names of defects empty
     official: bool = True  # False: there are no official counts to compare with
+    notes: tuple[str, ...] = ()  # to show beside every result, in addition to those on the files
 
 
 def main(spec: BenchmarkSpec, description: str, script: str) -> None:
@@ -87,10 +96,16 @@ def prepare(spec: BenchmarkSpec, options: Options) -> list[Path]:
     print(f"{spec.title} in {root}\n\n{format_counts(spec, samples)}\n")
     if spec.official:
         check_counts(spec, samples, options.allow_incomplete)
-    raise_faults(faults + check_files(root, samples))
+    checks = check_files(root, samples)
+    raise_faults(faults + [check.fault for check in checks if check.fault])
+    notes, depths = notes_on_files(samples, checks), find_depths(samples, checks)
+    for note in (*notes, *(f"{name}: {describe_white(white)}" for name, white in depths.items())):
+        print(f"note: {note}")
     splits_folder = user_path(options.splits_folder)
     files = write_split(samples, splits_folder, spec.stem, spec.named_defects)
     write_root(root, splits_folder, spec.name)
+    write_notes([*spec.notes, *notes], files[0])
+    write_depths(depths, files[0])
     print(f"wrote {files[0]}\n      {files[1]}")
     return files
 
@@ -134,7 +149,10 @@ def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
     try:
         samples, faults = spec.scan(root)
     except OSError as error:
-        raise InputError(f"{root} cannot be read ({error}); check its permissions") from error
+        raise InputError(
+            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
+            "permissions"
+        ) from error
     if not samples:
         raise InputError(
             f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}; "
@@ -210,12 +228,11 @@ def check_rows(root: Path, samples: Sequence[Sample]) -> list[str]:
     return faults
 
 
-def check_files(root: Path, samples: Sequence[Sample]) -> list[str]:
-    """Decode every image and mask; return their faults, each with its path."""
+def check_files(root: Path, samples: Sequence[Sample]) -> list[FileCheck]:
+    """Decode the image and the mask of every sample."""
     with ThreadPoolExecutor(THREADS) as pool:
-        faults = pool.map(lambda sample: find_fault(root, sample), samples)
-        bar = progress_bar(faults, total=len(samples), desc="checking images", unit="image")
-        return [fault for fault in bar if fault]
+        checks = pool.map(lambda sample: check_file(root, sample), samples)
+        return list(progress_bar(checks, total=len(samples), desc="checking images", unit="image"))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -211,8 +211,15 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
 
 
 def write_notes(notes: Sequence[str], split: Path) -> None:
-    """Write <name>_notes.txt beside a split: warnings to show beside every result."""
-    write_text(split.with_name(f"{split.stem}_notes.txt"), "".join(f"{note}\n" for note in notes))
+    """Write <name>_notes.txt beside a split: warnings to show beside every result.
+
+    Without notes, delete it.
+    """
+    path = split.with_name(f"{split.stem}_notes.txt")
+    if notes:
+        write_text(path, "".join(f"{note}\n" for note in notes))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_notes(split: Path) -> list[str]:

@@ -46,10 +46,9 @@ def encode_states(model: nn.Module, tokenizer, *states: Sequence[str]) -> tuple[
 
 def find_truncated(tokenizer, prompts: Sequence[str]) -> str:
     """Return the first prompt with more tokens than the text tower reads, or ""."""
-    tokens = tokenizer(list(prompts))
-    length = tokens.shape[1]
-    longer = tokenizer(list(prompts), context_length=2 * length)[:, :length]
-    truncated = (tokens != longer).any(dim=1).tolist()
+    tokens = tokenizer(["", *prompts], context_length=tokenizer.context_length + 1)
+    padding = tokens[0, -1]  # after the end token of the empty prompt
+    truncated = (tokens[1:, -1] != padding).tolist()
     return next((prompt for prompt, cut in zip(prompts, truncated, strict=True) if cut), "")
 
 

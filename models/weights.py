@@ -130,7 +130,10 @@ def register_config(model_name: str) -> str:
                 raise ValueError(f"expected an object with {', '.join(sorted(CONFIG_KEYS))}")
         except (OSError, ValueError, RecursionError) as error:
             reason = describe_error(error)
-            raise InputError(f"MODEL: cannot read the model config {path} ({reason})") from error
+            raise InputError(
+                f"MODEL: cannot read the model config {path} ({reason}); give a config "
+                "file or a model of open_clip"
+            ) from error
         open_clip.add_model_config(path)
         model_name = path.stem
     if model_name not in open_clip.list_models():

@@ -102,6 +102,7 @@ def new_folder(path: Path) -> ResultFolder:
     record = {
         "title": "MVTec AD",
         "categories": list(OFFICIAL["mvtec"]),
+        "draws_references": True,
         "settings": asdict(settings),
         "notes": ["LIMIT = 3: <only> three"],
         "weights": {"sha256": "f65b", "description": "a file"},

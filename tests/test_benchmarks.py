@@ -1,6 +1,5 @@
 """Check that benchmarks print their tables, and that the encoder's limit has its products."""
 
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -12,23 +11,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import memory
 from benchmarks.encoder import products_of
 from models.encoder import WindowedEncoder
+from tests import scripts
 from tests.clips import small_clip, write_config
-from utils.files import PROJECT
 
 
-def printed(script: str, folder: Path, *options: str) -> str:
-    """Return what a benchmark prints for a small model."""
+def printed(script: str, folder: Path, *options: object) -> str:
+    """Return what a quick benchmark prints."""
+    done = scripts.start(f"benchmarks/{script}", "--quick", *options, cwd=folder).finish()
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def model_options(folder: Path) -> list[object]:
+    """Return the options for a small model on the CPU."""
     model = write_config(folder, "to-measure", 240, 16, layers=2, width=32)
-    command = [sys.executable, str(PROJECT / "benchmarks" / script), "--quick", "--device", "cpu"]
-    command += ["--model", str(model), *options]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    return ["--device", "cpu", "--model", model]
 
 
 @pytest.mark.slow
 def test_the_encoder_is_timed_beside_its_products_and_the_text_beside_open_clips(tmp_path):
-    lines = printed("encoder.py", tmp_path).splitlines()
+    lines = printed("encoder.py", tmp_path, *model_options(tmp_path)).splitlines()
     row = next(line.split() for line in lines if line.startswith("fp32"))
     ours, limit, share = (float(word) for word in row[2:5])
     assert ours > 0 and share == pytest.approx(limit / ours, abs=0.6 * share)  # of rounded ones
@@ -52,7 +54,7 @@ def test_the_predicted_memory_grows_with_the_tiles_and_halves_in_half_precision(
 
 @pytest.mark.slow
 def test_the_table_adds_up_its_times(tmp_path):
-    text = printed("table.py", tmp_path, "--images", "3")
+    text = printed("table.py", tmp_path, *model_options(tmp_path), "--images", 3)
     assert "16 results of 3 test images" in text
     assert "passes of ours" in text and "one run" in text
 
@@ -74,11 +76,7 @@ def test_the_limit_has_the_products_of_the_encoder_and_no_others(tmp_path):
 
 
 def test_the_metrics_are_timed_and_equal_scikit_learns(tmp_path):
-    script = PROJECT / "benchmarks" / "metrics.py"
-    result = subprocess.run(
-        [sys.executable, str(script), "--quick"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert "16 images of 240x240" in result.stdout
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("scikit-learn  ")]
+    text = printed("metrics.py", tmp_path)
+    assert "16 images of 240x240" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("scikit-learn  ")]
     assert float(line.split()[-1]) < 1e-12  # the largest difference from ours

@@ -123,6 +123,10 @@ socket.socket.connect_ex = only_local(socket.socket.connect_ex)
 """
 
 
+def block_network() -> None:
+    exec(BLOCK_NETWORK, {})
+
+
 def run_offline(*words: object, folder: Path) -> subprocess.CompletedProcess:
     """Run a new Python in `folder`, without a network from its start; record tries in a file."""
     (folder / "site").mkdir(exist_ok=True)
@@ -160,10 +164,15 @@ def test_the_scripts_score_every_kind_of_image_without_a_network(folder):
     labels = {"TIFF 16-bit": "tif 16-bit"}
     for label, name in kinds.items():
         odd[labels.get(label, label)].write(good / name)
-    runner = (PROJECT / "run_winclip.py", *runner_options(folder))
-    for words in ((PROJECT / "datasets/mvtec.py", *PREPARE_OPTIONS), runner):
-        done = run_offline(*words, folder=folder)
-        assert done.returncode == 0, done.stderr
+    offline = {
+        "environment": {"NETWORK_USED": str(folder / "network-used")},
+        "prepare": block_network,
+    }
+    prepared = scripts.start("datasets/mvtec.py", *PREPARE_OPTIONS, cwd=folder, **offline).finish()
+    assert prepared.returncode == 0, prepared.stderr
+    words = runner_options(folder, "--quiet")
+    done = run_offline(PROJECT / "run_winclip.py", *words, folder=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     scored = {Path(name).name for name in load_scores(folder / "out/scores/bottle.npz").image}
     assert scored >= set(kinds.values())
     assert not (folder / "network-used").exists()

@@ -59,11 +59,21 @@ def said(custom: CustomImages, *words: str) -> bool:
         *(("good", "bad"), ("PASS", "FAIL"), ("ok", "ng"), ("OK", "KO"), ("Normal", "abnormal")),
         *(("non-defective", "defective"), ("正常", "不良"), ("良品", "不良品"), ("合格", "不合格")),
         ("No Defect", "defect"),
+        ("i.O.", "n.i.O."),
     ],
 )
 def test_a_folder_named_like_good_labels_the_others(tmp_path, good, bad):
     save(tmp_path, f"{good}/0.png", f"{bad}/1.png")
     assert labels(find(tmp_path)) == {f"{good}/0.png": 0, f"{bad}/1.png": 1}
+
+
+def test_a_folder_named_like_the_masks_of_another_is_no_defect(tmp_path):
+    save(tmp_path, "in/good/0.png", "in/dent/1.png", "in/face_mask/2.png")
+    assert labels(find(tmp_path / "in")) == {"dent/1.png": 1, "face_mask/2.png": 1, "good/0.png": 0}
+    save(tmp_path, "in/dent_masks/1.png", image=MASK)
+    with pytest.raises(InputError, match=r"dent_masks is named like the masks of .*--masks"):
+        find(tmp_path / "in")
+    assert masked(find(tmp_path / "in", masks=tmp_path / "in/dent_masks")) == ["dent/1.png"]
 
 
 def test_no_word_for_bad_counts_as_good():
@@ -253,7 +263,7 @@ def test_a_defect_named_like_a_mask_folder_is_refused(tmp_path, folder, masks):
     save(tmp_path, f"{parent}/good/0.png", f"{parent}/scratch/1.png", f"in/{folder}/2.png")
     save(tmp_path, "masks/1.png", image=MASK)
     masks = tmp_path / masks if masks else None
-    with pytest.raises(InputError, match=r"none of the 1 files in .*label is named like an image"):
+    with pytest.raises(InputError, match=r"no file in .*label is named like an image"):
         find(tmp_path / "in", masks=masks, recursive=True)
 
 
@@ -325,7 +335,12 @@ def test_deep_images_give_the_pixels_of_8_bit_ones(tmp_path, bits, name, channel
     assert said(custom, "16-bit files", f"{bits} bits", f"{(1 << bits) - 1} is white")
     expected = np.asarray(Image.fromarray(shallow).convert("RGB"))
     (item,) = ImageDataset(
-        tmp_path, [custom.tests[0]], SIZE[1], "squash", ("source",), white=custom.white
+        tmp_path,
+        [custom.tests[0]],
+        SIZE[1],
+        "squash",
+        ("source",),
+        white={custom.tests[0].class_name: custom.white},
     )
     read = np.asarray(read_image(tmp_path / name, white=custom.white))
     np.testing.assert_array_equal(read, expected)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,6 +11,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed.run
 from torch.distributed import TCPStore
 
 from datasets import mvtec
@@ -19,7 +19,6 @@ from datasets.prepare import Options, prepare
 from models.device import resolve_device
 from tests import scripts
 from tests.benches import contents
-from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.run import distributed
@@ -99,9 +98,8 @@ def test_torchrun_gives_the_files_of_a_plain_run_and_prints_once(
     mvtec_result, mvtec_settings, tmp_path
 ):
     settings = replace(mvtec_settings, result_dir=str(tmp_path / "r"))
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words += [str(PROJECT / script_of(settings)), *options_of(settings)]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240)
+    words = ["--standalone", "--nproc-per-node=2", script_of(settings), *options_of(settings)]
+    done = scripts.start(torch.distributed.run.__file__, *words).finish()
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "r") == contents(mvtec_result)
     assert done.stdout.count("seconds per stage") == 1

@@ -150,7 +150,7 @@ def test_the_layout_of_kolektorsdd2(tmp_path, capsys):
         ("commutator surface", "test", 1, "anomaly", True): 1,
     }
     printed = capsys.readouterr().out
-    assert "1 anomalous train images of commutator surface are not used" in printed
+    assert "anomalous train images of commutator surface, which are not used: 1" in printed
     assert "files that are not used" not in printed
 
 
@@ -269,8 +269,15 @@ def test_a_defect_named_like_a_mask_folder_is_refused_if_it_may_be_one(tmp_path)
     for parent in ("gear", "gear/test"):
         root = tmp_path / parent.replace("/", " ") / parent
         write_images(root, "good/0.png", "good/1.png", "scratch/2.png", "label/3.png")
-        with pytest.raises(InputError, match=r"label: none of its 1 files is named like an image"):
+        with pytest.raises(InputError, match=r"label: no file in it is named like an image"):
             split_of(tmp_path / parent.replace("/", " "), tmp_path / "splits")
+
+
+def test_a_folder_named_like_the_masks_of_another_is_no_defect(tmp_path):
+    root = make_mvtec(tmp_path / "raw", ["gear"], each=1)
+    (root / "gear/ground_truth/crack").rename(root / "gear/test/crack_mask")
+    with pytest.raises(InputError, match=r"test/crack_mask is named like the masks of the images"):
+        split_of(root, tmp_path / "splits")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):
@@ -289,8 +296,11 @@ def test_masks_are_optional(tmp_path, capsys):
     masks = Counter((s.class_name, bool(s.mask)) for s in samples if s.label)
     assert masks == {("bottle", False): 4, ("metal_nut", True): 3, ("metal_nut", False): 1}
     printed = capsys.readouterr().out
-    assert "bottle has no masks, so it has image metrics alone" in printed
-    assert "1 of 4 anomalous images of metal_nut have no mask, so its pixel metrics" in printed
+    assert "bottle has no masks, so it gets no pixel metrics" in printed
+    assert (
+        "metal_nut has no mask of 1 of its 4 anomalous images, which pixel metrics leave out"
+        in printed
+    )
 
 
 def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, capsys):
@@ -304,8 +314,8 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     assert len(tested) == 5 + 4
     assert not set(train) & set(tested)
     assert (
-        "gear has no train images: 4 of its 9 good test images, drawn with seed 0, are references "
-        "and are not tested"
+        "gear has no train images: references, which are not tested, are 4 of its 9 good test "
+        "images, drawn with seed 0"
     ) in capsys.readouterr().out
     (note,) = read_notes(tmp_path / "a/parts.csv")
     assert note.startswith("NO TRAIN IMAGES in 1 of 2 categories: ")
@@ -322,6 +332,23 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     with pytest.raises(InputError, match="gear has one good image; add another"):
         split_of(root, tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_path, capsys):
+    root = tmp_path / "raw"
+    write_images(root, "gear/good/0.png", "gear/good/1.png", "gear/dent/2.png")
+    for name in ("nut", "pin"):
+        write_images(root / name, "Gut-Teile/0.png", "Gut-Teile/1.png", "rost/2.png")
+    (root / "docs").mkdir()
+    assert {s.class_name for s in split_of(root, tmp_path / "a")} == {"gear"}
+    note = "not used, as no folder in them is called test or good: 2 (nut, pin)"
+    assert note in (printed := capsys.readouterr().out) and "--good-folder" in printed
+    samples = split_of(root, tmp_path / "b", good_folder="gut teile")
+    assert {s.class_name for s in samples} == {"nut", "pin"}
+    assert {s.defect for s in samples} == {"good", "rost"}
+    assert "called test or good: 1 (gear)" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"--good-folder is for folders; in a CSV"):
+        split_of(root, tmp_path / "c", good_folder="gut", csv=tmp_path / "list.csv")
 
 
 def test_good_folders_may_have_several_names(tmp_path, capsys):
@@ -350,7 +377,10 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
     ("paths", "message"),
     [
         (["a/b/c/d/0.png"], "has no known layout"),
-        (["gear/test/a/0.png", "gear/test/b/0.png"], "test has images in the folders a, b; name"),
+        (
+            ["gear/test/a/0.png", "gear/test/b/0.png"],
+            "folders a, b; if one .* give its name as --good-folder",
+        ),
         (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
         (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
         (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
@@ -456,7 +486,7 @@ def test_a_csv_with_all_columns_or_the_fewest(images, tmp_path, capsys):
         ("gear", "test", 0, "good", False): 1,
         ("gear", "test", 1, "scratch", False): 1,
     }
-    assert "1 validation images are not used" in capsys.readouterr().out
+    assert "validation images, which are not used: 1" in capsys.readouterr().out
     fewest = write_csv(images / "b.csv", [row[:2] for row in ROWS])
     samples = split_of(None, tmp_path / "b", csv=fewest, category="gear")
     assert kinds(samples) == {
@@ -509,7 +539,7 @@ def test_a_bad_row_of_a_csv_is_named_by_its_line(images, tmp_path, row, message)
         (b"image,label\n", "lists no images"),
         (b"file,class\na.png,good\n", "has no column image, label"),
         ("image,label\nä.png,good\n".encode("latin-1"), "is not UTF-8; save it as CSV UTF-8"),
-        (None, "gone.csv cannot be read"),
+        (None, "there is no file .*gone.csv"),
     ],
 )
 def test_a_file_that_is_no_such_csv_is_refused(tmp_path, content, message):
@@ -547,9 +577,11 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     for absent in ("OFFICIAL", "published", "paper", "15"):
         assert absent not in text
     assert "image_auroc" in text
-    assert "pixel_f1_max, pixel_aupro: undefined in 1 of 1 categories" in text
+    assert "Without masks, pixel metrics are n/a." in text and "pixel_" not in text
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
-    assert "<title>WinCLIP on parts" in page
+    assert "<title>WinCLIP on parts" in page and "Image ROC" in page
+    for absent in ("Pixel ROC", "pixel AUROC", "AUPRO"):
+        assert absent not in page
     assert "gear/test/good" in (tmp_path / "result/shots.csv").read_text()
     assert "**NO TRAIN IMAGES in 1 of 1 categories: some of their good test images" in text
     official = replace(mvtec_settings, **changes | {"result_dir": str(tmp_path / "other")})

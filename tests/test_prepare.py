@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from datasets import mpdd, mvtec, visa
+from datasets.check import read_depths
 from datasets.official import OFFICIAL, count_images, count_mismatches
 from datasets.prepare import Options, prepare
-from datasets.splits import read_root, read_split
+from datasets.splits import read_notes, read_root, read_split
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
 from utils.errors import InputError
@@ -276,6 +277,7 @@ def test_real_images_are_prepared(shared_data, tmp_path, name, counts):
     dataset = {"mvtec": mvtec.MVTEC, "visa": visa.visa("1cls"), "mpdd": mpdd.MPDD}[name]
     options = Options(shared_data / name, splits_folder=tmp_path, allow_incomplete=True)
     csv_file, meta_file = prepare(dataset, options)
+    assert read_notes(csv_file) == [] and read_depths(csv_file) == {}  # no false alarm
     samples = read_split(csv_file)
     actual = count_images(samples).values()
     assert (

@@ -181,7 +181,7 @@ def test_a_heatmap_is_bright_where_the_map_is_high(browse, page, tmp_path):
 
 def test_custom_images_open_on_the_verdicts_of_the_references(browse, tmp_path):
     folder = new_folder(tmp_path / "custom")
-    folder.record["settings"]["dataset"] = "custom"
+    folder.record["draws_references"] = False
     add_category(folder, tmp_path / "raw", "bottle", labels=[UNKNOWN] * 7)
     leave_one_out = {"leave_one_out": [0.4, 0.75], "leave_one_out_peaks": [1.5, 1.2]}
     folder.finish("bottle", folder.finished()["bottle"] | leave_one_out)

@@ -331,16 +331,22 @@ def test_the_papers_backbone_runs_on_real_images(shared_data, mvtec_settings, tm
     options = Options(shared_data / "mvtec", splits_folder=tmp_path, allow_incomplete=True)
     split, _ = prepare(mvtec.MVTEC, options)
     header, *lines = split.read_text().splitlines()
-    few = [line for line in lines if "/good/" in line or "/hole/" in line]
+    few = [line for line in lines if "/train/good/" in line or "/hole/" in line]
     split.write_text("\n".join([header, *few]) + "\n")
     changes = {"shots": (0, 1), "seeds": (0,), "model": "ViT-B-16-plus-240", "limit": 1}
     settings = replace(mvtec_settings, data_root=str(options.data_root), split=str(split))
     run(replace(settings, categories=("hazelnut",), **changes, result_dir=str(tmp_path / "r")))
     scores = load_scores(tmp_path / "r/scores/hazelnut.npz")
-    assert scores.maps.shape == (2, 2, 15, 15)
-    assert (scores.maps.reshape(4, -1).std(axis=1) > 1e-4).all()  # no map is constant
+    assert scores.maps.shape == (2, 1, 15, 15)
+    assert (scores.maps.reshape(2, -1).std(axis=1) > 1e-4).all()  # no map is constant
     seconds = json.loads((tmp_path / "r/settings.json").read_text())["seconds"]
     assert seconds["score"] < 0.05 * seconds["encode"]
+
+
+def test_results_are_not_written_into_the_data_root(mvtec_settings):
+    same = replace(mvtec_settings, result_dir=mvtec_settings.data_root)
+    with pytest.raises(InputError, match=r"RESULT_DIR: .* is the data root; choose another"):
+        plan_benchmark(same)
 
 
 def test_a_reference_that_is_also_a_test_image_is_noted_or_refused(mvtec_settings, tmp_path):
@@ -349,11 +355,11 @@ def test_a_reference_that_is_also_a_test_image_is_noted_or_refused(mvtec_setting
     shutil.copy(root / "bottle/train/good/000.png", root / "bottle/test/good/001.png")
     settings = replace(mvtec_settings, data_root=str(root), shots=(0, 4), seeds=(0,)).resolve()
     (note,) = [note for note in plan_benchmark(settings).notes if "REFERENCES" in note]
-    assert "1 test images are also reference images, such as bottle/test/good/001.png" in note
+    assert "test images that are also reference images: 1, such as bottle/test/good/001.png" in note
     (task, _) = plan_benchmark(settings).tasks
     rows = reference_rows("bottle", task.shot_settings)
     pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "shots.csv", index=False)
     changes = {"references": str(tmp_path / "shots.csv"), "categories": ("bottle",)}
-    with pytest.raises(InputError, match=r"REFERENCES: 1 test images .*good/001.png"):
+    with pytest.raises(InputError, match=r"REFERENCES: test images that .*good/001.png"):
         plan_benchmark(replace(settings, **changes))
     plan_benchmark(replace(settings, **changes, data_root=mvtec_settings.data_root))

@@ -39,7 +39,7 @@ def write_page(folder, rows, dataset, categories, notes=()):
     """Write all tables and summary.md; return its text."""
     write_tables(folder, rows, dataset, categories)
     record = {"title": "MVTec AD", "categories": categories, "notes": notes}
-    record["settings"] = {"dataset": dataset}
+    record |= {"settings": {"dataset": dataset}, "draws_references": dataset != "custom"}
     (folder / "settings.json").write_text(json.dumps(record))
     return write_summary_page(folder)
 

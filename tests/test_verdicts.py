@@ -26,6 +26,7 @@ from utils.results.thresholds import (
     explain_threshold,
     pixel_f1_threshold,
 )
+from utils.run import category
 from utils.run.benchmark import run
 from utils.run.category import evaluate
 from utils.run.custom import CustomSettings, plan_custom
@@ -244,11 +245,30 @@ def test_the_verdicts_stand_in_csv_json_and_shots(custom):
     assert "metal nut,4,,/" in (folder / "shots.csv").read_text()
 
 
+def test_the_heading_of_a_panel_states_score_threshold_and_verdict(custom, tmp_path, monkeypatch):
+    headings = []
+
+    def draw(image, mask, maps, name, **_) -> np.ndarray:
+        headings.append(name)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr(category, "draw_panel", draw)
+    drawn = replace(custom, heatmaps="all", result_dir=str(tmp_path))
+    run(drawn, plan_custom(drawn))
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    assert headings == [
+        f"{row['image']}   4-shot score {row['4-shot']:.3f}: "
+        f"{'above' if row['above_threshold'] else 'not above'} the threshold {row['threshold']:.3f}"
+        for row in rows
+    ]
+
+
 def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
     folder = custom.result_folder
     before = (folder / "scores/metal nut.npz").stat().st_mtime_ns
-    highest = replace(custom, false_alarms=None, coco=False)
+    highest = replace(custom, false_alarms=None, coco=False, heatmaps=1)
     run(highest, plan_custom(highest))
+    assert "the heatmaps still state the threshold" in (folder / "run.log").read_text()
     record = json.loads((folder / "done/metal nut.json").read_text())
     assert float(read_csv(folder)[0]["threshold"]) == pytest.approx(max(record["leave_one_out"]))
     defects = json.loads((folder / "defects.json").read_text())["categories"]["metal nut"]

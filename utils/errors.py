@@ -18,5 +18,10 @@ class InputError(Exception):
 
 
 def describe_error(error: Exception) -> str:
-    """Return a library's error message on one line, at most 100 characters."""
-    return textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")
+    """Return a library's error message on one line, at most 100 characters.
+
+    >>> describe_error(FileNotFoundError(2, "No such file or directory", "a.csv"))
+    'No such file or directory'
+    """
+    text = (isinstance(error, OSError) and error.strerror) or str(error)  # without its number
+    return textwrap.shorten(text or type(error).__name__, 100, placeholder=" ...")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from datasets.check import notes_on_sizes
 from datasets.custom.labels import label_samples
 from datasets.custom.tree import (
     BAD_WORDS,
@@ -40,6 +41,7 @@ class CustomImages:
     references: list[Sample]  # sorted by path, which is absolute
     faults: list[str] = field(default_factory=list)  # of images that are left out
     messages: list[str] = field(default_factory=list)  # what a user must know about the others
+    notes: list[str] = field(default_factory=list)  # warnings to show beside every result
     white: White = SIXTEEN_BITS
     sha256: Mapping[str, str] = field(default_factory=dict)  # of the pixels, by image path
 
@@ -67,17 +69,19 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
         for tree in (tests, references)
     )
     if not tests.images or (request.references is not None and not references.images):
-        raise InputError(f"none of the images can be decoded: {faults[0]}")
+        raise InputError(f"none of the images can be read: {faults[0]}")
     names = distinct_references(tests, references, checked, messages)
     peaks = [inspection.peak for inspection in checked.values()]
     sizes = {path: inspection.size for path, inspection in checked.items()}
     samples = label_samples(request, tests, sizes, messages)
+    used = [{name: sizes[name] for name in group} for group in ([s.image for s in samples], names)]
     return CustomImages(
         root,
         samples,
         [Sample(request.class_name, "train", 0, "good", name, "") for name in names],
         faults,
         [printable(line) for line in (*messages, *describe_depth(peaks))],
+        [printable(line) for line in notes_on_sizes(*used)],
         find_white(peaks),
         {path: inspection.sha256 for path, inspection in checked.items()},
     )

@@ -137,9 +137,9 @@ def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
         pairs = pair_masks(tests.images, root, files, root)
         if len(pairs.unmatched) == len(files):
             raise InputError(
-                f"IMAGES: none of the {len(files)} files in {root / folder} is named like an "
-                "image, so they are no masks; if they are images of a defect, rename the folder, "
-                "else remove it"
+                f"IMAGES: no file in {root / folder} is named like an image, so they are no masks: "
+                f"{list_names([file.name for file in files])}; if they are images of a defect, "
+                "rename the folder, else remove it"
             )
         for image in pairs.masks:
             if (other := folder_of.setdefault(image, folder)) != folder:

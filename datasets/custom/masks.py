@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datasets.custom.tree import MASK_WORDS, ListedImage, image_stems, plain_word
-from datasets.decode import DEEP_GREY, open_image
+from datasets.decode import DEEP_GREY, covers_most, open_image
 from datasets.splits import UNKNOWN
 from utils.errors import InputError
 
@@ -87,8 +87,7 @@ def read_custom_masks(paths: str, image_size: tuple[int, int]) -> np.ndarray:
     anomalous = np.logical_or.reduce([read_custom_mask(file, image_size) for file in files])
     if not anomalous.any():
         raise MaskError(f"the mask {files[0]} is all black", 0)
-    border = np.concatenate([*anomalous[[0, -1]], *anomalous[:, [0, -1]].T])
-    if anomalous.mean() > 0.5 and border.mean() > 0.5:
+    if covers_most(anomalous):
         raise MaskError(
             f"the mask {files[0]} covers most of the image and of its border; if it is inverted, "
             "make the defects white",

@@ -17,20 +17,22 @@ from utils.errors import InputError
 from utils.files import real_path
 
 CUSTOM_SUFFIXES = (*SUFFIXES, ".gif", ".jfif", ".jpe", ".dib")
-# Names of folders, without case, spaces, hyphens and underscores.
+# Names of folders, without case, spaces, dots, hyphens and underscores.
 GOOD_WORDS = {
     *("good", "ok", "okay", "normal", "pass", "passed", "accept", "accepted", "flawless"),
     *("nondefective", "nodefect", "nodefects", "defectfree", "undamaged", "nonanomalous"),
     *("noanomaly", "faultless", "正常", "良品", "良好", "良", "合格", "合格品", "无缺陷", "無缺陷"),
+    *("io", "inordnung"),
 }
 BAD_WORDS = {
     *("bad", "ng", "ko", "nok", "fail", "failed", "reject", "rejected", "defect", "defects"),
     *("defective", "damaged", "faulty", "anomaly", "anomalous", "abnormal"),
+    *("nio", "nichtinordnung"),
     *("不良", "不合格", "异常"),
 }
 MASK_WORDS = {"mask", "masks", "groundtruth", "gt", "label", "labels", "掩码", "掩膜"}
 # x_mask, x-GT, x.mask, x_mask_2: the mask of x, or one of several.
-MASK_STEM = re.compile(r"(.+)[._ -](?:mask|gt|ground_?truth)[._-]?\d*", re.IGNORECASE)
+MASK_STEM = re.compile(r"(.+)[._ -](?:masks?|gt|ground_?truth)[._-]?\d*", re.IGNORECASE)
 NO_FOLDER = "images"  # stands for the defect where no subfolder names it
 OTHER_TYPES = "files of other types"  # a reason to pass over files
 MAX_NAMES = 5  # of the files that a message counts
@@ -94,10 +96,10 @@ def list_names(names: Sequence[object]) -> str:
 def plain_word(name: str) -> str:
     """Reduce the name of a folder to the form of `GOOD_WORDS`.
 
-    >>> plain_word("Non-Defective"), plain_word("ground_truth")
-    ('nondefective', 'groundtruth')
+    >>> plain_word("Non-Defective"), plain_word("ground_truth"), plain_word("i. O.")
+    ('nondefective', 'groundtruth', 'io')
     """
-    return re.sub(r"[\s_-]", "", unicodedata.normalize("NFKC", name)).casefold()
+    return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def list_tree(
@@ -127,6 +129,12 @@ def list_tree(
         raise InputError(
             f'GOOD_FOLDER: {folder} has no folder "{good_folder}" with images; its folders with '
             f"images are: {', '.join(top) or 'none'}"
+        )
+    labels = [folder for folder in folders if folder.parent in labelled]
+    for name in find_mask_siblings([str(folder) for folder in labels]):
+        raise InputError(
+            f"{option}: {folder / name} is named like the masks of the images beside it; move it "
+            f"to {folder / PurePath(name).parent / 'mask'}, or give masks with --masks"
         )
     tree.labelled = labelled
     depth = 2 if labelled else 1
@@ -184,6 +192,15 @@ def image_stems(mask: PurePath) -> list[str]:
     """
     match = MASK_STEM.fullmatch(mask.stem)
     return [mask.stem, match[1]] if match else [mask.stem]
+
+
+def find_mask_siblings(names: Collection[str]) -> list[str]:
+    """Return the names of folders that seem to hold the masks of the images in another of them.
+
+    >>> find_mask_siblings(["good", "dent", "dent_mask", "face_mask"])
+    ['dent_mask']
+    """
+    return [name for name in names if (match := MASK_STEM.fullmatch(name)) and match[1] in names]
 
 
 def read_label(

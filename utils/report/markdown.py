@@ -48,8 +48,8 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     `title` and `notes`, and compares the number of finished categories with `categories`.
     """
     blocks = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
-    blocks.append(legend(record))
-    summary = without_single_mean(summary, record)
+    summary = shown_rows(summary, record)
+    blocks.append(legend(record, summary))
     dataset = dataset_name(record["settings"])
     finished = summary.loc[~is_mean(summary), "category"].nunique()
     total = len(record["categories"])
@@ -85,17 +85,26 @@ def draws_references(record: Mapping) -> bool:
 
     Custom images have no seeds to average over, and are one category.
     """
-    return record["settings"]["dataset"] != "custom"
+    return record["draws_references"]
 
 
-def legend(record: Mapping) -> str:
-    """Say what the numbers of a run (settings.json) are."""
-    return LEGEND if draws_references(record) else "Percent."
+def legend(record: Mapping, summary: pd.DataFrame) -> str:
+    """Say what the numbers of a run (settings.json) are; `summary` has the `shown_rows`."""
+    text = LEGEND if draws_references(record) else "Percent."
+    return text if has_pixels(summary).any() else f"{text} Without masks, pixel metrics are n/a."
 
 
-def without_single_mean(summary: pd.DataFrame, record: Mapping) -> pd.DataFrame:
-    """Leave the mean over categories out of the summary of custom images."""
-    return summary if draws_references(record) else summary[~is_mean(summary)]
+def shown_rows(summary: pd.DataFrame, record: Mapping) -> pd.DataFrame:
+    """Leave out the mean over categories of custom images, and pixel metrics without any mask."""
+    if not draws_references(record):
+        summary = summary[~is_mean(summary)]
+    pixels = has_pixels(summary)
+    return summary[~pixels] if summary.loc[pixels, "mean"].isna().all() else summary
+
+
+def has_pixels(rows: pd.DataFrame) -> pd.Series:
+    """Return a bool for each row: True for a metric that needs masks."""
+    return rows["metric"].str.startswith(("pixel_", "mean_of_seven"))
 
 
 def is_mean(rows: pd.DataFrame) -> pd.Series:

@@ -39,8 +39,8 @@ from utils.report.markdown import (
     metric_blocks,
     our_cell,
     seeds_text,
+    shown_rows,
     source_names,
-    without_single_mean,
 )
 from utils.results.defects import read_defects
 from utils.results.folder import read_finished, read_json
@@ -109,7 +109,8 @@ def report_page(
     finished category to its record in done/ and to its report data without pixels, `images` gives
     the gallery images of each of them. `detected` says whether there is a defects.json.
     """
-    summary = without_single_mean(summary, record)
+    summary = shown_rows(summary, record)
+    metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
     shots = shots_of(summary, data, record)
     others = other_results(dataset_name(record["settings"]))
     others = others[others["shots"].isin([run["shots"] for run in shots])]
@@ -134,7 +135,7 @@ def report_page(
         mean_name=mean_label(len(finished), total),
         shots=shots,
         opens_on=shots[0 if draws_references(record) else -1]["shots"] if shots else None,
-        legend=legend(record),
+        legend=legend(record, summary),
         explained=explained,
         detected=detected,
         draws_references=draws_references(record),
@@ -147,7 +148,7 @@ def report_page(
         seven={metric: METRIC_NAMES[metric] for metric in METRICS},
         others=other_rows(others),
         compared=bool(has_published(summary).any()),
-        charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in METRICS if len(summary)],
+        charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in metrics],
         sources=source_list(summary, others),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
@@ -270,13 +271,14 @@ def category_section(
     """Return the numbers and charts of one category from its report data and its done/ record."""
     rows = summary[(summary["category"] == name) & summary["metric"].isin(METRICS)]
     series = [dots(group) for _, group in rows.groupby("shots")]
-    label = f"The seven metrics of {name}; the tables list the values"
+    metrics = [METRIC_NAMES[metric] for metric in rows["metric"].drop_duplicates()]
+    label = f"The metrics of {name}; the tables list the values"
     values = {tuple(row[1:4]): row[4] for row in record["metrics"]}
     labelled = any(image["label"] != UNKNOWN for image in data["images"])
     return {
         "name": name,
         "labelled": labelled,
-        "chart": dot_chart([METRIC_NAMES[m] for m in METRICS], series, label) if series else None,
+        "chart": dot_chart(metrics, series, label) if series else None,
         "runs": [
             run_section(name, data, index, values, threshold)
             for index, threshold in enumerate(thresholds)
@@ -337,7 +339,14 @@ def curve_figure(
     areas = [(run["name"], percent(values, run, metric)) for run in runs]
     label = f"{title} of {name}; {METRIC_NAMES[metric]}: {', '.join(map(' '.join, areas))}"
     chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
-    return {"title": title, "area": METRIC_NAMES[metric], "areas": areas, "chart": chart}
+    drawn = metric.startswith("image_") or any(run["curves"][metric] for run in runs)
+    return {
+        "title": title,
+        "area": METRIC_NAMES[metric],
+        "areas": areas,
+        "chart": chart,
+        "drawn": drawn,
+    }
 
 
 def image_counts(data: Mapping[str, Mapping]) -> list[dict]:

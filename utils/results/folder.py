@@ -8,6 +8,7 @@ done/<category>.json    marks a finished category; written after all of its othe
     pixel_threshold     map value of the pixel F1-max in the run with the most shots, or null
     leave_one_out       image score of each reference image against the others; custom images only
     leave_one_out_peaks     the highest value of the map of each, likewise
+    panel_threshold     the threshold that the heatmap panels state; custom images only
 """
 
 import json
@@ -37,11 +38,11 @@ PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 class ResultFolder:
     """The result folder of one run.
 
-    `record` becomes settings.json: title, categories (all of the benchmark), settings, notes,
-    weights, device, processes. The class adds fingerprint, versions, git_revision, started, seconds
-    (per stage, summed over all runs that wrote to the folder; a stopped run counts up to its last
-    finished category) and seconds_total. Raises `InputError` if the folder was made with another
-    `fingerprint`.
+    `record` becomes settings.json: title, categories (all of the benchmark), draws_references,
+    settings, notes, weights, device, processes. The class adds fingerprint, versions,
+    git_revision, started, seconds (per stage, summed over all runs that wrote to the folder; a
+    stopped run counts up to its last finished category) and seconds_total. Raises `InputError` if
+    the folder was made with another `fingerprint`.
     """
 
     def __init__(self, path: Path, record: dict, fingerprint: dict):
@@ -78,11 +79,13 @@ class ResultFolder:
             protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
             if protocols[0] != protocols[1]:  # it stands for several settings
                 changes.insert(0, describe_change("--protocol", *protocols))
+            only_new = "; to score only new images, give a folder that holds only them"
+            hint = only_new if changes[0].startswith("images: added") else ""
             more = len(changes) - MAX_CHANGES
             more = f"; {more} more settings or inputs changed" if more > 0 else ""
             raise InputError(
                 f"{'; '.join(changes[:MAX_CHANGES])}{more}: choose {ANOTHER_FOLDER}, or delete "
-                f"{self.path}, which holds the results from before"
+                f"{self.path}, which holds the results from before{hint}"
             )
 
     def _write_record(self) -> None:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from torch.utils.data import Subset
 
-from datasets.decode import White, read_image
+from datasets.decode import SIXTEEN_BITS, White, read_image
 from datasets.images import EvalSize
 from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample
@@ -30,7 +30,7 @@ from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
-from utils.results.thresholds import pixel_f1_threshold
+from utils.results.thresholds import Threshold, pixel_f1_threshold, reference_threshold
 from utils.run.distributed import worker_errors
 from utils.run.inference import CategoryResult
 from utils.run.plan import CategoryTask
@@ -50,8 +50,9 @@ class Target:
     notes: list[str]  # warnings to show in every panel
     root: Path  # image paths are relative to it
     apply_exif: bool
-    white: White
+    white: Mapping[str, White]  # by category
     heatmap_size: int
+    false_alarms: float | None  # the rate that decides on the threshold from the references
     extra_metrics: bool
 
     @staticmethod
@@ -60,7 +61,11 @@ class Target:
         settings, experiment, folder = session.settings, session.experiment, session.folder
         source = experiment.root, experiment.apply_exif, experiment.white
         notes = folder.record["notes"]
-        return Target(folder.path, notes, *source, settings.heatmap_size, settings.extra_metrics)
+        rate = getattr(settings, "false_alarms", None)
+        return Target(
+            *(folder.path, notes, *source),
+            *(settings.heatmap_size, rate, settings.extra_metrics),
+        )
 
 
 class CategoryWriter:
@@ -193,6 +198,7 @@ def write_category(
     record["pixel_threshold"] = pixel_threshold
     if result.leave_one_out:
         record |= result.leave_one_out._asdict()
+        record["panel_threshold"] = reference_threshold(record, target.false_alarms).value
     return record
 
 
@@ -273,6 +279,18 @@ def panel_paths(task: CategoryTask, heatmaps: int | str) -> dict[str, str]:
     return panels
 
 
+def describe_verdict(score: float, run: str, threshold: Threshold | None) -> str:
+    """Return the verdict of a run on an image for the heading of its panel; "" without a threshold.
+
+    >>> describe_verdict(0.5, "4-shot", Threshold(0.25, "references"))
+    '   4-shot score 0.500: above the threshold 0.250'
+    """
+    if threshold is None:
+        return ""
+    side = "above" if threshold.exceeded_by(score) else "not above"
+    return f"   {run} score {score:.3f}: {side} the threshold {threshold.value:.3f}"
+
+
 def shown_ranges(scores: Scores) -> dict[int, ColourRange]:
     """Return the colour range of each shown run, which all panels of a category share."""
     return {run: colour_range(scores.maps[run]) for run in scores.first_runs()}
@@ -294,11 +312,15 @@ def draw_heatmaps(
     with clock.stage("heatmaps"):
         scores, masks, names = result.scores, result.masks, result.scores.run_names()
         maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in ranges}
+        threshold = result.leave_one_out and reference_threshold(
+            result.leave_one_out._asdict(), target.false_alarms
+        )
         for row, (sample, path) in enumerate(zip(samples, paths, strict=True)):
             image = result.previews.get(sample.image)
             if image is None:
                 source = target.root / sample.image
-                image = np.asarray(read_image(source, target.apply_exif, target.white))
+                white = target.white.get(sample.class_name, SIXTEEN_BITS)
+                image = np.asarray(read_image(source, target.apply_exif, white))
             has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
             panel = draw_panel(
                 image,
@@ -307,7 +329,7 @@ def draw_heatmaps(
                     (names[run], maps[run][row], scores.image_scores[run, row], scale)
                     for run, scale in ranges.items()
                 ],
-                sample.image,
+                sample.image + describe_verdict(scores.image_scores[-1, row], names[-1], threshold),
                 note="; ".join(target.notes),
                 height=target.heatmap_size,
             )

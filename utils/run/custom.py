@@ -19,7 +19,7 @@ from datasets.splits import UNKNOWN
 from models.device import check_without_cuda
 from models.weights import RANDOM, check_names
 from utils.cli import exit_on_error
-from utils.errors import InputError
+from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
 from utils.results.folder import check_writable, read_finished, read_json
@@ -156,6 +156,12 @@ def check_settings(settings: CustomSettings) -> None:
             raise InputError(
                 f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
             )
+    results = real_path(settings.result_folder)
+    for option, given in (("IMAGES", settings.images), ("REFERENCES", settings.references)):
+        if given and real_path(user_path(given)) == results:
+            raise InputError(
+                f"RESULT_DIR: {results} is the folder of {option}; choose {ANOTHER_FOLDER}"
+            )
     check_without_cuda(settings.device, settings.precision)
     check_names(settings.model, settings.pretrained)
 
@@ -200,13 +206,14 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         root=images.root,
         tasks=[task],
         categories=[settings.class_name],
-        notes=notes_on_masks(images.tests),
+        notes=images.notes + notes_on_masks(images.tests),
         fingerprint=fingerprint(images),
+        draws_references=False,
         apply_exif=True,
-        white=images.white,
+        white={settings.class_name: images.white},
         custom_masks=True,
         messages=images.messages + [f"skipped: {fault}" for fault in images.faults],
-        after_run=partial(report_scores, images, settings.false_alarms),
+        after_run=partial(report_scores, images, settings),
     )
 
 
@@ -227,9 +234,9 @@ def fingerprint(images: CustomImages) -> dict:
     return content
 
 
-def report_scores(images: CustomImages, rate: float | None, folder: Path) -> None:
+def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) -> None:
     """Write scores and verdicts, print the highest scores, and name unusable files."""
-    class_name = images.tests[0].class_name
+    class_name, rate = settings.class_name, settings.false_alarms
     scores = load_scores(folder / "scores" / f"{class_name}.npz")
     finished = read_finished(folder)[class_name]
     threshold = reference_threshold(finished, rate)
@@ -248,21 +255,23 @@ def report_scores(images: CustomImages, rate: float | None, folder: Path) -> Non
         explained = explain_threshold(threshold.value, len(images.references), rate)
         log.info(f"\nabove the threshold: {above} of {len(records)} images")
         log.info(f"{name}: {explained}")
+        drawn = finished.get("panel_threshold", threshold.value)  # older panels have none
+        if settings.heatmaps != "none" and drawn != threshold.value:
+            log.info(
+                f"the heatmaps still state the threshold {drawn:.4f}; to draw them again, delete "
+                f"{folder / 'done'} and start again"
+            )
         highest = max(zip(finished["leave_one_out"], images.references, strict=True))[1].image
         log.info(
             f"reference image with the highest score: {highest}; leave it out if it is damaged"
         )
     else:
         log.info(f"\n{explain_scores(len(images.references))}")
-    for message in images.messages:
-        log.info(message)
-    for fault in images.faults:
-        log.info(f"skipped: {fault}")
     if images.faults:
         total = len(images.faults) + len(images.tests) + len(images.references)
         raise InputError(
             f"{len(images.faults)} of {total} test and reference images could not be used; the "
-            f"others were. First problem: {images.faults[0]}"
+            f"others were. First problem: {images.faults[0]}; run.log lists all as skipped"
         )
 
 

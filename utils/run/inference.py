@@ -60,10 +60,11 @@ class CategoryResult:
     further_masks: dict[EvalSize, list[np.ndarray]] = field(default_factory=dict)  # by other sizes
 
     def panel_rows(self, indices: Sequence[int]) -> "CategoryResult":
-        """Return what the panels of some images show: scores, masks and previews."""
+        """Return what the panels of some images show: scores, masks, previews and threshold."""
         scores = self.scores.rows(indices)
         previews = {image: self.previews[image] for image in scores.image if image in self.previews}
-        return CategoryResult(scores, [self.masks[i] for i in indices], [], previews=previews)
+        masks = [self.masks[i] for i in indices]
+        return CategoryResult(scores, masks, [], self.leave_one_out, previews)
 
 
 @dataclass(frozen=True)

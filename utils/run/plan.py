@@ -1,11 +1,12 @@
 """Plan a run before it starts: categories, reference images and test images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets.decode import SIXTEEN_BITS, White
+from datasets.check import read_depths
+from datasets.decode import SIXTEEN_BITS, White, describe_white
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import (
     ShotSetting,
@@ -22,8 +23,8 @@ from datasets.splits import (
     read_recipe,
     read_split,
 )
-from utils.errors import InputError
-from utils.files import sha256_of
+from utils.errors import ANOTHER_FOLDER, InputError
+from utils.files import real_path, sha256_of
 from utils.run.distributed import DistributedContext
 from utils.run.settings import Settings
 
@@ -69,8 +70,9 @@ class Experiment:
     notes: list[str]  # warnings to show beside every result
     fingerprint: dict  # what results depend on besides settings and weights
     groups: dict[str, list[str]] = field(default_factory=dict)  # categories with their own mean
+    draws_references: bool = True  # with seeds; False: they are given, and there is one category
     apply_exif: bool = False  # rotate images as their EXIF data says
-    white: White = SIXTEEN_BITS  # how images of more than 8 bits are read
+    white: Mapping[str, White] = field(default_factory=dict)  # by category; see `ImageDataset`
     custom_masks: bool = False  # read masks as `datasets.custom.masks` does
     messages: list[str] = field(default_factory=list)  # logged once when the run starts
     after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
@@ -89,12 +91,17 @@ def plan_benchmark(settings: Settings) -> Experiment:
             f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
             f"{preparation_command(settings.benchmark)} again"
         )
+    if real_path(Path(settings.result_dir)) == real_path(root):
+        raise InputError(f"RESULT_DIR: {root} is the data root; choose {ANOTHER_FOLDER}")
     tasks = plan_categories(settings, samples)
     fingerprint = {"split_sha256": sha256_of(Path(settings.split)), "references": "draw"}
     if settings.references != "draw":
         fingerprint["references"] = sha256_of(Path(settings.references))
     if recipe := read_recipe(root):
         fingerprint["recipe"] = recipe
+    depths = read_depths(Path(settings.split))
+    if changed := {c: asdict(white) for c, white in depths.items() if white != SIXTEEN_BITS}:
+        fingerprint["depth"] = changed
     official = list(OFFICIAL.get(settings.dataset, ()))
     in_split = categories_of(samples)
     return Experiment(
@@ -110,6 +117,8 @@ def plan_benchmark(settings: Settings) -> Experiment:
         ],
         fingerprint=fingerprint,
         groups=GROUPS.get(settings.dataset, {}),
+        white=depths,
+        messages=[f"{category}: {describe_white(white)}" for category, white in depths.items()],
     )
 
 
@@ -197,7 +206,7 @@ def notes_on_references(settings: Settings, root: Path, tasks: Sequence[Category
         copies += find_copies(root, tests, drawn)
     if not copies:
         return []
-    count = f"{len(copies)} test images are also reference images, such as {copies[0]}"
+    count = f"test images that are also reference images: {len(copies)}, such as {copies[0]}"
     if settings.references != "draw":
         raise InputError(
             f"REFERENCES: {count}; they would be compared with themselves and score too low; list "

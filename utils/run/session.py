@@ -163,6 +163,7 @@ def open_folder(
     record = {
         "title": experiment.title,
         "categories": experiment.categories,
+        "draws_references": experiment.draws_references,
         "settings": asdict(settings),
         "notes": notes,
         "weights": {"sha256": weights.sha256, "description": weights.description},

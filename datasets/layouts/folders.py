@@ -9,20 +9,27 @@ A category is a folder that holds test/ or test_public/, or else a folder of goo
     train/*.png, test/*.png: x_GT.png is the mask of x.png                 KolektorSDD2
     <category>/good, <category>/<defect>: no train images
 
-Good images are in folders named like the only folder of train/, or by one of `GOOD_WORDS`. Without
-folders that name labels, an image is anomalous if its mask is not blank.
+Good images are in folders named like the only folder of train/, or as the user says, or by one of
+`GOOD_WORDS`. Without folders that name labels, an image is anomalous if its mask is not blank.
 """
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from datasets.custom.tree import GOOD_WORDS, MASK_WORDS, image_stems, plain_word
+from datasets.custom.tree import (
+    GOOD_WORDS,
+    MASK_WORDS,
+    find_mask_siblings,
+    image_stems,
+    list_names,
+    plain_word,
+)
 from datasets.decode import is_blank
-from datasets.prepare import list_images
+from datasets.prepare import SUFFIXES, list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 
@@ -40,15 +47,17 @@ class Scan:
     faults: list[str] = field(default_factory=list)  # each prevents a split
     notes: list[str] = field(default_factory=list)  # for the user to read
     used: set[Path] = field(default_factory=set)  # images, and masks that made a label or a sample
+    good_words: Collection[str] = frozenset(GOOD_WORDS)  # names of the folders of good images
 
 
-def scan_folders(given: Path, category: str) -> Scan:
+def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
     """Return the samples below a folder: a dataset, its only subfolder, or one category.
 
-    `category` names the category if there is only one; "": the name of its folder. Raise
-    `InputError` if no layout is recognised or if it is unclear which images are good.
+    `category` names the category if there is only one; "": the name of its folder. `good_folder` is
+    the name of the folders of good images; "": one of `GOOD_WORDS`. Raise `InputError` if no layout
+    is recognised or if it is unclear which images are good.
     """
-    scan, folders = find_categories(given)
+    scan, folders = find_categories(given, {plain_word(good_folder)} if good_folder else GOOD_WORDS)
     if category and len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"--category: the dataset has {len(folders)} categories ({names})")
@@ -59,23 +68,44 @@ def scan_folders(given: Path, category: str) -> Scan:
     return scan
 
 
-def find_categories(given: Path) -> tuple[Scan, list[Path]]:
-    """Return an empty scan of a dataset, and the folders of its categories."""
+def find_categories(given: Path, good_words: Collection[str]) -> tuple[Scan, list[Path]]:
+    """Return an empty scan of a dataset, and the folders of its categories.
+
+    A note of the scan names folders with images that are no category.
+    """
     children = subfolders(given)
     for root in (given, *(children if len(children) == 1 else ())):
-        folders = [root] if is_category(root) else list(filter(is_category, subfolders(root)))
+        scan = Scan(root, good_words=good_words)
+        if is_category(root, good_words):
+            return scan, [root]
+        folders = [path for path in subfolders(root) if is_category(path, good_words)]
+        others = [
+            path.name for path in subfolders(root) if path not in folders and holds_images(path)
+        ]
+        if folders and others:
+            scan.notes.append(
+                f"not used, as no folder in them is called test or good: {list_names(others)}; if "
+                "they are categories, name the folder of their good images with --good-folder"
+            )
         if folders:
-            return Scan(root), folders
+            return scan, folders
     raise InputError(
         f"--data-root: {given} has no known layout; expected {LAYOUT}, or one of the other "
-        "layouts in docs/own-data.md, or a CSV as --csv FILE"
+        "layouts in docs/own-data.md, or a CSV as --csv FILE; --good-folder NAME says how the "
+        "folder of the good images is called"
     )
 
 
-def is_category(folder: Path) -> bool:
+def is_category(folder: Path, good_words: Collection[str]) -> bool:
     """Return whether a folder holds the images of one category."""
     names = [path.name for path in subfolders(folder)]
-    return any(name.lower() in TEST_FOLDERS or plain_word(name) in GOOD_WORDS for name in names)
+    return any(name.lower() in TEST_FOLDERS or plain_word(name) in good_words for name in names)
+
+
+def holds_images(folder: Path) -> bool:
+    """Return whether there are images in a folder or below it that are not masks by its name."""
+    images = (path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+    return plain_word(folder.name) not in MASK_WORDS and any(images)
 
 
 def scan_category(scan: Scan, folder: Path, category: str) -> None:
@@ -90,7 +120,12 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         split: [p for p in subfolders(parent) if p not in mask_folders and list_images(p)]
         for split, parent in parents.items()
     }
-    good = find_good_words(tests, labelled)
+    for name in find_mask_siblings([path.name for path in labelled["test"]]):
+        scan.faults.append(
+            f"{tests / name} is named like the masks of the images beside it; move it to "
+            f"{folder / 'ground_truth'}, and name it like their folder"
+        )
+    good = find_good_words(tests, labelled, scan.good_words)
     before = len(scan.samples)
     for split, parent in parents.items():
         for images in labelled[split]:
@@ -108,8 +143,9 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         files = list_images(path) if path.parent in parents.values() else []
         if files and stems.isdisjoint(chain.from_iterable(map(image_stems, files))):
             scan.faults.append(
-                f"{path}: none of its {len(files)} files is named like an image, so they are no "
-                "masks; if they are images of a defect, rename the folder"
+                f"{path}: no file in it is named like an image, so they are no masks: "
+                f"{list_names([file.name for file in files])}; if they are images of a defect, "
+                "rename the folder"
             )
 
 
@@ -129,7 +165,9 @@ def find_mask_folders(folder: Path, parents: Mapping[str, Path]) -> list[Path]:
     return beside or inside
 
 
-def find_good_words(tests: Path, labelled: Mapping[str, Sequence[Path]]) -> set[str]:
+def find_good_words(
+    tests: Path, labelled: Mapping[str, Sequence[Path]], good_words: Collection[str]
+) -> set[str]:
     """Return the `plain_word` of each folder of good images; none where no folder names a label.
 
     `labelled` maps "test" and perhaps "train" to their folders with images. Raise `InputError` if
@@ -137,13 +175,13 @@ def find_good_words(tests: Path, labelled: Mapping[str, Sequence[Path]]) -> set[
     """
     names = {split: [path.name for path in folders] for split, folders in labelled.items()}
     words = {plain_word(name) for name in chain.from_iterable(names.values())}
-    good = words & GOOD_WORDS
+    good = words & set(good_words)
     if len(names.get("train", ())) == 1:
         good |= {plain_word(names["train"][0])}
     if words and not good:
         raise InputError(
-            f"{tests} has images in the folders {', '.join(names['test'])}; name the one with the "
-            "good images good, and the others after their defects"
+            f"{tests} has images in the folders {', '.join(names['test'])}; if one has the good "
+            "images, give its name as --good-folder; the others are named after their defects"
         )
     return good
 
@@ -169,7 +207,7 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: dict[str, list[Pat
                 f"{folder}: nothing tells which of its {len(images)} images are good; put them "
                 "into folders, good and one per defect, or add masks"
             )
-        scan.notes.append(f"{folder}: {unmasked} images without a mask count as good")
+        scan.notes.append(f"{folder}: images without a mask, which count as good: {unmasked}")
     for image in images:
         candidates = masks[image.stem] if kind.label else []
         mask = candidates[0] if candidates else None

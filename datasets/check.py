@@ -1,0 +1,132 @@
+"""Decode the image and the mask of a sample, and say what the results of a dataset must mention.
+
+A damaged file is a fault, which prevents a split. What can be read but is doubtful becomes a note
+beside all results: masks that may be inverted, tiny images, and test images of another size than
+the reference images. Images of more than 8 bits get one scale for each category, which is recorded
+beside the split as <name>_depth.json.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets.decode import White, covers_most, find_white, measure_image, read_mask
+from datasets.splits import Sample
+from utils.errors import InputError
+from utils.files import write_text
+
+MIN_SIDE = 32  # pixels; smaller images are enlarged so much that their scores mean little
+MAX_SIZE_RATIO = 1.2  # between the shorter sides of images that are compared
+
+Size = tuple[int, int]  # width and height in pixels
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """The findings in the files of a sample."""
+
+    fault: str = ""  # the reason why one of them cannot be used
+    size: Size = (0, 0)
+    peak: int | float | None = None  # as in `Inspection`
+    inverted: bool = False  # the mask may be
+
+
+def check_file(root: Path, sample: Sample) -> FileCheck:
+    """Decode the image and the mask of a sample."""
+    try:
+        size, peak = measure_image(root / sample.image)
+        inverted = bool(sample.mask) and covers_most(read_mask(root / sample.mask, size))
+    except InputError as error:
+        return FileCheck(str(error))
+    return FileCheck("", size, peak, inverted)
+
+
+def notes_on_files(samples: Sequence[Sample], checks: Sequence[FileCheck]) -> list[str]:
+    """Return the notes on the files of a dataset, one `FileCheck` per sample."""
+    groups: dict[str, dict[str, tuple[Sample, FileCheck]]] = defaultdict(dict)
+    for sample, check in zip(samples, checks, strict=True):
+        groups[sample.class_name][sample.image] = sample, check
+    notes = []
+    for category, files in groups.items():
+        masked = [sample.mask for sample, _ in files.values() if sample.mask]
+        inverted = [sample.mask for sample, check in files.values() if check.inverted]
+        if inverted:
+            notes.append(
+                f"MASKS THAT MAY BE INVERTED: {len(inverted)} of {len(masked)} masks of {category} "
+                f"cover most of the image and of its border, such as {inverted[0]}; defects must "
+                "be white: if these are not, invert them and prepare the dataset again"
+            )
+        sizes = {
+            split: {name: check.size for name, (s, check) in files.items() if s.split == split}
+            for split in ("train", "test")
+        }
+        for text in notes_on_sizes(sizes["test"], sizes["train"]):
+            notes.append(f"{category}: {text}")
+    return notes
+
+
+def notes_on_sizes(tests: Mapping[str, Size], references: Mapping[str, Size]) -> list[str]:
+    """Return notes on tiny images, and on tests whose size differs from that of all references."""
+    notes = []
+    tiny = {name: size for name, size in (tests | references).items() if min(size) < MIN_SIDE}
+    if tiny:
+        notes.append(
+            f"SMALLER THAN {MIN_SIDE} PIXELS: {describe_sizes(tiny)}; the encoder sees them "
+            "enlarged, and their scores mean little"
+        )
+    sides = {min(size) for size in references.values()}
+    unlike = {
+        name: size
+        for name, size in tests.items()
+        if not any(1 / MAX_SIZE_RATIO <= min(size) / side <= MAX_SIZE_RATIO for side in sides)
+    }
+    if references and unlike:
+        width, height = next(iter(references.values()))
+        notes.append(
+            f"ANOTHER SIZE THAN THE REFERENCE IMAGES: {describe_sizes(unlike)}, reference images "
+            f"such as {width} x {height}; objects are compared at different scales"
+        )
+    return notes
+
+
+def describe_sizes(sizes: Mapping[str, Size]) -> str:
+    """Return a count of images with the first of them.
+
+    >>> describe_sizes({"a.png": (30, 20)}), describe_sizes({"a.png": (30, 20), "b.png": (9, 9)})
+    ('1 image, a.png (30 x 20)', '2 images, such as a.png (30 x 20)')
+    """
+    (name, (width, height)), *others = sizes.items()
+    count = f"{1 + len(others)} images, such as" if others else "1 image,"
+    return f"{count} {name} ({width} x {height})"
+
+
+def find_depths(samples: Sequence[Sample], checks: Sequence[FileCheck]) -> dict[str, White]:
+    """Return what becomes white in each category that has files of more than 8 bits."""
+    peaks: dict[str, list[float | int]] = defaultdict(list)
+    for sample, check in zip(samples, checks, strict=True):
+        if check.peak is not None:
+            peaks[sample.class_name].append(check.peak)
+    return {category: find_white(values) for category, values in peaks.items()}
+
+
+def write_depths(depths: Mapping[str, White], split: Path) -> None:
+    """Write <name>_depth.json beside a split; without files of more than 8 bits, delete it."""
+    path = depth_file(split)
+    if depths:
+        write_text(path, json.dumps({name: asdict(white) for name, white in depths.items()}) + "\n")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_depths(split: Path) -> dict[str, White]:
+    """Return what becomes white in each category, as `write_depths` wrote it beside a split."""
+    path = depth_file(split)
+    depths = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {category: White(**values) for category, values in depths.items()}
+
+
+def depth_file(split: Path) -> Path:
+    """Return the file of the depths beside a split."""
+    return split.with_name(f"{split.stem}_depth.json")
