@@ -5,6 +5,7 @@ scripts other than Latin need XeLaTeX or LuaLaTeX and a font that has them.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 SPECIAL = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -16,6 +17,8 @@ SPECIAL = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
     "−": "$-$",
+    "[": "{[}",  # a row that starts with one would be read as an argument of the row before it
+    "*": "{*}",
 }
 ABBREVIATIONS = {"auroc": "AUROC", "aupr": "AUPR", "aupro": "AUPRO", "f1": "F1", "iou": "IoU"}
 FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%"  # shrinks, never grows
@@ -44,8 +47,8 @@ def metric_title(metric: str) -> str:
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
     r"""Format a tabular with booktabs' rules; all but the first `text_columns` are flush right.
 
-    Cells are LaTeX already. With several text columns, rows with the same first cell form a group,
-    which a small space separates from the next.
+    Cells are LaTeX already. With several text columns, successive rows with the same first cell
+    form a group: it is printed once, and a small space separates the groups.
 
     >>> print(latex_table(["category", "AUROC"], [["grid", "99.5"]], text_columns=1))
     \begin{tabular}{lr}
@@ -59,10 +62,13 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_colum
     alignment = "l" * text_columns + "r" * (len(header) - text_columns)
     lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
     lines += [" & ".join(header) + r" \\", r"\midrule"]
-    for index, row in enumerate(rows):
-        if text_columns > 1 and index and row[0] != rows[index - 1][0]:
+    grouped = text_columns > 1 and len({row[0] for row in rows}) < len(rows)
+    for group, members in groupby(rows, key=lambda row: row[0]):
+        if grouped and lines[-1] != r"\midrule":
             lines.append(r"\addlinespace")
-        lines.append(" & ".join(row) + r" \\")
+        for index, (_, *cells) in enumerate(members):
+            name = "" if grouped and index else group
+            lines.append(" & ".join([name, *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -72,4 +78,4 @@ def latex_float(table: str, caption: str, label: str) -> str:
     `caption` is LaTeX; `label` may have letters, digits and hyphens.
     """
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}"]
-    return "\n".join([*lines, FIT, f"{table}%", "}", r"\end{table}"]) + "\n"
+    return "\n".join([*lines, r"\medskip", FIT, f"{table}%", "}", r"\end{table}"]) + "\n"

@@ -19,6 +19,7 @@ from utils.errors import InputError, describe_error
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
+from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
 from utils.results.summary import COLUMNS, write_tables
 from utils.run.category import CategoryWriter
@@ -141,6 +142,7 @@ def write_summary(session: Session) -> str:
     write_tables(
         folder.path, metrics, session.settings.dataset, experiment.categories, experiment.groups
     )
+    write_summary_tex(folder.path)
     return write_summary_page(folder.path)
 
 
