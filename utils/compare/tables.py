@@ -67,7 +67,11 @@ def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
         notes=[f"{s.name}: {note}" for s in sources for note in s.record.get("notes", ())],
         differences=describe_differences(sources),
         remarks=[
-            *(f"{s.name}: a CSV file; no settings are recorded" for s in sources if not s.record),
+            *(
+                f"{s.name}: a CSV file, so its settings, weights and data are unknown"
+                for s in sources
+                if not s.record
+            ),
             *(f"{source.name}: {remark}" for source in sources for remark in source.remarks),
             *(remarks + shots_remarks + list(dict.fromkeys(reasons))),
         ],
@@ -133,13 +137,14 @@ def difference_errors(
 
     Keys are (result, shots, metric); each error is of the mean over `categories`.
     """
-    reasons = [no_interval(sources[0], other, categories, shots) for other in sources[1:]]
-    paired = [source for source, text in zip(sources[1:], reasons, strict=True) if not text]
+    first, *others = [source for source in sources if shots in set(source.metrics["shots"])]
+    reasons = [no_interval(first, other, categories, shots) for other in others]
+    paired = [source for source, text in zip(others, reasons, strict=True) if not text]
     if not paired:
-        return {}, list(filter(None, reasons))
+        return {}, reasons
     variances = np.zeros((len(paired), len(IMAGE_METRICS)))
     for category in categories:
-        results = [source.scores[category] for source in (sources[0], *paired)]
+        results = [source.scores[category] for source in (first, *paired)]
         values = np.array([result.values[result.shots == shots] for result in results])
         variances += standard_errors(values, results[0].is_anomalous, rng) ** 2
     errors = PERCENT * variances**0.5 / len(categories)
@@ -151,10 +156,9 @@ def no_interval(first: Source, other: Source, categories: Sequence[str], shots: 
     """Say why there is no interval of the difference between two results; "" if there is one."""
     head = f"No interval or p-value for {other.name}"
     for source in (first, other):
-        if shots not in set(source.metrics["shots"]):
-            return ""
         if not source.scores.keys() >= set(categories):
-            return f"{head}: {source.name} holds numbers, not the scores of the images."
+            holder = "it" if source is other else source.name
+            return f"{head}: {holder} holds numbers, not the scores of the images."
     for category in categories:
         one, two = first.scores[category], other.scores[category]
         counts = [int((result.shots == shots).sum()) for result in (one, two)]

@@ -111,7 +111,7 @@ def latex_floats(comparison: Comparison) -> str:
         ]
         notes = " ".join(f"{note}." for note in comparison.notes)
         caption = (
-            f"WinCLIP, {shots}-shot: means over {len(comparison.categories)} categories in "
+            f"{shots}-shot: means over {len(comparison.categories)} categories in "
             "percent; ± is the sample standard deviation over seeds. Best in bold, second best "
             f"underlined. {notes}"
         )
