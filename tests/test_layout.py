@@ -19,6 +19,7 @@ from tests.conftest import PROJECT
 LAYERS = (
     ("runners", "tools", "benchmarks"),  # "runners": the modules beside README.md
     ("utils.run",),
+    ("utils.compare",),
     ("utils.report",),
     ("utils.results",),
     ("utils.evaluation",),

@@ -31,7 +31,7 @@ from utils.run.plan import plan_benchmark
 
 def test_a_run_writes_all_its_files(mvtec_result):
     names = set(contents(mvtec_result))
-    assert {"metrics.csv", "summary.csv", "summary.md", "shots.csv"} <= names
+    assert {"metrics.csv", "summary.csv", "summary.md", "summary.tex", "shots.csv"} <= names
     for category in ("bottle", "metal_nut"):
         assert f"scores/{category}.npz" in names
         assert f"scores/{category}.csv" in names
@@ -79,7 +79,7 @@ def test_settings_json_records_what_results_depend_on(mvtec_result):
 
 
 def test_every_output_warns_of_random_weights(mvtec_result):
-    for name in ("summary.md", "report.html", "run.log"):
+    for name in ("summary.md", "summary.tex", "report.html", "run.log"):
         assert "RANDOM WEIGHTS" in (mvtec_result / name).read_text()
     record = json.loads((mvtec_result / "settings.json").read_text())
     assert "RANDOM WEIGHTS" in record["notes"][0]
@@ -180,6 +180,7 @@ def test_tables_are_written_between_categories_and_the_report_at_the_end(
         benchmark, "write_tables", lambda folder, metrics, *_: tables.append(len(metrics))
     )
     monkeypatch.setattr(benchmark, "write_summary_page", lambda folder: "")
+    monkeypatch.setattr(benchmark, "write_summary_tex", lambda folder: "")
     run(replace(mvtec_settings, shots=(0,), heatmaps="none", result_dir=str(tmp_path)))
     assert tables == expected  # seven metrics of one category, then of two
     assert reports == [tmp_path]

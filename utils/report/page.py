@@ -173,8 +173,8 @@ def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping], record: Mapping
 
 
 @lru_cache
-def template():
-    """Return the compiled template."""
+def template(name: str = "report.html.j2"):
+    """Return a compiled template of this folder."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -182,7 +182,7 @@ def template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def asset(name: str) -> Markup:

@@ -19,6 +19,7 @@ from utils.errors import InputError, describe_error
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
+from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
 from utils.results.summary import COLUMNS, dataset_name, write_tables
 from utils.run.category import CategoryWriter
@@ -140,6 +141,7 @@ def write_summary(session: Session) -> str:
         return "no labels, so no metrics"
     dataset = dataset_name(folder.record["settings"])
     write_tables(folder.path, metrics, dataset, experiment.categories, experiment.groups)
+    write_summary_tex(folder.path)
     return write_summary_page(folder.path)
 
 

@@ -1,0 +1,312 @@
+"""Test the comparison of results: the bootstrap against scikit-learn and DeLong, and the tables."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from tools import compare as tool
+from tools.interval_coverage import coverage
+from utils.compare.bootstrap import count_draws, interval, resampled_metrics, standard_errors
+from utils.compare.sources import read_sources
+from utils.compare.tables import compare
+from utils.compare.write import by_result, latex_floats, write_comparison
+from utils.errors import InputError
+from utils.evaluation.metrics import image_metrics
+from utils.results.scores import NO_SEED, Scores, save_scores
+from utils.results.summary import COLUMNS
+
+RUNS = ((0, NO_SEED), (1, 0), (1, 1), (1, 2))
+CATEGORIES = ("bottle", "grid", "wood")
+HOSTILE = "<b>50 %_&"
+
+
+def write_result(folder: Path, shift: float, runs=RUNS, categories=CATEGORIES, notes=()) -> Path:
+    """Write a result folder; anomalous images have scores higher by `shift`, good ones do not."""
+    rows = []
+    for number, category in enumerate(categories):
+        rng = np.random.default_rng(number)
+        labels = np.arange(24) >= 10
+        values = rng.normal(size=(len(runs), 24)) + shift * labels
+        shots, seeds = np.transpose(runs)
+        scores = Scores(
+            image=np.array([f"{category}/{index:02}.png" for index in range(24)]),
+            label=labels.astype(int),
+            shots=shots,
+            seed=seeds,
+            image_scores=values.astype(np.float32),
+            maps=np.zeros((len(runs), 24, 1, 1), np.float32),
+            tiles=np.ones((24, 2), int),
+            tile_side=np.full(24, 8),
+            size=np.full((24, 2), 8),
+        )
+        save_scores(folder / "scores" / f"{category}.npz", scores)
+        for run, (count, seed) in enumerate(runs):
+            metrics = image_metrics(scores.image_scores[run], scores.label) | {"pixel_auroc": 0.5}
+            seed = None if seed == NO_SEED else seed
+            rows += [(category, count, seed, name, value) for name, value in metrics.items()]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"seed": "Int64"})
+    table.to_csv(folder / "metrics.csv", index=False)
+    record = {
+        "settings": {"protocol": "paper"},
+        "fingerprint": {"temperature": shift, "split_sha256": "ab" * 32, "scales": [2, 3]},
+        "weights": {"description": "the paper's"},
+        "versions": {"torch": "2.14"},
+        "notes": list(notes),
+    }
+    (folder / "settings.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[Path]:
+    """Return three result folders with the same images and rising scores."""
+    folder = tmp_path_factory.mktemp("compare")
+    names = {"a": 0.5, "b": 1.0, HOSTILE: 3.0}
+    notes = {"b": ["RANDOM WEIGHTS: no meaning"]}
+    return [write_result(folder / n, shift, notes=notes.get(n, ())) for n, shift in names.items()]
+
+
+def write_csv(path: Path, folder: Path, change=lambda rows: rows) -> Path:
+    """Write the numbers of a result folder as a CSV file, changed by a function."""
+    change(pd.read_csv(folder / "metrics.csv")).to_csv(path, index=False)
+    return path
+
+
+def mean_of(comparison, result: str, metric: str = "image_auroc", shots: int = 1):
+    """Return the row of a mean."""
+    query = "category == 'mean' and result == @result and metric == @metric and shots == @shots"
+    (row,) = comparison.table.query(query).itertuples()
+    return row
+
+
+@pytest.mark.parametrize("levels", [1, 6, 10**6])  # with all scores equal, with ties, without
+def test_resampled_metrics_are_those_of_scikit_learn_with_sample_weights(levels):
+    rng = np.random.default_rng(levels)
+    for _ in range(6):
+        sizes = rng.integers(2, 12, 2)
+        scores = [np.round(rng.random(n) * levels) / levels for n in sizes]
+        counts = [rng.integers(0, 4, (n, 5)) + (np.arange(n) == 0)[:, None] * 1.0 for n in sizes]
+        values = resampled_metrics(*scores, *counts)
+        labels = np.repeat([0, 1], sizes)
+        for index, weights in enumerate(np.concatenate(counts).T):
+            arguments = labels, np.concatenate(scores)
+            precision, recall, _ = precision_recall_curve(*arguments, sample_weight=weights)
+            f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+            expected = [
+                roc_auc_score(*arguments, sample_weight=weights),
+                average_precision_score(*arguments, sample_weight=weights),
+                f1.max(),
+            ]
+            np.testing.assert_allclose(values[:, index], expected, rtol=0, atol=1e-12)
+
+
+def test_the_standard_error_of_auroc_is_that_of_delong():
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) >= 40
+    one, two = rng.normal(size=(2, 100)) + np.outer([1.0, 1.5], labels)
+    errors = standard_errors(np.stack([one, two])[:, None], labels, rng, 4000)
+    wins = [scores[labels][:, None] > scores[~labels] for scores in (one, two)]
+    difference = wins[1].astype(float) - wins[0]
+    variance = [
+        difference.mean(axis=axis).var(ddof=1) / difference.shape[1 - axis] for axis in (0, 1)
+    ]
+    assert errors[0, 0] == pytest.approx(sum(variance) ** 0.5, rel=0.05)
+
+
+def test_seeds_are_resampled_too_and_equal_rankings_do_not_differ():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) >= 20
+    scores = rng.normal(size=(1, 3, 40)) + labels
+    same = standard_errors(np.concatenate([scores, np.exp(scores)]), labels, rng, 200)
+    assert same.tolist() == [[0, 0, 0]]
+    perfect = np.repeat(labels[None] * 1.0, 3, axis=0)
+    mixed = perfect * np.array([[1], [1], [-1]])  # AUROC 1, 1 and 0, in every resample
+    errors = standard_errors(np.stack([perfect, mixed]), labels, rng, 4000)
+    assert errors[0, 0] == pytest.approx((1 / 3 / 3) ** 0.5, rel=0.05)  # of the mean of the three
+
+
+def test_draws_are_one_fewer_than_images():
+    assert count_draws(np.array([[0, 0, 2]])).ravel().tolist() == [2, 0, 1, 0]
+
+
+def test_the_interval_has_the_normal_quantiles():
+    low, high, p = interval(1.0, 0.5)
+    assert (low, high, p) == pytest.approx((0.0200180, 1.9799820, 0.0455003), abs=1e-6)
+    assert interval(0.0, 0.0) == (0, 0, 1)
+    assert np.isnan(interval(1.0, 0.0).p)
+
+
+def test_the_coverage_counts_the_intervals_with_the_mean_difference():
+    trials = np.array([[[0.0] * 3, [1.0] * 3]] * 3 + [[[4.0] * 3, [1.0] * 3]])  # mean 1
+    assert coverage(trials).tolist() == [0.75] * 3
+
+
+def test_means_differences_and_wins_are_those_of_the_metrics(results):
+    comparison = compare(read_sources(results))
+    row = mean_of(comparison, "b")
+    values = {}
+    for folder in results[:2]:
+        metrics = pd.read_csv(folder / "metrics.csv").query(
+            "metric == 'image_auroc' and shots == 1"
+        )
+        values[folder.name] = 100 * metrics.groupby("category")["value"].mean()
+        seeds = 100 * metrics.groupby("seed")["value"].mean()
+    assert row.mean == pytest.approx(values["b"].mean())
+    assert row.std == pytest.approx(seeds.std())
+    assert row.difference == pytest.approx(values["b"].mean() - values["a"].mean())
+    assert (row.wins, row.ties, row.losses) == (3, 0, 0)
+    assert row.low < row.difference < row.high
+    assert np.isnan(mean_of(comparison, "a").difference)
+    assert np.isnan(mean_of(comparison, "b", "pixel_auroc").low)
+    assert mean_of(comparison, "b", "pixel_auroc").ties == 3
+
+
+def test_a_clear_difference_is_significant_and_the_seed_fixes_the_result(results):
+    one, two = (compare(read_sources(results)) for _ in range(2))
+    assert mean_of(one, HOSTILE).p < 0.001
+    pd.testing.assert_frame_equal(one.table, two.table)
+
+
+def test_differences_and_warnings_come_first(results):
+    comparison = compare(read_sources(results[:2]))
+    assert ["settings", "temperature", "0.5", "1.0"] in comparison.differences
+    assert not [row for row in comparison.differences if row[1] in ("split_sha256", "scales")]
+    assert comparison.notes == ["b: RANDOM WEIGHTS: no meaning"]
+
+
+def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
+    means = pd.DataFrame([("mean", 0, None, "image_auroc", 50.0)], columns=COLUMNS)
+    path = write_csv(
+        tmp_path / "theirs.csv",
+        results[1],
+        lambda rows: pd.concat([rows.assign(value=100 * rows["value"]), means]),
+    )
+    comparison = compare(read_sources([results[0], path]))
+    row = mean_of(comparison, "theirs.csv")
+    same = mean_of(compare(read_sources(results[:2])), "b")
+    assert (row.mean, row.difference) == pytest.approx((same.mean, same.difference))
+    assert np.isnan(row.low)
+    text = "\n".join(comparison.remarks)
+    assert "it holds numbers, not the scores of the images" in text
+    assert "values in percent were divided by 100" in text
+    assert "its rows of means were left out" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.drop(columns="seed"), "no column seed"),
+        (lambda rows: rows.iloc[:0], "no rows"),
+        (lambda rows: rows.assign(value="n/a"), "cannot be read as a table"),
+        (lambda rows: pd.concat([rows, rows.iloc[:1]]), "two values of image_auroc of bottle"),
+        (lambda rows: rows.assign(value=-rows["value"]), "has the value -0"),
+        (lambda rows: rows.assign(value=700 * rows["value"]), "has the value"),
+        (
+            lambda rows: rows.assign(
+                value=rows["value"].where(rows["metric"] != "image_auroc", 90)
+            ),
+            r"mixes percent \(image_auroc\) and fractions",
+        ),
+        (lambda rows: rows.iloc[:-4], "not in all of the 3 categories"),
+        (
+            lambda rows: rows.assign(category="x" + rows["category"]),
+            "no category is in all results",
+        ),
+        (lambda rows: rows.assign(shots=8), "no other result has a number of shots of a"),
+    ],
+)
+def test_a_bad_table_raises_one_sentence(results, tmp_path, change, message):
+    path = write_csv(tmp_path / "theirs.csv", results[0], change)
+    with pytest.raises(InputError, match=message):
+        compare(read_sources([results[0], path]))
+
+
+def test_a_missing_or_repeated_result_raises_one_sentence(results, tmp_path):
+    for paths in ([], results[:1], [results[0], results[0]]):
+        with pytest.raises(InputError, match="expected two or more different"):
+            read_sources(paths)
+    with pytest.raises(InputError, match="there is no"):
+        read_sources([results[0], tmp_path / "none.csv"])
+    with pytest.raises(InputError, match=r"settings\.json"):
+        read_sources([results[0], tmp_path])
+
+
+def test_undefined_stays_undefined(results, tmp_path):
+    path = write_csv(
+        tmp_path / "theirs.csv",
+        results[0],
+        lambda rows: rows.assign(
+            value=rows["value"].where(
+                (rows["category"] != "grid") | (rows["metric"] != "image_aupr")
+            )
+        ),
+    )
+    comparison = compare(read_sources([results[0], path]))
+    row = mean_of(comparison, "theirs.csv", "image_aupr")
+    assert np.isnan(row.mean)
+    assert np.isnan(row.difference)
+    text = write_comparison(comparison, tmp_path / "out")
+    assert re.search(r"image AUPR +\| theirs.csv +\| +n/a \| +n/a", text)
+
+
+def test_only_common_categories_and_shots_are_compared(results, tmp_path):
+    other = write_result(tmp_path / "c", 2.0, (*RUNS, (8, 0)), (*CATEGORIES, "cable"))
+    comparison = compare(read_sources([results[0], other]))
+    assert comparison.categories == list(CATEGORIES)
+    assert "Left out, because not all results have them: cable." in comparison.remarks
+    assert "Left out: 8-shot; nothing to compare." in comparison.remarks
+    assert mean_of(comparison, "c").high > 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image", np.array([f"{index}.png" for index in range(24)]), "its images of bottle"),
+        ("label", np.arange(24) % 2, "its labels of bottle"),
+        ("shots", np.array([0, 1, 1, 4]), "at 1 shots: it has 2 seeds, a 3"),
+    ],
+)
+def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field, value, message):
+    other = write_result(tmp_path / "c", 2.0)
+    path = other / "scores" / "bottle.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(path, **arrays | {field: value})
+    comparison = compare(read_sources([results[0], other]))
+    assert message in " ".join(comparison.remarks)
+    assert np.isnan(mean_of(comparison, "c").low)
+
+
+def test_the_best_is_bold_and_the_second_underlined(results):
+    text = latex_floats(compare(read_sources(results)))
+    best = next(line for line in text.splitlines() if "textless" in line)
+    assert best.startswith(r"\textless{}b\textgreater{}50 \%\_\& & \textbf{")
+    assert r"b & \underline{" in text
+    assert "RANDOM WEIGHTS: no meaning." in text
+    rows = pd.DataFrame(
+        [("x", "m", 50.04, np.nan), ("y", "m", 50.0, np.nan), ("z", "m", 49.0, np.nan)],
+        columns=["result", "metric", "mean", "std"],
+    )
+    cells = by_result(rows, ["x", "y", "z"], "metric")["m"]
+    assert [cells[name][1] for name in "xyz"] == [0, 0, 1]  # equal with one decimal
+
+
+def test_the_command_writes_all_files(results, tmp_path, monkeypatch, capsys):
+    words = ["compare.py", *map(str, results), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
+    tool.main(tool.parse_options(tool.Options(), "", Path(words[0])))
+    text = capsys.readouterr().out
+    assert text.index("RANDOM WEIGHTS") < text.index("temperature") < text.index("### 0-shot")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"comparison.{suffix}" for suffix in ("md", "csv", "tex", "html")}
+    page = (tmp_path / "out/comparison.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;50 %_&amp;" in page
+    assert "<b>50" not in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    table = pd.read_csv(tmp_path / "out/comparison.csv")
+    assert set(table["category"]) == {*CATEGORIES, "mean"}

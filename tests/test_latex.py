@@ -1,0 +1,68 @@
+"""Test LaTeX tables, and summary.tex."""
+
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+from tests.test_summary import VISA, frame
+from utils.report.summary_tex import summary_tex
+from utils.results.latex import SPECIAL, escape, latex_float, latex_table
+from utils.results.summary import COLUMNS, summarise
+
+NOTES = ["RANDOM WEIGHTS: 100 % noise"]
+
+
+def visa_summary(names=VISA, metric="image_auroc") -> str:
+    """Return summary.tex of a 0-shot and two 1-shot runs of VisA."""
+    runs = ((0, None, 0.5), (1, 0, 0.5), (1, 1, 0.75))
+    rows = frame(*((name, *run[:2], metric, run[2]) for name in names for run in runs))
+    record = {"title": "VisA", "categories": VISA, "notes": NOTES, "settings": {"dataset": "visa"}}
+    return summary_tex(summarise(rows, "visa", VISA), record)
+
+
+def test_rows_with_the_same_first_cell_form_a_group():
+    rows = [["a", "x", "1"], ["a", "y", "2"], ["b", "x", "3"]]
+    lines = latex_table(["c", "s", "m"], rows, text_columns=2).splitlines()
+    assert lines[0] == r"\begin{tabular}{llr}"
+    assert lines[4:8] == [r"a & x & 1 \\", r" & y & 2 \\", r"\addlinespace", r"b & x & 3 \\"]
+    assert latex_table(["c", "m"], [["a", "1"], ["a", "2"]], 1).count(r"a & ") == 2
+
+
+def test_the_summary_has_the_paper_the_closest_public_and_our_numbers():
+    means, _, one_shot = visa_summary().split(r"\end{table}")[:3]
+    assert r"0 & paper & 78.1 \\" in means
+    assert r" & accurate\_winclip & 75.5 \\" in means
+    assert r"1 & paper & 83.8 $\pm$ 4.0 \\" in means
+    assert r" & ours & 62.5 $\pm$ 17.7 \\" in means
+    assert r"pipe\_fryum & accurate\_winclip & 88.0 \\" in one_shot
+    assert r"RANDOM WEIGHTS: 100 \% noise." in means
+    assert "2 seeds" in one_shot
+
+
+def test_the_summary_of_some_categories_has_no_published_mean():
+    means = visa_summary(VISA[:2]).split(r"\end{table}")[0]
+    assert "mean over 2 of 12 categories" in means
+    assert "paper" not in means
+
+
+def test_an_undefined_number_of_ours_is_not_available():
+    rows = pd.DataFrame([("parts", 0, None, "pixel_auroc", None)], columns=COLUMNS)
+    record = {"title": "parts", "categories": ["parts"], "notes": [], "settings": {"dataset": "p"}}
+    assert r"parts & ours & n/a \\" in summary_tex(summarise(rows, "p", ["parts"]), record)
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_the_tables_compile(tmp_path):
+    letters = "".join(map(chr, range(32, 127))) + "".join(SPECIAL)
+    hostile = latex_table(["c", "m"], [[escape(word), ""] for word in ("[x]", "*", letters)], 1)
+    body = visa_summary() + latex_float(hostile, escape(letters), "hostile")
+    (tmp_path / "page.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs, graphicx}"
+        rf"\begin{{document}}{body}\end{{document}}",
+        encoding="utf-8",
+    )
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -1,0 +1,149 @@
+"""Compare a 0-shot WinCLIP table from elsewhere with the published numbers, and name faults.
+
+    python tools/check_table.py theirs.csv
+    python tools/check_table.py theirs.csv --dataset visa
+
+The CSV file has the columns category, metric and value (percent); the category "mean" is the mean
+over all. Metrics are named as in metrics.csv. The command prints the table beside the paper's
+numbers, or those of the closest public code where the paper has none. Then it names each known
+fault of public implementations whose fingerprint the numbers carry. A fingerprint is a reason to
+look, not a proof.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+if __package__ in (None, ""):  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pandas as pd
+import tyro
+from tyro.conf import Positional
+
+from utils.cli import parse_options, run_cli
+from utils.compare.sources import read_columns
+from utils.errors import InputError
+from utils.evaluation.metrics import METRICS
+from utils.report.markdown import UNPUBLISHED, cell, table
+from utils.results.summary import MEAN, published_for
+
+KEYS = ["category", "metric"]
+NEAR = 5.0  # percent below the published mean: other settings, not a fault
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line."""
+
+    table: Positional[Path]
+    """CSV file with the columns category, metric and value."""
+    dataset: Literal["mvtec", "visa", "mpdd"] = "mvtec"
+    """Benchmark of the table."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table beside the published one; means over the categories that both have, in percent."""
+
+    dataset: str
+    rows: pd.DataFrame  # category, metric, value as given, NaN if empty
+    theirs: pd.Series  # mean by metric
+    published: pd.Series  # likewise
+
+    def is_near(self, metric: str) -> bool:
+        """Return whether a mean is at most NEAR below the published one; False if unknown."""
+        return bool(self.theirs[metric] > self.published[metric] - NEAR)
+
+
+def fractions(checked: Checked) -> str | None:
+    """Name metrics that are fractions: each of their values is at most 1."""
+    highest = checked.rows.groupby("metric")["value"].max()
+    names = ", ".join(highest.index[(highest <= 1) & (highest > 0)])
+    return f"fractions read as percent: no value of {names} is above 1" if names else None
+
+
+def undefined_as_zero(checked: Checked) -> str | None:
+    """Name values of exactly 0 in metrics that are far from 0 even by chance."""
+    is_far = ~checked.rows["metric"].isin(["pixel_aupr", "pixel_f1_max"])  # 0.0 when rounded
+    zeros = checked.rows[(checked.rows["value"] == 0) & is_far]
+    names = ", ".join(sorted(set(zeros["metric"])))
+    text = f"undefined metrics written as 0: {len(zeros)} values of {names} are exactly 0"
+    return text if names else None
+
+
+def inverted_states(checked: Checked) -> str | None:
+    """Recognise an image AUROC below chance: good images have the higher scores."""
+    auroc = checked.theirs["image_auroc"]
+    text = f"inverted states: image AUROC {auroc:.1f}, and 100 - {auroc:.1f} would be plausible"
+    return text if 1 < auroc < 50 - NEAR else None
+
+
+def constant_windows(checked: Checked) -> str | None:
+    """Recognise constant maps beside sound image scores."""
+    auroc = checked.theirs["pixel_auroc"]
+    text = (
+        f"constant windows: pixel AUROC {auroc:.1f} (57 to 67 is typical) beside a sound image "
+        "AUROC; open_clip 2.26 and newer expects tokens batch first"
+    )
+    return text if 57 <= auroc <= 67 and checked.is_near("image_auroc") else None
+
+
+def mean_iou_as_pro(checked: Checked) -> str | None:
+    """Recognise an AUPRO near 0 beside a sound pixel AUROC."""
+    aupro = checked.theirs["pixel_aupro"]
+    text = f"mean IoU sold as PRO: AUPRO {aupro:.1f} beside a sound pixel AUROC"
+    return text if 0 < aupro < 20 and checked.theirs["pixel_auroc"] > 70 else None
+
+
+def squashed(checked: Checked) -> str | None:
+    """Recognise VisA's images, which are not square, resized to a square: maps suffer most."""
+    gaps = checked.theirs - checked.published
+    text = (
+        f"squashed VisA: pixel AUROC {gaps['pixel_auroc']:+.1f}, but image AUROC only "
+        f"{gaps['image_auroc']:+.1f}; the shorter side should become 240 pixels"
+    )
+    is_lower = -12 < gaps["pixel_auroc"] < -NEAR and checked.is_near("image_auroc")
+    return text if checked.dataset == "visa" and is_lower else None
+
+
+RULES = (
+    *(fractions, undefined_as_zero, inverted_states, constant_windows, mean_iou_as_pro, squashed),
+)
+
+
+def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
+    """Compare rows of category, metric and value with the published ones; return the faults too.
+
+    Raise `InputError` for other metrics, and where no category or mean is published.
+    """
+    unknown = sorted(set(rows["metric"]) - set(METRICS))
+    if unknown:
+        raise InputError(f'unknown metric "{unknown[0]}"; the metrics are {", ".join(METRICS)}')
+    published = published_for(dataset).query("shots == 0").set_index(KEYS)
+    published = published["paper"].fillna(published["public"]).dropna()
+    values = rows.set_index(KEYS)["value"]
+    both = pd.concat({"theirs": values, "published": published}, axis=1, join="inner")
+    by_category = both.drop(MEAN, level="category", errors="ignore")
+    both = pd.concat([both, by_category]) if by_category.empty else by_category
+    if both.empty:
+        raise InputError(f"no category of the table, nor a mean, is published for {dataset}")
+    means = both.dropna().groupby("metric").mean().reindex(METRICS)
+    checked = Checked(dataset, rows, means["theirs"], means["published"])
+    return checked, [text for rule in RULES if (text := rule(checked))]
+
+
+def main(options: Options) -> None:
+    """Print the table beside the published one, and the faults."""
+    types = {"category": str, "metric": str, "value": float}
+    rows = read_columns(options.table.expanduser(), types)
+    checked, faults = check(rows, options.dataset)
+    columns = checked.theirs, checked.published, checked.theirs - checked.published
+    body = [[m, *(cell(column[m]) or UNPUBLISHED for column in columns)] for m in METRICS]
+    print(table(["metric", "theirs", "published", "difference"], body, text_columns=1))
+    print("\n".join(f"\nFault: {text}." for text in faults) or "\nNo known fault found.")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(parse_options(Options(tyro.MISSING), __doc__, Path(__file__))))

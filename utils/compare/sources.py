@@ -1,0 +1,185 @@
+"""Read the results to compare, result folders or CSV files, and describe how their runs differ.
+
+A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed (may be empty),
+metric, and value in [0, 1], empty if undefined.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datasets.splits import UNKNOWN
+from utils.errors import InputError, describe_error
+from utils.files import sha256_of
+from utils.results.folder import abbreviate, read_json
+from utils.results.scores import load_scores
+from utils.results.summary import COLUMNS, MEAN, PERCENT
+
+NOT_RECORDED = "not recorded"
+KINDS = {  # entries of the fingerprint that are no settings
+    **dict.fromkeys(("model", "weights", "normalisation", "quick_gelu"), "weights"),
+    **dict.fromkeys(("dataset", "split_sha256", "images", "references", "limit"), "data"),
+}
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """The image scores of one category: its labelled images, sorted by name."""
+
+    image: np.ndarray  # (N,) str
+    is_anomalous: np.ndarray  # (N,) bool
+    shots: np.ndarray  # (R,) int
+    values: np.ndarray  # (R, N) float32
+
+
+@dataclass(frozen=True)
+class Source:
+    """One result to compare."""
+
+    name: str
+    path: Path
+    metrics: pd.DataFrame  # the COLUMNS of metrics.csv; values in [0, 1]
+    record: dict  # settings.json; empty for a CSV file
+    remarks: tuple[str, ...]  # on what was changed in the numbers
+
+    @cached_property
+    def scores(self) -> dict[str, ImageScores]:
+        """The image scores of each category; empty for a CSV file."""
+        files = sorted((self.path / "scores").glob("*.npz")) if self.record else []
+        return {file.stem: read_image_scores(file) for file in files}
+
+
+def read_image_scores(path: Path) -> ImageScores:
+    """Read the image scores in a file of scores/."""
+    scores = load_scores(path)
+    order = np.argsort(scores.image)
+    order = order[scores.label[order] != UNKNOWN]
+    labels = scores.label[order] == 1
+    return ImageScores(scores.image[order], labels, scores.shots, scores.image_scores[:, order])
+
+
+def read_sources(paths: Sequence[Path]) -> list[Source]:
+    """Read two or more results; each has the name of its file or folder."""
+    paths = [path.expanduser() for path in paths]
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(paths) < 2 or len(set(names)) < len(names):
+        given = ", ".join(names) or "none"
+        raise InputError(f"{given}: expected two or more different result folders or CSV files")
+    return [read_source(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def read_source(path: Path, name: str) -> Source:
+    """Read a result folder or a CSV file; raise `InputError` if it is neither."""
+    if path.is_dir():
+        record = read_json(path / "settings.json", "settings", "fingerprint", "versions", "notes")
+        return Source(name, path, *read_metrics(path / "metrics.csv", record))
+    return Source(name, path, *read_metrics(path, {}))
+
+
+def read_metrics(path: Path, record: dict) -> tuple[pd.DataFrame, dict, tuple[str, ...]]:
+    """Return the rows of a file with COLUMNS, `record`, and remarks on what was changed."""
+    rows = read_columns(path, dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True)))
+    is_mean = rows["category"] == MEAN
+    rows = rows[~is_mean].reset_index(drop=True)
+    repeated = rows[rows.duplicated(COLUMNS[:-1])]
+    if len(repeated):
+        raise InputError(f"{path} has two values of {describe_row(repeated.iloc[0])}; keep one")
+    remarks = ("its rows of means were left out; means are computed here",) if is_mean.any() else ()
+    rows["value"], is_percent = to_fractions(rows, path)
+    return rows, record, remarks + (("values in percent were divided by 100",) * is_percent)
+
+
+def read_columns(path: Path, types: Mapping[str, object]) -> pd.DataFrame:
+    """Read some columns of a CSV file; raise `InputError` if they are missing or malformed."""
+    text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
+    columns = ", ".join(types)
+    try:
+        rows = pd.read_csv(path, na_values=[""], **text)
+        missing = [name for name in types if name not in rows]
+        if missing or rows.empty:
+            raise ValueError(f"no column {missing[0]}" if missing else "no rows")
+        if rows[["category", "metric"]].isna().any(axis=None):
+            raise ValueError("an empty category or metric")
+        return rows[list(types)].astype(types)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {path}; give a result folder or a CSV file") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as a table ({describe_error(error)}); expected a CSV file with "
+            f"the columns {columns}, and an empty value where a metric is undefined"
+        ) from error
+
+
+def to_fractions(rows: pd.DataFrame, path: Path) -> tuple[pd.Series, bool]:
+    """Return the column `value` in [0, 1], and whether it was in percent.
+
+    Values are in percent if every metric has one above 1. Raise `InputError` where only some
+    metrics do, and for values that are no metrics.
+    """
+    highest = rows.groupby("metric")["value"].max().dropna()
+    in_percent = highest > 1
+    if in_percent.any() and not in_percent.all():
+        raise InputError(
+            f"{path} mixes percent ({in_percent.idxmax()}) and fractions ({in_percent.idxmin()}): "
+            "give all values in [0, 1]"
+        )
+    scale = PERCENT if in_percent.any() else 1.0
+    if rows["value"].lt(0).any() or rows["value"].gt(scale).any():
+        extreme = rows["value"].min() if rows["value"].lt(0).any() else rows["value"].max()
+        raise InputError(f"{path} has the value {extreme:g}: expected values in [0, 1]")
+    return rows["value"] / scale, bool(in_percent.any())
+
+
+def describe_row(row: pd.Series) -> str:
+    """Name the run, category and metric of a row: `image_auroc of grid, 1-shot seed 0`."""
+    seed = "" if pd.isna(row["seed"]) else f" seed {row['seed']}"
+    return f"{row['metric']} of {row['category']}, {row['shots']}-shot{seed}"
+
+
+def describe_differences(sources: Sequence[Source]) -> list[list[str]]:
+    """Return the facts in which the recorded runs differ: kind, name, and the value in each."""
+    facts = [run_facts(source) for source in sources]
+    names = dict.fromkeys(key for recorded in facts for key in recorded)
+    rows = []
+    for kind in ("warnings", "settings", "weights", "data", "versions"):
+        for key in (key for key in names if key[0] == kind):
+            recorded = {source.get(key, NOT_RECORDED) for source in facts if source}
+            if len(recorded) > 1:
+                rows.append([*key, *(source.get(key, NOT_RECORDED) for source in facts)])
+    return rows
+
+
+def run_facts(source: Source) -> dict[tuple[str, str], str]:
+    """Return what is recorded of a run, as text by (kind, name); empty for a CSV file."""
+    record = source.record
+    if not record:
+        return {}
+    facts = {("settings", "protocol"): record["settings"].get("protocol", NOT_RECORDED)}
+    for name, value in record["fingerprint"].items():
+        facts[KINDS.get(name, "settings"), name] = describe_value(value)
+    weights = record.get("weights", {}).get("description", NOT_RECORDED)
+    shots = source.path / "shots.csv"
+    return facts | {
+        ("weights", "description"): weights,
+        ("data", "shots.csv"): abbreviate(sha256_of(shots)) if shots.exists() else NOT_RECORDED,
+        **{("versions", name): str(value) for name, value in record["versions"].items()},
+        ("versions", "git revision"): record.get("git_revision", NOT_RECORDED),
+        ("warnings", "notes"): "; ".join(record["notes"]) or "none",
+    }
+
+
+def describe_value(value: object) -> str:
+    """Return an entry of the fingerprint as text; a mapping becomes its entries, one after another.
+
+    >>> describe_value([2, 3]), describe_value({"a.png": "1"})
+    ('2 3', 'a.png 1')
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {abbreviate(entry)}" for name, entry in value.items())
+    return abbreviate(value)

@@ -1,0 +1,200 @@
+"""Compare results: means over categories, differences to the first result, intervals and wins.
+
+All numbers of a comparison are percent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from utils.compare.bootstrap import interval, standard_errors
+from utils.compare.sources import Source, describe_differences, describe_row
+from utils.errors import InputError
+from utils.evaluation.metrics import IMAGE_METRICS, METRICS
+from utils.results.summary import MEAN, PERCENT, category_means, mean_or_nan, std_or_nan
+
+MAX_NAMES = 5  # of the categories that a remark lists
+TIE = 1e-9  # percent: above rounding, below any difference between metrics
+PIXELS = (
+    "Metrics other than image AUROC, AUPR and F1-max have no interval: it would need every mask, "
+    "and thousands of evaluations of all pixels. Their ± is the deviation over seeds."
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of some results.
+
+    Columns of `table`: shots, metric, category (`MEAN` for the mean over categories), result, mean,
+    std (over seeds) and runs; difference to the first result; low, high and p of its interval;
+    wins, ties and losses: the categories in which the result is above, equal to and below the
+    first. Those from `low` on are only of means. Undefined is NaN.
+    """
+
+    names: list[str]
+    notes: list[str]  # warnings of the runs, each with its result
+    differences: list[list[str]]  # of the runs: kind, name, value in each result
+    remarks: list[str]
+    categories: list[str]
+    table: pd.DataFrame
+
+
+def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
+    """Compare results with the first of them, in the categories that all have.
+
+    `seed` is that of the bootstrap.
+    """
+    categories, remarks = common_categories(sources)
+    tables = [source_means(source, categories) for source in sources]
+    shots, shots_remarks = common_shots(sources)
+    keys = ["shots", "metric", "category"]
+    first = tables[0].set_index(keys)["mean"].rename("first")
+    table = pd.concat(tables, ignore_index=True).query("shots in @shots")
+    table = table.merge(first, left_on=keys, right_index=True, how="left")
+    table["difference"] = (table["mean"] - table.pop("first")).where(
+        table["result"] != sources[0].name
+    )
+    rng = np.random.default_rng(seed)
+    errors, reasons = {}, []
+    for count in shots:
+        shot_errors, shot_reasons = difference_errors(sources, categories, count, rng)
+        errors |= shot_errors
+        reasons += shot_reasons
+    return Comparison(
+        names=[source.name for source in sources],
+        notes=[f"{s.name}: {note}" for s in sources for note in s.record.get("notes", ())],
+        differences=describe_differences(sources),
+        remarks=[
+            *(
+                f"{s.name}: a CSV file, so its settings, weights and data are unknown"
+                for s in sources
+                if not s.record
+            ),
+            *(f"{source.name}: {remark}" for source in sources for remark in source.remarks),
+            *(remarks + shots_remarks + list(dict.fromkeys(reasons))),
+        ],
+        categories=categories,
+        table=add_statistics(table, errors).reset_index(drop=True),
+    )
+
+
+def common_categories(sources: Sequence[Source]) -> tuple[list[str], list[str]]:
+    """Return the categories that all results have, and a remark on those that are left out."""
+    names = [list(dict.fromkeys(source.metrics["category"])) for source in sources]
+    common = [name for name in names[0] if all(name in others for others in names)]
+    if not common:
+        pairs = zip(sources, names, strict=True)
+        have = "; ".join(f"{s.name} has {list_names(categories)}" for s, categories in pairs)
+        raise InputError(f"no category is in all results: {have}")
+    left_out = sorted(set().union(*names) - set(common))
+    remarks = [f"Left out, because not all results have them: {list_names(left_out)}."]
+    return common, remarks if left_out else []
+
+
+def common_shots(sources: Sequence[Source]) -> tuple[list[int], list[str]]:
+    """Return the numbers of shots of the first result and of another, and a remark on the rest."""
+    first, *others = [set(source.metrics["shots"]) for source in sources]
+    common = sorted(first & set().union(*others))
+    if not common:
+        raise InputError(f"no other result has a number of shots of {sources[0].name}: {first}")
+    left_out = sorted(first.union(*others) - set(common))
+    text = f"Left out: {', '.join(f'{shots}-shot' for shots in left_out)}; nothing to compare."
+    return common, [text] if left_out else []
+
+
+def list_names(names: Sequence[str]) -> str:
+    """List at most MAX_NAMES names, and count the others."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
+
+
+def source_means(source: Source, categories: Sequence[str]) -> pd.DataFrame:
+    """Return mean, deviation and number of seeds of each category and of the mean over all.
+
+    Raise `InputError` if a run lacks a metric in some of the categories.
+    """
+    rows = source.metrics[source.metrics["category"].isin(categories)]
+    runs = rows.groupby(["shots", "seed", "metric"], dropna=False)
+    partial = rows[runs["category"].transform("size") < len(categories)]
+    if len(partial):
+        raise InputError(
+            f"{source.path} has a value of {describe_row(partial.iloc[0])}, but not in all of the "
+            f"{len(categories)} categories; add the others (empty if undefined)"
+        )
+    rows = pd.concat([rows, category_means(rows, MEAN)], ignore_index=True)
+    rows["value"] *= PERCENT
+    groups = rows.groupby(["shots", "metric", "category"], sort=False)["value"]
+    table = groups.agg(mean=mean_or_nan, std=std_or_nan, runs="size").reset_index()
+    return table.assign(result=source.name)
+
+
+def difference_errors(
+    sources: Sequence[Source], categories: Sequence[str], shots: int, rng: np.random.Generator
+) -> tuple[dict[tuple, float], list[str]]:
+    """Return the standard errors of the differences, and why there is none for some results.
+
+    Keys are (result, shots, metric); each error is of the mean over `categories`.
+    """
+    first, *others = [source for source in sources if shots in set(source.metrics["shots"])]
+    reasons = [no_interval(first, other, categories, shots) for other in others]
+    paired = [source for source, text in zip(others, reasons, strict=True) if not text]
+    if not paired:
+        return {}, reasons
+    variances = np.zeros((len(paired), len(IMAGE_METRICS)))
+    for category in categories:
+        results = [source.scores[category] for source in (first, *paired)]
+        values = np.array([result.values[result.shots == shots] for result in results])
+        variances += standard_errors(values, results[0].is_anomalous, rng) ** 2
+    errors = PERCENT * variances**0.5 / len(categories)
+    keys = [(source.name, shots, metric) for source in paired for metric in IMAGE_METRICS]
+    return dict(zip(keys, errors.ravel().tolist(), strict=True)), list(filter(None, reasons))
+
+
+def no_interval(first: Source, other: Source, categories: Sequence[str], shots: int) -> str:
+    """Say why there is no interval of the difference between two results; "" if there is one."""
+    head = f"No interval or p-value for {other.name}"
+    for source in (first, other):
+        if not source.scores.keys() >= set(categories):
+            holder = "it" if source is other else source.name
+            return f"{head}: {holder} holds numbers, not the scores of the images."
+    for category in categories:
+        one, two = first.scores[category], other.scores[category]
+        counts = [int((result.shots == shots).sum()) for result in (one, two)]
+        if not np.array_equal(one.image, two.image):
+            return f"{head}: its images of {category} are not those of {first.name}."
+        if not np.array_equal(one.is_anomalous, two.is_anomalous):
+            return f"{head}: its labels of {category} are not those of {first.name}."
+        if counts[0] != counts[1]:
+            return f"{head} at {shots} shots: it has {counts[1]} seeds, {first.name} {counts[0]}."
+        if min(one.is_anomalous.sum(), (~one.is_anomalous).sum()) < 2:
+            return f"{head}: {category} has fewer than two good or two anomalous images."
+    return ""
+
+
+def add_statistics(table: pd.DataFrame, errors: dict[tuple, float]) -> pd.DataFrame:
+    """Add the columns from `low` on to the rows of means, and sort the table."""
+    is_mean = table["category"] == MEAN
+    signs = table[~is_mean].assign(
+        wins=table["difference"] > TIE,
+        ties=table["difference"].abs() <= TIE,
+        losses=table["difference"] < -TIE,
+    )
+    keys = ["result", "shots", "metric"]
+    counts = signs.groupby(keys)[["wins", "ties", "losses"]].sum()
+    rows = []
+    for row in table[is_mean & table["difference"].notna()].itertuples():
+        key = row.result, row.shots, row.metric
+        limits = (np.nan,) * 3
+        if key in errors:
+            limits = interval(row.difference, errors[key])
+        rows.append((row.Index, *limits, *counts.loc[key]))
+    names = ["low", "high", "p", "wins", "ties", "losses"]
+    statistics = pd.DataFrame(rows, columns=["index", *names]).set_index("index")
+    table = table.join(statistics)
+    known = {metric: index for index, metric in enumerate(METRICS)}
+    metrics = sorted(dict.fromkeys(table["metric"]), key=lambda name: known.get(name, len(known)))
+    rank = {name: index for index, name in enumerate(metrics)}
+    table["rank"] = table["metric"].map(rank)
+    return table.sort_values(["shots", "rank"], kind="stable").drop(columns="rank")

@@ -1,0 +1,150 @@
+"""Write a comparison as Markdown, CSV, LaTeX and a page for the browser."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from utils.compare.tables import PIXELS, Comparison
+from utils.files import write_text
+from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, table
+from utils.results.latex import escape, latex_float, latex_table, metric_title
+from utils.results.summary import MEAN
+
+LEGEND = (
+    "Percent, means over {categories} categories; ± is the sample standard deviation over seeds. "
+    "Differences are to {first}. The interval (95 %) and the two-sided p-value come from a paired "
+    "bootstrap over images, within categories, and over seeds; p-values are not corrected for the "
+    "number of comparisons. Wins, ties and losses count categories."
+)
+HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
+MARKS = (r"\textbf{%s}", r"\underline{%s}")  # of the best and the second-best number
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> str:
+    """Write comparison.md, .csv, .tex and .html into `folder`; return the Markdown."""
+    text = markdown_page(comparison)
+    write_text(folder / "comparison.md", text)
+    write_text(folder / "comparison.csv", comparison.table.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "comparison.tex", latex_floats(comparison))
+    write_text(folder / "comparison.html", html_page(comparison))
+    return text
+
+
+def legend(comparison: Comparison) -> str:
+    """Say what the numbers are."""
+    return LEGEND.format(categories=len(comparison.categories), first=comparison.names[0])
+
+
+def shot_tables(comparison: Comparison) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Yield each number of shots with its means over categories."""
+    means = comparison.table[comparison.table["category"] == MEAN]
+    yield from means.groupby("shots")
+
+
+def markdown_page(comparison: Comparison) -> str:
+    """Return the comparison as Markdown: first how the runs differ, then a table per shots."""
+    blocks = [f"# {', '.join(comparison.names)}", *(f"**{note}**" for note in comparison.notes)]
+    blocks.append("## Differences between the runs")
+    if comparison.differences:
+        header = ["kind", "name", *comparison.names]
+        blocks.append(table(header, comparison.differences, text_columns=len(header)))
+    else:
+        blocks.append("None is recorded.")
+    blocks += comparison.remarks
+    blocks += ["## Results", legend(comparison), PIXELS]
+    for shots, rows in shot_tables(comparison):
+        body = [statistics_cells(row, comparison) for row in rows.itertuples()]
+        blocks += [f"### {shots}-shot", table(HEADER, body, text_columns=2)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def statistics_cells(row, comparison: Comparison) -> list[str]:
+    """Return the cells of one mean under HEADER; those of the first result have no difference."""
+    cells = [metric_title(row.metric), row.result, cell(row.mean, row.std) or UNDEFINED]
+    if row.result == comparison.names[0]:
+        return cells + [UNPUBLISHED] * 4
+    if pd.isna(row.difference):
+        return cells + [UNDEFINED] * 4
+    limits, p = UNPUBLISHED, UNPUBLISHED
+    if not pd.isna(row.low):
+        limits = f"{signed(row.low)} to {signed(row.high)}"
+        p = UNDEFINED if pd.isna(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+    counts = f"{row.wins:.0f} / {row.ties:.0f} / {row.losses:.0f}"
+    return [*cells, signed(row.difference), limits, p, counts]
+
+
+def signed(value: float) -> str:
+    """Format a difference with its sign: `+0.40`, `−1.25`, and `0.00` without."""
+    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
+
+
+def by_result(rows: pd.DataFrame, names: list[str], key: str) -> dict[str, dict[str, tuple]]:
+    """Return (text, rank) of each result by the column `key`: {key: {result: (text, rank)}}.
+
+    Ranks are 0 for the best number, 1 for the second best and so on, equal for numbers that are
+    equal with one decimal; None if there is no number.
+    """
+    cells = {}
+    for name, group in rows.groupby(key, sort=False):
+        shown = group.set_index("result")["mean"].round(1)
+        best = sorted(shown.dropna().unique(), reverse=True)
+        cells[name] = {result: (UNPUBLISHED, None) for result in names} | {
+            row.result: (
+                cell(row.mean, row.std) or UNDEFINED,
+                None if pd.isna(row.mean) else best.index(shown[row.result]),
+            )
+            for row in group.itertuples()
+        }
+    return cells
+
+
+def latex_floats(comparison: Comparison) -> str:
+    """Return a LaTeX table per number of shots: a row per result, a column per metric."""
+    floats = [r"% \usepackage{booktabs, graphicx}; \input this file."]
+    for shots, rows in shot_tables(comparison):
+        cells = by_result(rows, comparison.names, "metric")
+        header = ["result", *map(metric_title, cells)]
+        body = [
+            [escape(name), *(mark(*cells[metric][name]) for metric in cells)]
+            for name in comparison.names
+        ]
+        notes = " ".join(f"{note}." for note in comparison.notes)
+        caption = (
+            f"{shots}-shot: means over {len(comparison.categories)} categories in "
+            "percent; ± is the sample standard deviation over seeds. Best in bold, second best "
+            f"underlined. {notes}"
+        )
+        tabular = latex_table(list(map(escape, header)), body, text_columns=1)
+        floats.append(latex_float(tabular, escape(caption.strip()), f"compare-{shots}-shot"))
+    return "\n".join(floats)
+
+
+def mark(text: str, rank: int | None) -> str:
+    """Return a cell as LaTeX, marked if it is the best or the second best."""
+    pattern = MARKS[rank] if rank is not None and rank < len(MARKS) else "%s"
+    return pattern % escape(text)
+
+
+def html_page(comparison: Comparison) -> str:
+    """Return the comparison as a page that needs no other file and no network."""
+    from utils.report.page import asset, template  # Jinja only where a page is written
+
+    categories = comparison.table[comparison.table["category"] != MEAN]
+    sections: list[Mapping] = []
+    for shots, rows in shot_tables(comparison):
+        metrics = {
+            metric_title(metric): by_result(group, comparison.names, "category")
+            for metric, group in categories[categories["shots"] == shots].groupby(
+                "metric", sort=False
+            )
+        }
+        body = [statistics_cells(row, comparison) for row in rows.itertuples()]
+        sections.append({"name": f"{shots}-shot", "rows": body, "metrics": metrics})
+    return template("compare.html.j2").render(
+        comparison=comparison,
+        legend=[legend(comparison), PIXELS],
+        header=HEADER,
+        sections=sections,
+        css=asset("report.css"),
+    )
