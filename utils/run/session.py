@@ -207,7 +207,7 @@ def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSo
         "scales": list(settings.scales),
         "tile": settings.tile,
         "exif": experiment.apply_exif,
-        "depth": asdict(experiment.white),
+        "depth": {name: asdict(white) for name, white in experiment.white.items()},
     }
 
 
