@@ -121,7 +121,7 @@ def possible_shots(samples: Sequence[Sample]) -> str:
     if most >= max(DEFAULT_SHOTS):
         return ""
     shots = " ".join(str(count) for count in DEFAULT_SHOTS if count <= most)
-    return f" --shots {shots}  (a category has only {most} images to draw references from)"
+    return f" --shots {shots}  (images to draw references from in some category: {most})"
 
 
 def read_dataset(options: FolderOptions) -> Scan:

@@ -72,15 +72,15 @@ class ResultFolder:
         self._write_record()
 
     def _refuse_to_mix(self, earlier: dict) -> None:
-        changes = describe_changes(
-            earlier["fingerprint"], self.record["fingerprint"], self.record["settings"]
-        )
+        fingerprints = earlier["fingerprint"], self.record["fingerprint"]
+        changes = describe_changes(*fingerprints, self.record["settings"])
         if changes:
             protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
             if protocols[0] != protocols[1]:  # it stands for several settings
                 changes.insert(0, describe_change("--protocol", *protocols))
-            only_new = "; to score only new images, give a folder that holds only them"
-            hint = only_new if changes[0].startswith("images: added") else ""
+            before, now = (fingerprint.get("images", {}).items() for fingerprint in fingerprints)
+            only_new = "; to score only the new images, give a folder that holds only them"
+            hint = only_new if before < now else ""
             more = len(changes) - MAX_CHANGES
             more = f"; {more} more settings or inputs changed" if more > 0 else ""
             raise InputError(
