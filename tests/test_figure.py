@@ -44,11 +44,11 @@ def done(tmp_path_factory) -> Path:
 
 
 def test_rows_are_categories_and_columns_are_shots(done):
-    path = figure.draw_figure(figure.Options(done, cell=100))
+    path = figure.draw_figure(figure.Options((done,), cell=100))
     sheet = Image.open(path)
     images = 4 * 150 + 3 * figure.GAP  # image, ground truth, 0-shot, 2-shot, in their own aspect
     assert sheet.width == figure.MARGIN + figure.FONT_SIZE + figure.GAP + 4 + images + figure.MARGIN
-    options = figure.Options(done, ("bottle",), (0,), 100, done / "single row.png")
+    options = figure.Options((done,), ("bottle",), (0,), 100, done / "single row.png")
     single_row = Image.open(figure.draw_figure(options))
     assert sheet.height - single_row.height == 100 + figure.GAP
 
@@ -63,7 +63,7 @@ def test_the_image_of_median_score_is_shown(done):
 
 def test_no_model_is_needed(done, monkeypatch):
     monkeypatch.setattr("models.weights.load_clip", None)
-    assert figure.draw_figure(figure.Options(done, output=done / "again.png")).exists()
+    assert figure.draw_figure(figure.Options((done,), output=done / "again.png")).exists()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,33 @@ def test_no_model_is_needed(done, monkeypatch):
 )
 def test_a_category_or_shots_that_the_run_lacks_raise_one_sentence(done, options, message):
     with pytest.raises(InputError, match=message):
-        figure.draw_figure(figure.Options(done, **options))
+        figure.draw_figure(figure.Options((done,), **options))
+
+
+def test_several_results_are_columns_on_the_same_images(done, tmp_path):
+    other = shutil.copytree(done, tmp_path / "other protocol with a very long name", symlinks=True)
+    path = other / "scores" / "bottle.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    order = np.arange(len(arrays["image"]))[::-1]  # images and square tiles in another order
+    per_image = ("image", "label", "tiles", "tile_side", "size")
+    arrays |= {name: arrays[name][order] for name in per_image}
+    arrays["image_scores"] = arrays["image_scores"][:, order]
+    tiles = np.split(np.arange(arrays["maps"].shape[1]), len(order))
+    arrays["maps"] = arrays["maps"][:, np.concatenate([tiles[index] for index in order])]
+    np.savez_compressed(path, **arrays)
+    options = figure.Options((done, other), ("bottle",), (0,), 100, tmp_path / "two.png")
+    sheet = np.asarray(Image.open(figure.draw_figure(options)))
+    left = figure.MARGIN + figure.FONT_SIZE + figure.GAP + 4
+    starts = [left + column * (150 + figure.GAP) for column in (2, 3)]
+    header = figure.MARGIN + figure.HEADER_HEIGHT + figure.FONT_SIZE + 4
+    one, two = (sheet[header : header + 100, start : start + 150] for start in starts)
+    assert one.std() > 10
+    np.testing.assert_array_equal(one, two)
+    arrays["image"] = np.char.add("other/", arrays["image"])
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(InputError, match="give results on the same images"):
+        figure.draw_figure(options)
 
 
 @pytest.mark.parametrize("split", ["", "moved.csv"])
@@ -84,12 +110,12 @@ def test_a_run_without_a_split_raises_one_sentence(tmp_path, done, split):
     record["settings"]["split"] = split
     (tmp_path / "settings.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="has no split file"):
-        figure.draw_figure(figure.Options(tmp_path))
+        figure.draw_figure(figure.Options((tmp_path,)))
 
 
 def test_a_folder_without_a_run_raises_one_sentence(tmp_path, done):
     with pytest.raises(InputError, match=r"settings\.json"):
-        figure.draw_figure(figure.Options(tmp_path))
+        figure.draw_figure(figure.Options((tmp_path,)))
     shutil.copy(done / "settings.json", tmp_path)
     with pytest.raises(InputError, match="no finished category"):
-        figure.draw_figure(figure.Options(tmp_path))
+        figure.draw_figure(figure.Options((tmp_path,)))

@@ -1,12 +1,13 @@
-"""Draw the grid figure of a paper from a finished run, without a model.
+"""Draw the grid figure of a paper from finished runs, without a model.
 
     python tools/figure.py    # of result/demo/, into result/demo/figure.png
     python tools/figure.py --result result/mvtec --categories bottle grid --shots 0 1 4
+    python tools/figure.py --result result/mvtec result/mvtec-public --shots 0 4
 
-Rows are categories; columns are a test image, its ground truth, and its map in the first run of
-each number of shots, on one colour scale per category and column as in the run's heatmaps. Each
-category is represented by the anomalous image with the median score at the first of the shots:
-neither the best nor the worst.
+Rows are categories; columns are a test image, its ground truth, and for each result folder its map
+in the first run of each number of shots, on one colour scale per category and column as in the
+run's heatmaps. Each category is represented by the anomalous image with the median score in the
+first of these runs: neither the best nor the worst.
 """
 
 import sys
@@ -19,7 +20,7 @@ if __package__ in (None, ""):  # run as a script: import from the project, not f
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from datasets.decode import read_image, read_mask
 from datasets.splits import Sample, read_split
@@ -48,44 +49,58 @@ HEADER_HEIGHT = 34  # of the line with the titles of the columns, in pixels
 class Options:
     """The options of the command line."""
 
-    result: Path = PROJECT / "result" / "demo"
-    """Folder of a finished run."""
+    result: tuple[Path, ...] = (PROJECT / "result" / "demo",)
+    """Folders of finished runs on the same images, such as other protocols or weights."""
     categories: tuple[str, ...] = ()
-    """Rows; default: every finished category."""
+    """Rows; default: every finished category of the first result."""
     shots: tuple[int, ...] = ()
-    """Columns; default: every number of shots of the run."""
+    """Columns of each result; default: every number of shots that it has."""
     cell: int = 240
     """Height of an image in pixels."""
     output: Path | None = None
-    """PNG file to write; default: figure.png in the result folder."""
+    """PNG file to write; default: figure.png in the first result folder."""
 
 
 def draw_figure(options: Options) -> Path:
-    """Draw the figure of a run and return the file written.
+    """Draw the figure of one or more runs and return the file written.
 
-    Raise `InputError` for a category or number of shots that the run does not have.
+    Raise `InputError` for a category, image or number of shots that a run does not have.
     """
-    folder = options.result.expanduser()
-    root, samples = read_source(folder)
-    finished = list(read_finished(folder))
-    names = list(options.categories) or finished
+    folders = [folder.expanduser() for folder in options.result]
+    root, samples = read_source(folders[0])
+    names = list(options.categories) or list(read_finished(folders[0]))
     if not names:
-        raise InputError(f"{folder} has no finished category; run the benchmark first")
-    for name in names:
-        if name not in finished:
-            known = ", ".join(finished) or "none"
-            raise InputError(f'{folder} has no finished category "{name}"; it has {known}')
-    scores = {name: load_scores(folder / "scores" / f"{name}.npz") for name in names}
-    shots = list(options.shots) or sorted(set(scores[names[0]].shots.tolist()))
-    rows = [draw_row(scores[name], root, samples, shots, options.cell) for name in names]
-    titles = ["image", "ground truth", *(f"{count}-shot" for count in shots)]
-    notes = read_json(folder / "settings.json", "notes")["notes"]
-    sheet = lay_out(rows, names, titles, "; ".join(notes))
-    output = options.output.expanduser() if options.output else folder / "figure.png"
+        raise InputError(f"{folders[0]} has no finished category; run the benchmark first")
+    results = [read_scores(folder, names) for folder in folders]
+    columns = [
+        (result, count)
+        for result in results
+        for count in options.shots or sorted(set(result[names[0]].shots.tolist()))
+    ]
+    rows = [
+        draw_row([(scores[name], count) for scores, count in columns], root, samples, options.cell)
+        for name in names
+    ]
+    labels = [f"{folder.resolve().name}\n" if len(folders) > 1 else "" for folder in folders]
+    labels = [f"{labels[results.index(result)]}{count}-shot" for result, count in columns]
+    notes = [read_json(folder / "settings.json", "notes")["notes"] for folder in folders]
+    note = "; ".join(dict.fromkeys(text for texts in notes for text in texts))
+    sheet = lay_out(rows, names, ["image", "ground truth", *labels], note)
+    output = options.output.expanduser() if options.output else folders[0] / "figure.png"
     with atomic_path(output) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
     print(f"wrote {output}")
     return output
+
+
+def read_scores(folder: Path, names: Sequence[str]) -> dict[str, Scores]:
+    """Return the scores of some categories of a run; `InputError` if one is not finished."""
+    finished = read_finished(folder)
+    for name in names:
+        if name not in finished:
+            known = ", ".join(finished) or "none"
+            raise InputError(f'{folder} has no finished category "{name}"; it has {known}')
+    return {name: load_scores(folder / "scores" / f"{name}.npz") for name in names}
 
 
 def read_source(folder: Path) -> tuple[Path, dict[str, Sample]]:
@@ -104,14 +119,17 @@ def read_source(folder: Path) -> tuple[Path, dict[str, Sample]]:
 
 
 def draw_row(
-    scores: Scores, root: Path, samples: dict[str, Sample], shots: Sequence[int], cell: int
+    columns: Sequence[tuple[Scores, int]], root: Path, samples: dict[str, Sample], cell: int
 ) -> list[np.ndarray]:
-    """Draw the images of one category: (cell, width, 3) uint8 each, of equal width."""
-    runs = [first_run(scores, count) for count in shots]
-    index = median_anomalous(scores, runs[0])
-    sample = samples.get(str(scores.image[index]))
+    """Draw the images of one category: (cell, width, 3) uint8 each, of equal width.
+
+    Each column is the map of a result's scores at a number of shots.
+    """
+    scores, shots = columns[0]
+    name = str(scores.image[median_anomalous(scores, first_run(scores, shots))])
+    sample = samples.get(name)
     if sample is None:
-        raise InputError(f"{scores.image[index]} is no longer in the split; run again")
+        raise InputError(f"{name} is no longer in the split; run again")
     if not sample.mask:
         raise InputError(
             f"{sample.image} has no mask for the column of ground truth; leave "
@@ -121,10 +139,13 @@ def draw_row(
     mask = read_mask(root / sample.mask, image.size)
     width = round(cell * image.width / image.height)
     resized = cv2.resize(np.asarray(image), (width, cell), interpolation=cv2.INTER_AREA)
-    shapes = [tuple(size) for size in scores.size.tolist()]
     row = [resized, draw_contour(resized, mask)]
-    for run in runs:
-        values = scores.stitched(run, shapes)[index]
+    for scores, shots in columns:
+        index = np.flatnonzero(scores.image == name)
+        if not len(index):
+            raise InputError(f"a result has no scores of {name}; give results on the same images")
+        run = first_run(scores, shots)
+        values = scores.stitched(run, [tuple(size) for size in scores.size.tolist()])[index[0]]
         row.append(overlay(resized, values, colour_range(scores.maps[run])))
     return row
 
@@ -160,17 +181,19 @@ def lay_out(
     letters = font(FONT_SIZE)
     left = MARGIN + FONT_SIZE + GAP + 4
     widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
-    height = MARGIN + HEADER_HEIGHT + sum(row[0].shape[0] + GAP for row in rows) - GAP + MARGIN
+    header = HEADER_HEIGHT + (FONT_SIZE + 4) * any("\n" in title for title in titles)
+    height = MARGIN + header + sum(row[0].shape[0] + GAP for row in rows) - GAP + MARGIN
     height += NOTE_HEIGHT if note else 0
     size = left + sum(widths) + GAP * (len(widths) - 1) + MARGIN, height
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     x = left
     for title, width in zip(titles, widths, strict=True):
-        position = (x + width / 2, MARGIN + HEADER_HEIGHT / 2 - 4)
-        draw.text(position, title, INK, letters, anchor="mm")
+        position = (x + width / 2, MARGIN + header / 2 - 4)
+        lines = [shorten(line, width, letters) for line in title.split("\n")]
+        draw.text(position, "\n".join(lines), INK, letters, anchor="mm", align="center")
         x += width + GAP
-    y = MARGIN + HEADER_HEIGHT
+    y = MARGIN + header
     for name, row in zip(names, rows, strict=True):
         row_height = row[0].shape[0]
         label = Image.new("RGB", (row_height, FONT_SIZE + 8), BACKGROUND)
@@ -185,6 +208,14 @@ def lay_out(
         y += row_height + GAP
     draw.text((left, height - MARGIN), note, WARNING, font(NOTE_SIZE), anchor="lb")
     return sheet
+
+
+def shorten(text: str, width: float, letters: ImageFont.FreeTypeFont) -> str:
+    """Cut text to a width in pixels."""
+    shown = text
+    while letters.getlength(shown) > width and len(shown) > 1:
+        shown = f"{shown[:-2]}…"
+    return shown
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Standard errors of differences between results: a paired bootstrap over images and seeds.
+"""Standard errors of differences between results: a paired bootstrap over images, and seeds.
 
-Every resample draws good images, anomalous images and seeds, the same ones for all results, within
-a category; categories are independent. Each draws one fewer than there are, which makes the
-variance of a mean unbiased where there are few, such as five seeds (McCarthy and Snowden 1985; Rao
-and Wu 1988). The interval is the difference ± 1.96 standard errors: the percentiles of resamples
-would be biased, because repeated images raise F1-max and AUPR. `tools/interval_coverage.py` shows
-its coverage.
+Every resample draws the same good and anomalous images for all results, within a category;
+categories are independent. It draws one image fewer than there are, which makes the variance of a
+mean unbiased also for few images (McCarthy and Snowden 1985; Rao and Wu 1988). The variance between
+seeds is added as a variance component, because five seeds are too few to resample. The interval is
+the difference ± 1.96 standard errors: percentiles of resamples would be biased, because repeated
+images raise F1-max and AUPR. `tools/interval_coverage.py` measures the coverage.
 """
 
 from typing import NamedTuple
@@ -43,26 +43,36 @@ def standard_errors(
 
     `scores` is (F, S, N): of F results with S seeds each on the same N images; `labels` is (N,)
     bool. Columns are image AUROC, AUPR and F1-max, each the mean over seeds. There must be at least
-    two good and two anomalous images. A single seed is not resampled.
+    two good and two anomalous images. A single seed has no variance between seeds.
+
+    A seed's difference varies with the images, with the seed, and with both together. The images
+    drawn for the mean over seeds show the first and last; the sample variance between seeds shows
+    the second and last, so the last, the variance of a seed's deviation from the mean over seeds
+    between resamples, is subtracted once.
     """
+    good, anomalous = scores[..., ~labels], scores[..., labels]
     seeds = scores.shape[1]
-    good_scores, anomalous_scores = scores[..., ~labels], scores[..., labels]
 
-    def differences(good, anomalous, drawn_seeds=None, axis=-1):
-        counts = [count_draws(good[:, 1:]), count_draws(anomalous[:, 1:])]
-        values = np.empty((len(scores), seeds, 3, len(good)), np.float32)
+    def differences(good_counts, anomalous_counts):
+        counts = good_counts, anomalous_counts
+        values = np.empty((len(scores), seeds, 3, counts[0].shape[1]), np.float32)
         for run in np.ndindex(len(scores), seeds):
-            values[run] = resampled_metrics(good_scores[run], anomalous_scores[run], *counts)
-        if drawn_seeds is None:
-            means = values.mean(axis=1)
-        else:
-            weights = count_draws(drawn_seeds[:, 1:]) / (seeds - 1)
-            means = np.einsum("fsmb,sb->fmb", values, weights)
-        return means[1:] - means[0]
+            values[run] = resampled_metrics(good[run], anomalous[run], *counts)
+        return values[1:] - values[0]  # (F - 1, S, 3, B)
 
-    samples = [np.arange(count) for count in ((~labels).sum(), labels.sum(), seeds) if count > 1]
+    def statistic(*draws, axis=-1):
+        return differences(*(count_draws(indices[:, 1:]) for indices in draws))
+
+    images = [np.arange(group.shape[-1]) for group in (good, anomalous)]
     options = dict(n_resamples=resamples, vectorized=True, method="percentile", rng=rng)
-    return bootstrap(samples, differences, **options).standard_error
+    resampled = bootstrap(images, statistic, **options).bootstrap_distribution
+    means = resampled.mean(axis=1, keepdims=True)
+    variance = means[:, 0].var(axis=-1, ddof=1)
+    if seeds > 1:
+        observed = differences(*(np.ones((len(group), 1)) for group in images))[..., 0]
+        both = (resampled - means).var(axis=-1, ddof=1).sum(axis=1) / (seeds - 1)
+        variance += np.maximum(0, observed.var(axis=1, ddof=1) - both) / seeds
+    return variance**0.5
 
 
 def count_draws(indices: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from utils.results.summary import MEAN
 LEGEND = (
     "Percent, means over {categories} categories; ± is the sample standard deviation over seeds. "
     "Differences are to {first}. The interval (95 %) and the two-sided p-value come from a paired "
-    "bootstrap over images, within categories, and over seeds; p-values are not corrected for the "
-    "number of comparisons. Wins, ties and losses count categories."
+    "bootstrap over images, within categories, and from the variance between seeds; p-values are "
+    "not corrected for the number of comparisons. Wins, ties and losses count categories."
 )
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
 MARKS = (r"\textbf{%s}", r"\underline{%s}")  # of the best and the second-best number
