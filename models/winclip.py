@@ -8,7 +8,6 @@ scale s, E the joint width, D the width of patch tokens, M rows (tiles) of the v
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from models.windows import harmonic_aggregation, harmonic_mean
 
-MAX_COSINES = 2**24  # compared at a time in `visual_association_score`: 64 MiB in fp32
-LEAVE_ONE_OUT_TILES = 8  # tiles compared with as many others at a time: 13 MB for 15 x 15 patches
+MAX_COSINES = 2**24  # computed at a time in `nearest_cosines`: 64 MiB in fp32
 
 
 @dataclass(frozen=True)
@@ -121,10 +119,17 @@ def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:
     `queries` (B, Q, D), normalised here, `references` (M, K, D) of length 1; returns (M, B, Q) in
     [0, 1]. For a set of references, take the minimum over dimension 0.
     """
-    vectors = F.normalize(queries, dim=-1).flatten(0, 1)
-    count = max(1, MAX_COSINES // (len(vectors) * references.shape[1]))
-    nearest = [(vectors @ chunk.mT).amax(dim=-1) for chunk in references.split(count)]  # max <F, r>
-    return half_distance(torch.cat(nearest)).unflatten(-1, queries.shape[:2])
+    cosines = nearest_cosines(F.normalize(queries, dim=-1).flatten(0, 1), references)
+    return half_distance(cosines).unflatten(-1, queries.shape[:2])
+
+
+def nearest_cosines(queries: Tensor, references: Tensor) -> Tensor:
+    """Return the highest cosine <F, r> with an entry of each reference: (M, Q).
+
+    `queries` (Q, D) and `references` (M, K, D) have length 1.
+    """
+    count = max(1, MAX_COSINES // (len(queries) * references.shape[1]))
+    return torch.cat([(queries @ chunk.mT).amax(dim=-1) for chunk in references.split(count)])
 
 
 def half_distance(cosines: Tensor) -> Tensor:
@@ -157,31 +162,3 @@ def average_scales(
     for scores, size in zip(windows, scales, strict=True):
         maps.append(harmonic_aggregation(scores, grid, size))
     return torch.stack(maps).mean(dim=0)
-
-
-def leave_one_out_distances(
-    visual: VisualBank, image_of_row: Tensor, share: tuple[int, int] = (0, 1)
-) -> list[Tensor]:
-    """Compute equation 4 of each reference tile against all other images: per scale (M, W_s).
-
-    `image_of_row` (M,) is the index of each tile's image. The product of two blocks of tiles
-    serves both directions, so each pair of tiles is multiplied once. With `share` (k, n) only every
-    n-th product from the k-th on is computed; take the minimum over all n shares.
-    """
-    starts = range(0, len(image_of_row), LEAVE_ONE_OUT_TILES)
-    blocks = [slice(start, start + LEAVE_ONE_OUT_TILES) for start in starts]
-    pairs = list(combinations_with_replacement(blocks, 2))[share[0] :: share[1]]
-    results = []
-    for entries in visual.entries:
-        size = entries.shape[1]
-        nearest = torch.full(entries.shape[:2], -1.0, device=entries.device)
-        for a, b in pairs:
-            product = entries[a].flatten(0, 1) @ entries[b].flatten(0, 1).T
-            cosines = product.unflatten(0, (-1, size)).unflatten(2, (-1, size))  # (A, W, B, W)
-            same = image_of_row[a, None] == image_of_row[None, b]
-            to_b = cosines.amax(dim=3).masked_fill(same[:, None], -1).amax(dim=2)
-            to_a = cosines.amax(dim=1).masked_fill(same[..., None], -1).amax(dim=0)
-            nearest[a] = torch.maximum(nearest[a], to_b)
-            nearest[b] = torch.maximum(nearest[b], to_a)
-        results.append(half_distance(nearest))
-    return results

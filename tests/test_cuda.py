@@ -24,9 +24,10 @@ from models.device import (
     without_cudnn_attention,
 )
 from models.encoder import WindowedEncoder
+from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
 from models.text import encode_states
 from models.weights import load_clip
-from models.winclip import Features, TextBank, VisualBank, leave_one_out_distances, winclip
+from models.winclip import Features, TextBank, VisualBank, winclip
 from tests.benches import contents
 from tests.clips import small_clip, write_config
 from tests.fake_cuda import CUDA, computed, fake_cuda
@@ -78,7 +79,8 @@ def test_text_banks_and_all_scores_are_computed_on_cuda(config):
         scores, maps = winclip(references, text, visual, sets)
         assert (scores.shape, scores.device) == ((3, 3), CUDA)
         assert (maps.shape, maps.device) == ((3, 3, 15, 15), CUDA)
-        alone = leave_one_out_distances(visual, torch.tensor([0, 1, 1], device=CUDA))
+        tiles = ReferenceTiles(visual, maps[0], torch.tensor([0, 1, 1], device=CUDA), (2, 3))
+        alone = leave_one_out_distances(tiles, range(3))
         assert [tuple(scale.shape) for scale in alone] == [(3, 196), (3, 169), (3, 225)]
         assert all(scale.device == CUDA for scale in alone)
 
@@ -351,7 +353,9 @@ def test_a_gpu_gives_the_text_and_the_scores_of_the_cpu(config):
         visual = VisualBank.from_features(references)
         sets = [None, torch.arange(1, device=device), torch.arange(2, device=device)]
         scores = winclip(features, text, visual, sets)
-        alone = leave_one_out_distances(visual, torch.arange(2, device=device))
+        rows = torch.arange(2, device=device)
+        tiles = ReferenceTiles(visual, scores[1][0, 1:], rows, (2, 3))
+        alone = [lazy_maxima(tiles), *leave_one_out_distances(tiles, range(2))]
         results.append([tensor.cpu() for tensor in (text.states, *scores, *alone)])
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)  # as below

@@ -11,7 +11,6 @@ from models.winclip import (
     TextBank,
     VisualBank,
     average_scales,
-    leave_one_out_distances,
     nearest_distances,
     score_zero_shot,
     visual_association_score,
@@ -247,21 +246,6 @@ def test_an_image_scores_the_same_alone_and_in_a_batch():
     single_scores, single_maps = winclip(select(features, torch.tensor([3])), text, bank, sets)
     torch.testing.assert_close(single_scores, scores[:, 3:4], atol=1e-6, rtol=0)
     torch.testing.assert_close(single_maps, maps[:, 3:4], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("tiles", [1, 4, 8])
-def test_leave_one_out_distances_are_those_to_the_tiles_of_all_other_images(monkeypatch, tiles):
-    monkeypatch.setattr(module, "LEAVE_ONE_OUT_TILES", tiles)
-    references = make_features(6)  # images of 2, 1 and 3 tiles
-    image_of_row = torch.tensor([0, 0, 1, 2, 2, 2])
-    bank = VisualBank.from_features(references)
-    actual = leave_one_out_distances(bank, image_of_row)
-    shares = [leave_one_out_distances(bank, image_of_row, (k, 3)) for k in range(3)]
-    for scale, distances in enumerate(bank.distances(references)):
-        for row, image in enumerate(image_of_row):
-            expected = distances[image_of_row != image, row].amin(dim=0)
-            torch.testing.assert_close(actual[scale][row], expected, atol=1e-6, rtol=0)
-        assert torch.equal(torch.stack([s[scale] for s in shares]).amin(dim=0), actual[scale])
 
 
 def test_features_are_concatenated_in_order():

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -11,15 +12,9 @@ import torch
 
 from datasets.images import Item
 from datasets.tiles import tile_side
-from models.winclip import (
-    TextBank,
-    VisualBank,
-    average_scales,
-    leave_one_out_distances,
-    score_zero_shot,
-    winclip,
-)
-from utils.log import log
+from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
+from models.winclip import TextBank, VisualBank, score_zero_shot, winclip
+from utils.log import log, progress_bar
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -138,24 +133,39 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
 
     The processes share the work, and all return the same result.
     """
-    context, (scores, maps) = session.context, references.zero_shot
+    scores, maps = references.zero_shot
     counts = torch.tensor([len(rows) for rows in references.rows.values()])
-    image_of_row = torch.arange(len(counts)).repeat_interleave(counts)
-    share = context.rank, context.world_size
     log.info(f"scoring the {len(counts)} reference images against each other")
     with session.clock.stage("score"):
-        on_device = image_of_row.to(references.bank.entries[0].device)
-        distances = leave_one_out_distances(references.bank, on_device, share)
-        shares = context.all_gather([scale.cpu() for scale in distances])
-        distances = [torch.stack(scale).amin(dim=0) for scale in zip(*shares, strict=True)]
-        visual_maps = average_scales(distances, maps.shape[-2:], session.settings.scales)
-        scores = (scores + visual_maps.amax(dim=(-2, -1))) / 2
-        peaks = ((maps + visual_maps) / 2).amax(dim=(-2, -1))
+        device = references.bank.entries[0].device
+        image_of_row = torch.arange(len(counts)).repeat_interleave(counts).to(device)
+        scales = session.settings.scales
+        tiles = ReferenceTiles(references.bank, maps.to(device), image_of_row, scales)
+        highest, peaks = leave_one_out_maxima(tiles, session)
+        scores = (scores + highest) / 2
     combine = torch.amax if session.settings.tile > 0 else torch.mean  # as in `split_by_image`
     return LeaveOneOut(
         [float(combine(tiles)) for tiles in scores.split(counts.tolist())],
         [float(tiles.max()) for tiles in peaks.split(counts.tolist())],
     )
+
+
+def leave_one_out_maxima(tiles: ReferenceTiles, session: Session) -> torch.Tensor:
+    """Return the maxima of the visual and the anomaly map of each tile, on the CPU: (2, M)."""
+    context, quiet = session.context, session.progress.disable
+    share = context.rank, context.world_size
+    bar = partial(progress_bar, desc="leave-one-out", unit="block", leave=False, disable=quiet)
+    shares = context.all_gather(lazy_maxima(tiles, share, bar).cpu())
+    maxima = torch.stack(shares).amax(dim=0)
+    missing = maxima[0] < 0
+    if missing.any():
+        rows = missing.nonzero()[:, 0].tolist()
+        distances = leave_one_out_distances(tiles, rows, share, bar)
+        shares = context.all_gather([scale.cpu() for scale in distances])
+        distances = [torch.stack(scale).amin(dim=0) for scale in zip(*shares, strict=True)]
+        on_cpu = replace(tiles, zero_shot_maps=tiles.zero_shot_maps.cpu())
+        maxima = torch.where(missing, on_cpu.maps(distances).amax(dim=-1), maxima)
+    return maxima
 
 
 def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> list[ImageResult]:
