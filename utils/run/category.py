@@ -1,7 +1,7 @@
 """Evaluate, write and draw scored categories, in worker processes while the next one is encoded.
 
-This writes scores/<category>.npz and .csv, heatmaps/<category>/ and report/<category>.json;
-done/<category>.json comes last and marks the category as finished.
+This writes scores/<category>.npz and .csv, heatmaps/<category>/, report/<category>.json and
+defects/<category>.jsonl; done/<category>.json comes last and marks the category as finished.
 """
 
 import pickle
@@ -21,6 +21,7 @@ from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import METRICS, PixelEvaluator, image_metrics
 from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
+from utils.results.defects import write_category_defects
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
 from utils.results.thresholds import pixel_f1_threshold
@@ -45,14 +46,15 @@ class Target:
     apply_exif: bool
     white: White
     heatmap_size: int
+    false_alarms: float | None  # the setting, if the run has it
 
     @staticmethod
     def from_session(session: Session) -> "Target":
         """Return the target of a session."""
         settings, experiment, folder = session.settings, session.experiment, session.folder
         source = experiment.root, experiment.apply_exif, experiment.white
-        notes = folder.record["notes"]
-        return Target(folder.path, notes, *source, settings.heatmap_size)
+        notes, rate = folder.record["notes"], folder.record["settings"].get("false_alarms")
+        return Target(folder.path, notes, *source, settings.heatmap_size, rate)
 
 
 class CategoryWriter:
@@ -183,6 +185,8 @@ def write_category(
     record["pixel_threshold"] = pixel_threshold
     if result.leave_one_out:
         record |= result.leave_one_out._asdict()
+    with clock.stage("defects"):
+        write_category_defects(folder, category, scores, record, target.false_alarms)
     return record
 
 
