@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +267,7 @@ def test_the_heading_of_a_panel_states_score_threshold_and_verdict(custom, tmp_p
 def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
     folder = custom.result_folder
     before = (folder / "scores/metal nut.npz").stat().st_mtime_ns
+    original = json.loads((folder / "defects.json").read_text())
     highest = replace(custom, false_alarms=None, coco=False, heatmaps=1)
     run(highest, plan_custom(highest))
     assert "the heatmaps still state the threshold" in (folder / "run.log").read_text()
@@ -275,7 +277,11 @@ def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
     peak = max(record["leave_one_out_peaks"])
     assert defects["pixel_threshold"] == pytest.approx(peak)
     assert not (folder / "defects_coco.json").exists()
+    by_category = (folder / "defects/metal nut.jsonl").read_text().splitlines()
+    assert json.loads(by_category[0]) == {"false_alarms": None, "category": defects}
+    shutil.rmtree(folder / "defects")  # as in a folder of an earlier version
     run(custom, plan_custom(custom))
+    assert json.loads((folder / "defects.json").read_text()) == original
     assert (folder / "defects_coco.json").exists()
     assert (folder / "scores/metal nut.npz").stat().st_mtime_ns == before
 

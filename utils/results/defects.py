@@ -1,7 +1,9 @@
 """Write the detected defects as objects: defects.json, and defects_coco.json with --coco.
 
-They are computed at the end of a run from scores/ and done/, for the run with the most shots (its
-first seed). An image above the threshold of image scores is searched for connected defects: pixels
+They are computed for the run with the most shots (its first seed), category by category into
+defects/<category>.jsonl, which are joined at the end of a run: the rate of false alarms and the
+entry of the category (null without a threshold) in the first line, one image in each further line.
+An image above the threshold of image scores is searched for connected defects: pixels
 of its map, at the image's own resolution, above the threshold of map values. The file says where
 both thresholds come from.
 
@@ -55,35 +57,74 @@ class Detection(NamedTuple):
     pixel: Threshold | None  # None where every image is above the threshold, so none is a measure
 
 
+def write_category_defects(
+    folder: Path, category: str, scores: Scores, record: Mapping, rate: float | None
+) -> None:
+    """Write defects/<category>.jsonl into a result folder, atomically.
+
+    `record` is the category's record in done/, `rate` the setting `false_alarms`.
+    """
+    detection = find_thresholds(scores, record, rate)
+    entry = detection and describe(detection, scores)
+    images = find_defects(scores, detection) if detection else []
+    lines = [{"false_alarms": rate, "category": entry}]
+    lines += [{"category": category} | image for image in images]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(category_file(folder, category), text)
+
+
+def category_file(folder: Path, category: str) -> Path:
+    """Return the path of defects/<category>.jsonl."""
+    return folder / "defects" / f"{category}.jsonl"
+
+
+def read_category_lines(
+    folder: Path, category: str, record: Mapping, rate: float | None
+) -> list[str]:
+    """Return the lines of defects/<category>.jsonl, written anew if it is of another rate."""
+    path = category_file(folder, category)
+    if not path.exists() or rate_of(path) != rate:
+        scores = load_scores(folder / "scores" / f"{category}.npz")
+        write_category_defects(folder, category, scores, record, rate)
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def rate_of(path: Path) -> float | None:
+    """Return the rate of false alarms of a file that `write_category_defects` wrote."""
+    with path.open(encoding="utf-8") as stream:
+        return json.loads(stream.readline())["false_alarms"]
+
+
 def write_defects(folder: Path) -> None:
     """Write the files described above into a result folder; without any threshold, say so."""
     record = read_json(folder / "settings.json", "title", "settings")
     rate = record["settings"].get("false_alarms")
-    categories, images, sizes = {}, [], []
+    categories, images = {}, []
     for category, finished in read_finished(folder).items():
-        scores = load_scores(folder / "scores" / f"{category}.npz")
-        detection = find_thresholds(scores, finished, rate)
-        if detection is None:
+        head, *lines = read_category_lines(folder, category, finished, rate)
+        entry = json.loads(head)["category"]
+        if entry is None:
             log.info(
                 f"no threshold for {category}, so it is not in {FILE}: a threshold needs good and "
                 "anomalous images, or two reference images"
             )
             continue
-        categories[category] = describe(detection, scores)
-        images += [{"category": category} | image for image in find_defects(scores, detection)]
-        sizes += zip(scores.image.tolist(), scores.size.tolist(), strict=True)
+        categories[category] = entry
+        images += lines
     for name in (FILE, COCO_FILE):
         (folder / name).unlink(missing_ok=True)  # of an earlier run with another rate
     if not categories:
         return
-    lines = ",\n".join(json.dumps(image, ensure_ascii=False) for image in images)
+    lines = ",\n".join(images)
     head = json.dumps(categories, ensure_ascii=False, indent=1)
     write_text(folder / FILE, f'{{"categories": {head},\n"images": [\n{lines}\n]}}\n')
     if record["settings"].get("coco"):
-        text = json.dumps(
-            coco(record["title"], list(categories), images, sizes), ensure_ascii=False
-        )
-        write_text(folder / COCO_FILE, text + "\n")
+        sizes = []
+        for category in categories:
+            scores = load_scores(folder / "scores" / f"{category}.npz")
+            sizes += zip(scores.image.tolist(), scores.size.tolist(), strict=True)
+        content = coco(record["title"], list(categories), [*map(json.loads, images)], sizes)
+        write_text(folder / COCO_FILE, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def read_defects(folder: Path) -> dict[str, dict]:

@@ -1,7 +1,7 @@
 """Evaluate, write and draw scored categories, in worker processes while the next one is encoded.
 
-This writes scores/<category>.npz and .csv, heatmaps/<category>/ and report/<category>.json;
-done/<category>.json comes last and marks the category as finished.
+This writes scores/<category>.npz and .csv, heatmaps/<category>/, report/<category>.json and
+defects/<category>.jsonl; done/<category>.json comes last and marks the category as finished.
 """
 
 import pickle
@@ -28,6 +28,7 @@ from utils.evaluation.metrics import (
 )
 from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
+from utils.results.defects import write_category_defects
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
 from utils.results.scores import Scores, save_scores, write_score_table
 from utils.results.thresholds import Threshold, pixel_f1_threshold, reference_threshold
@@ -199,6 +200,8 @@ def write_category(
     if result.leave_one_out:
         record |= result.leave_one_out._asdict()
         record["panel_threshold"] = reference_threshold(record, target.false_alarms).value
+    with clock.stage("defects"):
+        write_category_defects(folder, category, scores, record, target.false_alarms)
     return record
 
 
