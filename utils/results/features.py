@@ -7,9 +7,9 @@ ln_post.safetensors             weight and bias of the tower's last normalisatio
     windows_<scale> (T, W, E) window embeddings
     pre_ln, penultimate     (T, N, D) patch tokens; post_ln is ln_post(pre_ln)
 
-A file's metadata are the image's path, the sha256 of its file, its size in pixels, and the sha256
-of the encoding. `<resize>` is tile or squash; both read the same pixels of a square image, so each
-uses the other's file of it.
+A file's metadata are the image's path, the sha256 of its file, its size in pixels, the grid of
+patches, and the sha256 of the encoding. `<resize>` is tile or squash; both read the same pixels of
+a square image, so each uses the other's file of it.
 """
 
 import hashlib
@@ -38,6 +38,7 @@ from utils.results.folder import MAX_CHANGES, describe_changes, read_json
 
 FOLDER = "features"  # in a result folder
 FEATURES_JSON, LN_POST = "features.json", "ln_post.safetensors"
+METADATA = "features"  # the entry of a file's header that holds them, as JSON
 EXACT = "fp32"  # the precision in which features are not rounded
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 MAX_NAME_BYTES = 255 - len(".safetensors")  # of an image, as file systems allow 255
@@ -79,7 +80,8 @@ class FeatureStore:
         if not (folder / FEATURES_JSON).exists():
             tensors = {name: value.cpu() for name, value in ln_post.state_dict().items()}
             with atomic_path(folder / LN_POST) as path:
-                path.write_bytes(save(tensors, {"eps": repr(getattr(ln_post, "eps", None))}))
+                metadata = json.dumps({"eps": getattr(ln_post, "eps", None)})
+                path.write_bytes(save(tensors, {METADATA: metadata}))
             text = json.dumps({"encoding": encoding}, indent=2) + "\n"
             write_text(folder / FEATURES_JSON, text)
         return FeatureStore.open(folder, encoding, resize)
@@ -96,7 +98,7 @@ class FeatureStore:
         if not tensors:
             return nn.Identity()
         weight = tensors["weight"]
-        layer = nn.LayerNorm(len(weight), float(metadata["eps"]), dtype=weight.dtype)
+        layer = nn.LayerNorm(len(weight), metadata["eps"], dtype=weight.dtype)
         layer.load_state_dict(tensors)
         return layer
 
@@ -131,7 +133,7 @@ class FeatureStore:
             pre_ln=tensors["pre_ln"],
             penultimate=tensors["penultimate"],
             ln_post=self.ln_post,
-            grid=tuple(map(int, metadata["grid"].split())),
+            grid=tuple(metadata["grid"]),
             scales=scales,
         )
 
@@ -156,8 +158,10 @@ class FeatureStore:
         windows = zip(features.scales, features.windows, strict=True)
         tensors |= {f"windows_{scale}": tensor for scale, tensor in windows}
         metadata = self._metadata(image, source)
-        metadata |= {"size": f"{size[0]} {size[1]}", "grid": "{} {}".format(*features.grid)}
-        data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+        metadata |= {"size": size, "grid": features.grid}
+        # One entry, because safetensors writes several in random order.
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        data = save(tensors, {METADATA: json.dumps(metadata)})
         with atomic_path(self._path(image, self.resize)) as path:
             path.write_bytes(data)
 
@@ -165,7 +169,7 @@ class FeatureStore:
         """Return the precision and the folder of the store for a message."""
         return f"features kept in {self.precision} in {self.folder}"
 
-    def _metadata(self, image: str, source: Path) -> dict[str, str]:
+    def _metadata(self, image: str, source: Path) -> dict:
         """Return the metadata that identify an image and its encoding."""
         encoding = json.dumps(self.encoding, sort_keys=True).encode()
         checksum = hashlib.sha256(encoding).hexdigest()
@@ -178,7 +182,7 @@ class FeatureStore:
             return path
         other = self._path(image, "squash" if self.resize == "tile" else "tile")
         if other.exists():
-            height, width = read_metadata(other).get("size", "0 1").split()
+            height, width = read_metadata(other)["size"]
             return other if height == width else None
         return None
 
@@ -269,17 +273,18 @@ def find_kept(
         return {image: store for image, store in found if store}
 
 
-def read_metadata(file: Path) -> dict[str, str]:
+def read_metadata(file: Path) -> dict:
     """Return the metadata of a safetensors file; raise `InputError` if it is damaged."""
     with damaged_file(file), safe_open(file, "pt") as stream:
-        return stream.metadata() or {}
+        return json.loads(stream.metadata()[METADATA])
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict]:
     """Return the tensors and metadata of a file; raise `InputError` if it is damaged."""
     with damaged_file(file), safe_open(file, "pt") as stream:
         names = stream.keys()
-        return {name: stream.get_tensor(name) for name in names}, stream.metadata() or {}
+        tensors = {name: stream.get_tensor(name) for name in names}
+        return tensors, json.loads(stream.metadata()[METADATA])
 
 
 @contextmanager
@@ -287,7 +292,7 @@ def damaged_file(file: Path) -> Iterator[None]:
     """Raise `InputError` if the block cannot read a file of the store."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{file} is missing or damaged ({describe_error(error)}); delete it and start again: "
             "the image is then encoded again"

@@ -193,8 +193,10 @@ def find_features(
     images = images_of(shards)
     store_of = find_kept(stores, images, experiment.root)
     counts = Counter(store.folder for store in store_of.values())
-    for folder, count in counts.items():
-        log.info(f"features of {count} of {len(images)} images are kept in {folder}")
+    shares = context.all_gather((len(images), counts))
+    total = sum(share for share, _ in shares)
+    for folder, count in sum((counts for _, counts in shares), Counter()).items():
+        log.info(f"features of {count} of {total} images are kept in {folder}")
     rounding = writer or stores[0]
     return KeptFeatures(store_of, rounding, writer, experiment.root, settings.patch_tokens)
 
