@@ -156,8 +156,8 @@ def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping], record: Mapping
 
 
 @lru_cache
-def template():
-    """Return the compiled template."""
+def template(name: str = "report.html.j2"):
+    """Return the compiled template of a page."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -165,7 +165,7 @@ def template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def asset(name: str) -> Markup:
