@@ -40,7 +40,13 @@ SHARE_TEXT = (
     "Brackets hold its 95 % bootstrap interval over categories."
 )
 WALK_TEXT = "The mean after each switch, set in this order; every row is a protocol of its own."
+DEPARTURES = "Single departures from paper"
 DEPARTURE_TEXT = "Each row changes one thing in the paper's protocol; brackets show the difference."
+
+PAPER_TEXT = (
+    "The source paper is its own ablation on MVTec AD (arXiv 2303.14814); its row for our protocol "
+    "is the one before multi-crop."
+)
 
 
 class Ablation(NamedTuple):
@@ -163,9 +169,9 @@ def sentences(ablation: Ablation, shots: int) -> list[str]:
         parts = []
         for metric in HEADLINES:
             row = by_metric[metric]
-            bounds = interval(row) or UNDEFINED
-            size = difference(row.share)
-            parts.append(f"{size} {METRIC_NAMES[metric]}, 95 % interval {bounds} over categories")
+            bounds = interval(row)
+            bounds = f"95 % interval {bounds} over categories" if bounds else "interval n/a"
+            parts.append(f"{difference(row.share)} {METRIC_NAMES[metric]}, {bounds}")
         texts.append(f"{switch}: {'; '.join(parts)}")
     return texts
 
@@ -209,12 +215,12 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
         if shots == 0 and name in ablation.paper_rows:
             numbers = ablation.paper_rows[name]
             cells = [f"{numbers[m]:.1f}" if m in numbers else UNPUBLISHED for m in METRICS]
-            body.append([name, "the paper's ablation", *cells])
+            body.append([name, "paper", *cells])
     header = ["variant", "source", *(METRIC_NAMES[metric] for metric in METRICS)]
     if all(row[1] == "ours" for row in body):
         header, body = [header[0], *header[2:]], [[row[0], *row[2:]] for row in body]
-        return Table("Single departures from paper", DEPARTURE_TEXT, header, body, 1)
-    return Table("Single departures from paper", DEPARTURE_TEXT, header, body, 2)
+        return Table(DEPARTURES, DEPARTURE_TEXT, header, body, 1)
+    return Table(DEPARTURES, f"{DEPARTURE_TEXT} {PAPER_TEXT}", header, body, 2)
 
 
 def corner_table(ablation: Ablation, shots: int) -> Table:

@@ -7,11 +7,11 @@ from markupsafe import Markup
 
 from utils.report.charts import Axes, horizontal_grid, round_ticks, svg, text
 
-WIDTH, HEIGHT = 340, 250  # in units of the drawing
+WIDTH, HEIGHT = 400, 270  # in units of the drawing
 MARGIN = 0.12  # of the range of values, above and below the bars
-MIN_RANGE = 0.4  # percentage points: smaller changes must not look large
+MIN_RANGE = 2.0  # percentage points that an axis spans: small changes must not look large
 BAR = 0.62  # of a column's width
-MAX_LETTERS = 11  # of a name below a column; it is broken at "_" and spaces
+MAX_LETTERS = 10  # of a name below a column; it is broken at "_" and spaces
 
 
 class Step(NamedTuple):
@@ -42,12 +42,11 @@ def waterfall_chart(
     values = [*bottoms, end[1], *(value for value in published if value == value)]
     for step, before in zip(steps, bottoms, strict=False):
         values += [before + bound for bound in step[2:] if bound == bound]
-    spread = max(max(values) - min(values), MIN_RANGE)
-    low, high = min(values) - MARGIN * spread, max(values) + MARGIN * spread
+    padding = max(0, MIN_RANGE - max(values) + min(values)) / 2
+    low, high = min(values) - padding, max(values) + padding
+    low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
     axes = Axes(WIDTH, HEIGHT, (0, len(steps) + 2), (low, high), left=40, right=4, bottom=40)
-    ticks = round_ticks(low, high)
-    decimals = 0 if all(tick == int(tick) for tick in ticks) else 1
-    elements = [horizontal_grid(axes, ticks, f"{{:.{decimals}f}}")]
+    elements = [horizontal_grid(axes, round_ticks(low, high), "{:.12g}")]
     elements += bar(axes, 0, (low, start[1]), "total", start[0], f"{start[1]:.1f}")
     for index, step in enumerate(steps):
         before, after = bottoms[index : index + 2]
@@ -94,10 +93,12 @@ def name_lines(name: str) -> list[str]:
 
     >>> name_lines("normalise_prompts"), name_lines("resize")
     (['normalise', 'prompts'], ['resize'])
+    >>> name_lines("class_words")
+    ['class', 'words']
     """
     lines = [""]
     for word in name.replace("_", " ").split():
-        if lines[-1] and len(lines[-1]) + len(word) >= MAX_LETTERS:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > MAX_LETTERS:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}".strip()
