@@ -22,7 +22,8 @@ the first block's queries, keys and values) is computed once; the last block com
 tokens that are read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import open_clip
@@ -48,9 +49,56 @@ from utils.errors import InputError
 # (as open_clip returns them) or before it, or those of the block before the last.
 PatchTokens = Literal["post_ln", "pre_ln", "penultimate"]
 
-
 RECOMMENDED_MODELS = ("ViT-B-16-plus-240", "ViT-B-32", "ViT-L-14")
 TESTED_OPEN_CLIP = "3.3.0"  # the newest release that has been tested
+
+
+@dataclass(frozen=True)
+class AllFeatures:
+    """The embeddings of a batch of images with all kinds of patch tokens, not normalised.
+
+    The tokens after ln_post are computed from those before it.
+    """
+
+    image: Tensor  # (B, E) the image embeddings
+    windows: tuple[Tensor, ...]  # per scale (B, W_s, E), in the order of `window_indices`
+    pre_ln: Tensor  # (B, N, D) the last block's patch tokens before ln_post
+    penultimate: Tensor  # (B, N, D) the patch tokens of the block before the last
+    ln_post: nn.Module  # the tower's last normalisation, on the device of the tensors
+    grid: tuple[int, int]  # (G_h, G_w)
+    scales: tuple[int, ...]  # the windows' sizes in patches
+
+    @torch.inference_mode()
+    def select(self, patch_tokens: PatchTokens) -> Features:
+        """Return float32 features with the given patch tokens, for WinCLIP and WinCLIP+."""
+        if patch_tokens == "post_ln":
+            weight = next(self.ln_post.parameters(), self.pre_ln)  # some towers have no ln_post
+            patches = self.ln_post(self.pre_ln.to(weight.dtype))
+        else:
+            patches = self.pre_ln if patch_tokens == "pre_ln" else self.penultimate
+        windows = tuple(scale.float() for scale in self.windows)
+        return Features(self.image.float(), windows, patches.float(), self.grid, self.scales)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "AllFeatures":
+        """Return a copy with `function` applied to every tensor, such as a slice or a cast."""
+        return replace(
+            self,
+            image=function(self.image),
+            windows=tuple(map(function, self.windows)),
+            pre_ln=function(self.pre_ln),
+            penultimate=function(self.penultimate),
+        )
+
+    @staticmethod
+    def concatenate(batches: "Sequence[AllFeatures]") -> "AllFeatures":
+        """Join batches (one or more) along B, in their order."""
+        return replace(
+            batches[0],
+            image=torch.cat([batch.image for batch in batches]),
+            windows=tuple(map(torch.cat, zip(*(b.windows for b in batches), strict=True))),
+            pre_ln=torch.cat([batch.pre_ln for batch in batches]),
+            penultimate=torch.cat([batch.penultimate for batch in batches]),
+        )
 
 
 class WindowedEncoder:
@@ -116,26 +164,37 @@ class WindowedEncoder:
         # The last block computes all class tokens, and the full image's patches if they are read.
         self.full_outputs = 1 if self.patch_tokens == "penultimate" else patches + 1
 
-    @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
         """Embed B images and all their windows.
 
         `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
+        return self._encode(pixels, self.full_outputs).select(self.patch_tokens)
+
+    def encode_all(self, pixels: Tensor) -> AllFeatures:
+        """Embed B images and all their windows, as `encode_images` does, with all patch tokens."""
+        return self._encode(pixels, self.group_tokens[0])
+
+    @torch.inference_mode()
+    def _encode(self, pixels: Tensor, full_outputs: int) -> AllFeatures:
+        """Embed images; the last block computes the first `full_outputs` tokens of a full image."""
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
-            classes, patches = self._run_blocks(tokens)
+            classes, pre_ln, penultimate = self._run_blocks(tokens, full_outputs)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
         counts = [len(pixels) * count for count, _ in self.group_shapes]
         image, *windows = embeddings.split(counts)
         windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
-        patches = patches.to(torch.float32, copy=True)  # a view would keep all tokens in memory
-        return Features(image, windows, patches, self.grid, self.scales)
+        # Views would keep all tokens in memory.
+        pre_ln, penultimate = (t.to(torch.float32, copy=True) for t in (pre_ln, penultimate))
+        ln_post = self.visual.ln_post
+        return AllFeatures(image, windows, pre_ln, penultimate, ln_post, self.grid, self.scales)
 
-    def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run all blocks: tokens (B, 1 + N, D) to class tokens (B * S, D), patches (B, N, D).
+    def _run_blocks(self, tokens: Tensor, full_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Run all blocks: tokens (B, 1 + N, D) to class tokens (B * S, D), patches (B, N, D) twice.
 
-        The class tokens are those of the S sequences of each image, group-major.
+        The class tokens are those of the S sequences of each image, group-major; the patches are
+        those of the last block, as far as it computes them, and of the block before it.
         """
         batch, full, _ = tokens.shape
         first, *middle, last = self.visual.transformer.resblocks
@@ -154,13 +213,10 @@ class WindowedEncoder:
             del attended
             x = add_mlp(block, x)
         penultimate = x[: batch * full].unflatten(0, (batch, full))[:, 1:]
-        x = self._last_block(last, x)
-        full_images = x[: batch * self.full_outputs].unflatten(0, (batch, self.full_outputs))
-        classes = torch.cat([full_images[:, 0], x[batch * self.full_outputs :]])
-        if self.patch_tokens == "penultimate":
-            return classes, penultimate
-        patches = full_images[:, 1:]
-        return classes, self.visual.ln_post(patches) if self.patch_tokens == "post_ln" else patches
+        x = self._last_block(last, x, full_outputs)
+        full_images = x[: batch * full_outputs].unflatten(0, (batch, full_outputs))
+        classes = torch.cat([full_images[:, 0], x[batch * full_outputs :]])
+        return classes, full_images[:, 1:], penultimate
 
     def _attend(self, block: nn.Module, qkv: Tensor) -> Tensor:
         """Compute attention within each sequence: (B * T, 3 * D) to (B * T, D)."""
@@ -175,16 +231,19 @@ class WindowedEncoder:
         batch = len(tokens) // len(self.token_index)
         return tokens.split([batch * count for count in self.group_tokens])
 
-    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run the last block for the tokens that are read: (B * T, D) to (B * T_read, D)."""
+    def _last_block(self, block: nn.Module, x: Tensor, full_outputs: int) -> Tensor:
+        """Run the last block for the tokens that are read: (B * T, D) to (B * T_read, D).
+
+        These are the class tokens, and the first `full_outputs` tokens of the full images.
+        """
         full, *windows = (
             group.unflatten(0, (-1, length))
             for group, (_, length) in zip(self._groups(x), self.group_shapes, strict=True)
         )
         queries, keys, values = project_qkv(block, full).chunk(3, dim=-1)
-        queries = queries[:, : self.full_outputs]
+        queries = queries[:, :full_outputs]
         attended = [attend(queries, keys, values, block.attn.num_heads).flatten(0, 1)]
-        read = [full[:, : self.full_outputs].flatten(0, 1)]
+        read = [full[:, :full_outputs].flatten(0, 1)]
         for tokens in windows:
             attended.append(attend_from_class_token(block, tokens))
             read.append(tokens[:, 0])

@@ -1,0 +1,210 @@
+"""Keep the features of images, so that they are scored again without the encoder.
+
+features.json                   what the features depend on besides the images: the encoding
+ln_post.safetensors             weight and bias of the tower's last normalisation
+<resize>/<image>.safetensors    the features of one image's T tiles, not normalised:
+    image           (T, E) image embeddings
+    windows_<scale> (T, W, E) window embeddings
+    pre_ln, penultimate     (T, N, D) patch tokens; post_ln is ln_post(pre_ln)
+
+A file's metadata are the image's path, the sha256 of its file, its size in pixels, and the sha256
+of the encoding. `<resize>` is tile or squash; both read the same pixels of a square image, so each
+uses the other's file of it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from datasets.images import Resize
+from models.encoder import AllFeatures
+from utils.errors import InputError, describe_error
+from utils.files import atomic_path, sha256_of, write_text
+from utils.results.folder import describe_changes, read_json
+
+FOLDER = "features"  # in a result folder
+LN_POST = "ln_post.safetensors"
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
+MAX_NAME_BYTES = 255 - len(".safetensors")  # of an image, as file systems allow 255
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """The features of images in `folder`, one file per image; call `open` or `create`.
+
+    `encoding` is a JSON object: what the features depend on besides the images. Its keys scales
+    and features_precision ("fp16" or "fp32") are read here. A store that is not `strict` lacks the
+    features of an image that has changed; a strict one refuses them.
+    """
+
+    folder: Path
+    encoding: Mapping
+    resize: Resize
+    strict: bool = True
+
+    @staticmethod
+    def open(
+        folder: Path, encoding: Mapping, resize: Resize, strict: bool = True
+    ) -> "FeatureStore":
+        """Open an existing store; raise `InputError` if its encoding differs."""
+        encoding = json.loads(json.dumps(encoding))
+        kept = read_json(folder / "features.json", "encoding")["encoding"]
+        if changes := describe_changes(kept, encoding, encoding):
+            raise InputError(
+                f"{'; '.join(changes)}: the features in {folder} do not fit this run; give them "
+                "another value, use another folder, or delete this one"
+            )
+        return FeatureStore(folder, encoding, resize, strict)
+
+    @staticmethod
+    def create(
+        folder: Path, encoding: Mapping, resize: Resize, ln_post: nn.Module
+    ) -> "FeatureStore":
+        """Open a store, after creating it if there is none; `ln_post` is the tower's."""
+        if not (folder / "features.json").exists():
+            tensors = {name: value.cpu() for name, value in ln_post.state_dict().items()}
+            with atomic_path(folder / LN_POST) as path:
+                path.write_bytes(save(tensors, {"eps": repr(getattr(ln_post, "eps", None))}))
+            text = json.dumps({"encoding": encoding}, indent=2) + "\n"
+            write_text(folder / "features.json", text)
+        return FeatureStore.open(folder, encoding, resize)
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of the features, a key of PRECISIONS."""
+        return self.encoding["features_precision"]
+
+    @cached_property
+    def ln_post(self) -> nn.Module:
+        """The tower's last normalisation, on the CPU."""
+        tensors, metadata = read_tensors(self.folder / LN_POST)
+        if not tensors:
+            return nn.Identity()
+        weight = tensors["weight"]
+        layer = nn.LayerNorm(len(weight), float(metadata["eps"]), dtype=weight.dtype)
+        layer.load_state_dict(tensors)
+        return layer
+
+    def has(self, image: str, source: Path) -> bool:
+        """Return whether the store has the features of an image, whose file is `source`.
+
+        Raises `InputError` for a damaged file and, in a strict store, for features of another
+        image.
+        """
+        file = self._file(image)
+        if file is None:
+            return False
+        metadata = read_metadata(file)
+        expected = {"image": image, "sha256": sha256_of(source), "encoding": self._encoding_sha256}
+        changed = [name for name in expected if metadata.get(name) != expected[name]]
+        if changed and self.strict:
+            raise InputError(
+                f"{file} does not hold the features of {source} (another {' and '.join(changed)}); "
+                "delete it to have the image encoded again, or use another folder"
+            )
+        return not changed
+
+    def read(self, image: str) -> AllFeatures:
+        """Return the features of an image's T tiles, on the CPU, in the precision of the store.
+
+        Raises `InputError` for a missing or damaged file.
+        """
+        tensors, metadata = read_tensors(self._file(image) or self._path(image, self.resize))
+        scales = tuple(self.encoding["scales"])
+        return AllFeatures(
+            image=tensors["image"],
+            windows=tuple(tensors[f"windows_{scale}"] for scale in scales),
+            pre_ln=tensors["pre_ln"],
+            penultimate=tensors["penultimate"],
+            ln_post=self.ln_post,
+            grid=tuple(map(int, metadata["grid"].split())),
+            scales=scales,
+        )
+
+    def round(self, features: AllFeatures) -> AllFeatures:
+        """Return features in the precision of the store; raise `InputError` after an overflow."""
+        dtype = PRECISIONS[self.precision]
+        rounded = features.map(lambda tensor: tensor.to(dtype))
+        tensors = rounded.image, *rounded.windows, rounded.pre_ln, rounded.penultimate
+        if dtype == torch.float16 and not all(tensor.isfinite().all() for tensor in tensors):
+            raise InputError(
+                "a feature exceeds 65504, the largest number of fp16; use --features-precision fp32"
+            )
+        return rounded
+
+    def write(self, image: str, source: Path, size: tuple[int, int], features: AllFeatures) -> None:
+        """Write the features of an image's T tiles, which `round` returned, atomically.
+
+        `source` is the file of the image and `size` its height and width in pixels.
+        """
+        tensors = {"image": features.image, "pre_ln": features.pre_ln}
+        tensors["penultimate"] = features.penultimate
+        windows = zip(features.scales, features.windows, strict=True)
+        tensors |= {f"windows_{scale}": tensor for scale, tensor in windows}
+        metadata = {"image": image, "sha256": sha256_of(source), "encoding": self._encoding_sha256}
+        metadata |= {"size": f"{size[0]} {size[1]}", "grid": "{} {}".format(*features.grid)}
+        data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+        with atomic_path(self._path(image, self.resize)) as path:
+            path.write_bytes(data)
+
+    def describe(self) -> str:
+        """Return the precision and the folder of the store for a message."""
+        return f"features kept in {self.precision} in {self.folder}"
+
+    @cached_property
+    def _encoding_sha256(self) -> str:
+        text = json.dumps(self.encoding, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _file(self, image: str) -> Path | None:
+        """Return the existing file of an image; None if there is none."""
+        path = self._path(image, self.resize)
+        if path.exists():
+            return path
+        other = self._path(image, "squash" if self.resize == "tile" else "tile")
+        if other.exists():
+            height, width = read_metadata(other).get("size", "0 1").split()
+            return other if height == width else None
+        return None
+
+    def _path(self, image: str, resize: Resize) -> Path:
+        """Return the path of an image's file; unsuitable paths are replaced by their checksum."""
+        path = PurePosixPath(image)
+        if path.is_absolute() or ".." in path.parts or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+            image = hashlib.sha256(os.fsencode(image)).hexdigest()
+        return self.folder / resize / f"{image}.safetensors"
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file; raise `InputError` if it is damaged."""
+    with damaged_file(file), safe_open(file, "pt") as stream:
+        return stream.metadata() or {}
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of a file; raise `InputError` if it is damaged."""
+    with damaged_file(file), safe_open(file, "pt") as stream:
+        names = stream.keys()
+        return {name: stream.get_tensor(name) for name in names}, stream.metadata() or {}
+
+
+@contextmanager
+def damaged_file(file: Path) -> Iterator[None]:
+    """Raise `InputError` if the block cannot read a file of the store."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{file} is missing or damaged ({describe_error(error)}); delete it and start again: "
+            "the image is then encoded again"
+        ) from error
