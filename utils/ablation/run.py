@@ -6,6 +6,7 @@ category by category, while worker processes compute the metrics of the category
 ablation that was stopped continues with the first unfinished category when it is started again.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -22,9 +23,16 @@ from utils.ablation.settings import AblationSettings
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import PAPER_ROWS, Variant, corners, departures, single_changes
 from utils.cli import exit_on_error
+from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import write_text
 from utils.log import log, log_to_console, log_to_file, suppress_output
-from utils.results.folder import ResultFolder, lock_folder, read_json
+from utils.results.folder import (
+    MAX_CHANGES,
+    ResultFolder,
+    describe_changes,
+    lock_folder,
+    read_json,
+)
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.category import call_stored, store_call
@@ -36,7 +44,7 @@ from utils.run.distributed import (
     worker_pool,
 )
 from utils.run.plan import CategoryTask, plan_benchmark
-from utils.run.settings import Settings, parse_settings
+from utils.run.settings import NOT_FINGERPRINTED, Settings, parse_settings
 from utils.stopwatch import WORKERS, Stopwatch
 
 MAX_WAITING = 1  # categories whose metrics are computed while the next one is scored
@@ -64,11 +72,28 @@ def run(settings: AblationSettings, context: DistributedContext = SINGLE_PROCESS
     Raises `InputError` for a user's mistake.
     """
     runs = {"tile": settings.run_settings("tile").resolve()}
+    if context.is_main:
+        refuse_other_settings(Path(runs["tile"].result_dir).parent, settings)
     benchmark.run(runs["tile"], context=context)
     if context.broadcast(context.is_main and not all_square(Path(runs["tile"].result_dir))):
         runs["squash"] = settings.run_settings("squash").resolve()
         benchmark.run(runs["squash"], context=context)
     return score_and_compare(settings, runs) if context.is_main else ""
+
+
+def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
+    """Raise `InputError` before anything is encoded if a folder is of other settings."""
+    if not (path / "settings.json").exists():
+        return
+    earlier = read_json(path / "settings.json", "settings")["settings"]
+    current = json.loads(json.dumps(asdict(settings)))
+    names = current.keys() - {*NOT_FINGERPRINTED, "order"}
+    values = [{name: record.get(name) for name in names} for record in (earlier, current)]
+    if changes := describe_changes(*values, names):
+        raise InputError(
+            f"{'; '.join(changes[:MAX_CHANGES])}: choose {ANOTHER_FOLDER}, or delete {path}, which "
+            "holds the results from before"
+        )
 
 
 def all_square(folder: Path) -> bool:

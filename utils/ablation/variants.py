@@ -12,8 +12,8 @@ from utils.run.settings import PRESETS
 PAPER, PUBLIC = PRESETS["paper"], PRESETS["public"]
 SWITCHES = tuple(name for name in PAPER if PAPER[name] != PUBLIC[name])  # of the walk
 TEMPERATURES = (0.07, 0.01)  # CLIP's initial value, and the one to which it converged
-# The paper's own ablation on MVTec AD, 0-shot (arXiv 2303.14814, section 6): variant to metric to
-# percent. Its full method has multi-crop; the row before that has our prompts of `paper`.
+# The paper's own ablation on MVTec AD, 0-shot (arXiv 2303.14814): variant to metric to percent. Its
+# full method has multi-crop; the row before that has our prompts of `paper`.
 PAPER_ROWS = {
     "two-class prompts": {"image_auroc": 74.0},
     "without templates": {"image_auroc": 89.8},
