@@ -90,7 +90,8 @@ def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
     """Move an open_clip model to `device`, its vision tower in `precision`; text stays in fp32."""
     set_matmul_precision(tf32=False)
     model.to(device)
-    model.visual.to(DTYPES[precision])
+    if model.visual is not None:
+        model.visual.to(DTYPES[precision])
 
 
 def set_matmul_precision(tf32: bool) -> None:

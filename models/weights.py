@@ -66,7 +66,7 @@ class Weights:
 class LoadedClip:
     """An open_clip model with its tokenizer, the normalisation of its images and its weights."""
 
-    model: nn.Module
+    model: nn.Module  # its `visual` is None if only the text tower has been loaded
     tokenizer: open_clip.SimpleTokenizer
     image_size: int  # side of the square input, in pixels
     mean: tuple[float, float, float]  # per RGB channel, of pixels in [0, 1]
@@ -75,11 +75,29 @@ class LoadedClip:
     weights: Weights
 
 
+@dataclass(frozen=True)
+class ClipSource:
+    """A model and its weight file, located but not loaded, with what identifies them."""
+
+    model: str  # as given
+    name: str  # open_clip's
+    file: Path | None  # None for random weights
+    mean: tuple[float, float, float]  # as in `LoadedClip`
+    std: tuple[float, float, float]
+    quick_gelu: bool
+    weights: Weights
+
+
 def load_clip(model_name: str, pretrained: str) -> LoadedClip:
-    """Build an open_clip model and load its weights: float32, on the CPU.
+    """Build an open_clip model and load its weights, as `locate_clip` and `build_clip` do."""
+    return build_clip(locate_clip(model_name, pretrained))
+
+
+def locate_clip(model_name: str, pretrained: str) -> ClipSource:
+    """Find a model and its weights, and compute the checksum of the file.
 
     `model_name` is open_clip's, or the path of a model config (.json). Raises InputError if the
-    model or its weights are missing, damaged, of another architecture, or not for square images.
+    model or its weights are missing.
     """
     name = register_config(model_name)
     tag_config = open_clip.get_pretrained_cfg(name, pretrained) or {}
@@ -87,27 +105,41 @@ def load_clip(model_name: str, pretrained: str) -> LoadedClip:
     # A weight file holds neither the normalisation of images nor the kind of GELU.
     options = tag_config or (read_hub_config(file) if file else {})
     quick_gelu = any(c.get("quick_gelu") for c in (options, open_clip.get_model_config(name)))
-    try:
-        model = create_model(name, quick_gelu)
-        tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # many types: impossible values, missing packages
-        raise InputError(
-            f'MODEL: open_clip cannot build "{model_name}" ({describe_error(error)}); choose '
-            f'another model, such as "{PAPER_MODEL}"'
-        ) from error
     weights = Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
     if file:
-        load_file(model, file, name)
         digest = sha256_of(file)
         known = KNOWN_WEIGHTS.get(digest, "weights with an unknown checksum")
         weights = Weights(pretrained, digest, f"{known} ({file.name})")
+    mean = options.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = options.get("std") or open_clip.OPENAI_DATASET_STD
+    return ClipSource(model_name, name, file, tuple(mean), tuple(std), quick_gelu, weights)
+
+
+def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
+    """Build a model and load its weights: float32, on the CPU.
+
+    With `text_only`, `model.visual` is None. Raises InputError if the weights are damaged, of
+    another architecture, or not for square images.
+    """
+    name = source.name
+    try:
+        model = create_model(name, source.quick_gelu, one_block=text_only and bool(source.file))
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # many types: impossible values, missing packages
+        raise InputError(
+            f'MODEL: open_clip cannot build "{source.model}" ({describe_error(error)}); choose '
+            f'another model, such as "{PAPER_MODEL}"'
+        ) from error
     size = model.visual.image_size
+    if text_only:
+        model.visual = None
+    if source.file:
+        load_file(model, source.file, name)
     height, width = size if isinstance(size, tuple) else (size, size)
     if height != width:
         raise InputError(f"MODEL: {name} takes {height} x {width} images; choose a square input")
-    mean = options.get("mean") or open_clip.OPENAI_DATASET_MEAN
-    std = options.get("std") or open_clip.OPENAI_DATASET_STD
-    return LoadedClip(model, tokenizer, height, tuple(mean), tuple(std), quick_gelu, weights)
+    facts = source.mean, source.std, source.quick_gelu, source.weights
+    return LoadedClip(model, tokenizer, height, *facts)
 
 
 def check_names(model_name: str, pretrained: str) -> None:
@@ -193,13 +225,19 @@ def read_hub_config(file: Path) -> dict:
         raise InputError(f"PRETRAINED: {problem}; replace it, or move the weight file") from error
 
 
-def create_model(name: str, quick_gelu: bool) -> nn.Module:
-    """Create an open_clip model with seeded random weights; torch's random state is unchanged."""
+def create_model(name: str, quick_gelu: bool, one_block: bool = False) -> nn.Module:
+    """Create an open_clip model with seeded random weights; torch's random state is unchanged.
+
+    With `one_block`, the vision tower has a single block, for a model whose tower is not used.
+    """
+    options = {}
+    if one_block:
+        options["vision_cfg"] = open_clip.get_model_config(name)["vision_cfg"] | {"layers": 1}
     logging.disable(logging.WARNING)  # open_clip warns that no weights have been loaded yet
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            return open_clip.create_model(name, force_quick_gelu=quick_gelu).eval()
+            return open_clip.create_model(name, force_quick_gelu=quick_gelu, **options).eval()
     finally:
         logging.disable(logging.NOTSET)
 
@@ -207,6 +245,7 @@ def create_model(name: str, quick_gelu: bool) -> nn.Module:
 def load_file(model: nn.Module, file: Path, name: str) -> None:
     """Read a weight file into a model, without executing code that the file may contain.
 
+    A model without a vision tower takes only the other weights.
     Raises InputError if the file holds pickled code, is damaged or does not fit the model.
     """
     try:
@@ -215,7 +254,11 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
             if file.suffix != ".safetensors":
                 # Check first: after a TypeError, open_clip retries and would execute code.
                 torch.load(file, map_location="meta", weights_only=True)
-            open_clip.load_checkpoint(model, str(file), weights_only=True)
+            strict = model.visual is not None
+            keys = open_clip.load_checkpoint(model, str(file), strict=strict, weights_only=True)
+        foreign = [key for key in keys.unexpected_keys if not key.startswith("visual.")]
+        if foreign or keys.missing_keys:
+            raise ValueError(f"missing {keys.missing_keys}, unexpected {foreign}")
     except Exception as error:  # readers raise many types for damaged files
         pickled = isinstance(error, pickle.UnpicklingError)
         reason = (

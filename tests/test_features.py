@@ -1,6 +1,5 @@
 """Kept features: what a store gives back, and which files it refuses."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from models.encoder import AllFeatures, WindowedEncoder
 from tests.clips import small_clip
-from utils.errors import InputError
 from utils.results.features import FeatureStore
 
 ENCODING = {"model": "small", "precision": "fp32", "scales": (2, 3), "features_precision": "fp32"}
