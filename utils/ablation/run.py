@@ -16,7 +16,7 @@ from pathlib import Path
 from datasets.demo import render_if_needed
 from datasets.references import reference_rows
 from models.device import resolve_device, to_device
-from models.weights import load_clip
+from models.weights import build_clip, locate_clip
 from utils.ablation.analysis import effects, long_form, means
 from utils.ablation.category import VariantResult, score_category
 from utils.ablation.settings import AblationSettings
@@ -140,7 +140,7 @@ def score_categories(
         return
     with worker_pool(tile.num_workers) as pool:
         with clock.stage("start-up"):
-            clip = load_clip(tile.model, tile.pretrained)
+            clip = build_clip(locate_clip(tile.model, tile.pretrained), text_only=True)
             device = resolve_device(tile.device, tile.deterministic)
             to_device(clip.model, device, tile.precision)
         waiting: deque[tuple[CategoryTask, list[Callable]]] = deque()

@@ -36,9 +36,9 @@ MEANINGS = {
 }
 SHARE_TEXT = (
     "The share of a switch is its effect averaged over all orders in which the switches can be "
-    "set (its Shapley value), so that the shares add up to the whole gap and depend on no order. "
-    "Brackets hold its 95 % bootstrap interval over categories."
+    "set (its Shapley value), so that the shares add up to the whole gap and depend on no order."
 )
+SHARE_TABLE_TEXT = "Shapley values; brackets hold 95 % bootstrap intervals over categories."
 WALK_TEXT = "The mean after each switch, set in this order; every row is a protocol of its own."
 DEPARTURES = "Single departures from paper"
 DEPARTURE_TEXT = "Each row changes one thing in the paper's protocol; brackets show the difference."
@@ -190,7 +190,7 @@ def tables(ablation: Ablation, shots: int) -> Iterator[Table]:
             [switch, *(f"{difference(row.share)} {interval(row)}".strip() for row in effects)]
         )
     body.append(["paper", *(number(values[metric, last]) for metric in METRICS)])
-    yield Table("Share of each switch", SHARE_TEXT, ["switch", *names], body, 1)
+    yield Table("Share of each switch", SHARE_TABLE_TEXT, ["switch", *names], body, 1)
     body = [
         [name if name == "public" else f"+ {name}", *(number(values[m, name]) for m in METRICS)]
         for name in ("public", *switches)
@@ -246,8 +246,7 @@ def chart(ablation: Ablation, shots: int, metric: str) -> Markup | None:
     start, end = rows["value"].iloc[0], rows["value"].iloc[-1]
     parts = ", ".join(f"{step.name} {difference(step.gain)}" for step in steps)
     label = f"{METRIC_NAMES[metric]}: public {start:.1f}, {parts}, paper {end:.1f}"
-    others = published_means(ablation, shots, metric)
-    return waterfall_chart(("public", start), steps, ("paper", end), others, label)
+    return waterfall_chart(start, steps, published_means(ablation, shots, metric), label)
 
 
 def published_means(ablation: Ablation, shots: int, metric: str) -> tuple[float, float]:
