@@ -15,10 +15,12 @@ uses the other's file of it.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -26,14 +28,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from datasets.images import Resize
-from models.encoder import AllFeatures
+from datasets.images import Item, Resize
+from datasets.prepare import THREADS
+from models.encoder import AllFeatures, PatchTokens
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
-from utils.results.folder import describe_changes, read_json
+from utils.log import log
+from utils.results.folder import MAX_CHANGES, describe_changes, read_json
 
 FOLDER = "features"  # in a result folder
-LN_POST = "ln_post.safetensors"
+FEATURES_JSON, LN_POST = "features.json", "ln_post.safetensors"
+EXACT = "fp32"  # the precision in which features are not rounded
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 MAX_NAME_BYTES = 255 - len(".safetensors")  # of an image, as file systems allow 255
 
@@ -58,11 +63,11 @@ class FeatureStore:
     ) -> "FeatureStore":
         """Open an existing store; raise `InputError` if its encoding differs."""
         encoding = json.loads(json.dumps(encoding))
-        kept = read_json(folder / "features.json", "encoding")["encoding"]
-        if changes := describe_changes(kept, encoding, encoding):
+        if changes := describe_changes(read_encoding(folder), encoding, encoding):
             raise InputError(
-                f"{'; '.join(changes)}: the features in {folder} do not fit this run; give them "
-                "another value, use another folder, or delete this one"
+                f"{'; '.join(changes[:MAX_CHANGES])}: choose another result folder with "
+                f"--result-dir or --features, or delete {folder}, which holds the features from "
+                "before"
             )
         return FeatureStore(folder, encoding, resize, strict)
 
@@ -71,12 +76,12 @@ class FeatureStore:
         folder: Path, encoding: Mapping, resize: Resize, ln_post: nn.Module
     ) -> "FeatureStore":
         """Open a store, after creating it if there is none; `ln_post` is the tower's."""
-        if not (folder / "features.json").exists():
+        if not (folder / FEATURES_JSON).exists():
             tensors = {name: value.cpu() for name, value in ln_post.state_dict().items()}
             with atomic_path(folder / LN_POST) as path:
                 path.write_bytes(save(tensors, {"eps": repr(getattr(ln_post, "eps", None))}))
             text = json.dumps({"encoding": encoding}, indent=2) + "\n"
-            write_text(folder / "features.json", text)
+            write_text(folder / FEATURES_JSON, text)
         return FeatureStore.open(folder, encoding, resize)
 
     @property
@@ -101,11 +106,10 @@ class FeatureStore:
         Raises `InputError` for a damaged file and, in a strict store, for features of another
         image.
         """
-        file = self._file(image)
-        if file is None:
+        file = self.find(image)
+        if file is None or not source.is_file():  # whoever decodes the image reports it
             return False
-        metadata = read_metadata(file)
-        expected = {"image": image, "sha256": sha256_of(source), "encoding": self._encoding_sha256}
+        metadata, expected = read_metadata(file), self._metadata(image, source)
         changed = [name for name in expected if metadata.get(name) != expected[name]]
         if changed and self.strict:
             raise InputError(
@@ -119,7 +123,7 @@ class FeatureStore:
 
         Raises `InputError` for a missing or damaged file.
         """
-        tensors, metadata = read_tensors(self._file(image) or self._path(image, self.resize))
+        tensors, metadata = read_tensors(self.find(image) or self._path(image, self.resize))
         scales = tuple(self.encoding["scales"])
         return AllFeatures(
             image=tensors["image"],
@@ -151,7 +155,7 @@ class FeatureStore:
         tensors["penultimate"] = features.penultimate
         windows = zip(features.scales, features.windows, strict=True)
         tensors |= {f"windows_{scale}": tensor for scale, tensor in windows}
-        metadata = {"image": image, "sha256": sha256_of(source), "encoding": self._encoding_sha256}
+        metadata = self._metadata(image, source)
         metadata |= {"size": f"{size[0]} {size[1]}", "grid": "{} {}".format(*features.grid)}
         data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
         with atomic_path(self._path(image, self.resize)) as path:
@@ -161,12 +165,13 @@ class FeatureStore:
         """Return the precision and the folder of the store for a message."""
         return f"features kept in {self.precision} in {self.folder}"
 
-    @cached_property
-    def _encoding_sha256(self) -> str:
-        text = json.dumps(self.encoding, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def _metadata(self, image: str, source: Path) -> dict[str, str]:
+        """Return the metadata that identify an image and its encoding."""
+        encoding = json.dumps(self.encoding, sort_keys=True).encode()
+        checksum = hashlib.sha256(encoding).hexdigest()
+        return {"image": image, "sha256": sha256_of(source), "encoding": checksum}
 
-    def _file(self, image: str) -> Path | None:
+    def find(self, image: str) -> Path | None:
         """Return the existing file of an image; None if there is none."""
         path = self._path(image, self.resize)
         if path.exists():
@@ -183,6 +188,85 @@ class FeatureStore:
         if path.is_absolute() or ".." in path.parts or len(os.fsencode(path.name)) > MAX_NAME_BYTES:
             image = hashlib.sha256(os.fsencode(image)).hexdigest()
         return self.folder / resize / f"{image}.safetensors"
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """The stores of a run, all in one precision."""
+
+    store_of: Mapping[str, FeatureStore]  # of the images that have kept features
+    rounding: FeatureStore  # rounds new features
+    writer: FeatureStore | None  # the store that gets them
+    root: Path  # of the images' paths
+    patch_tokens: PatchTokens  # those that are scored
+
+    def read(self, images: Sequence[str], device: torch.device) -> AllFeatures:
+        """Return the kept features of all tiles of some images, on a device."""
+        features = AllFeatures.concatenate([self.store_of[image].read(image) for image in images])
+        features = features.map(lambda tensor: tensor.to(device))
+        return replace(features, ln_post=features.ln_post.to(device))
+
+    def keep(self, items: Sequence[Item], features: AllFeatures) -> AllFeatures:
+        """Round the features of all tiles of some images; write them if the run keeps features."""
+        features = self.rounding.round(features)
+        start = 0
+        for item in items if self.writer else ():
+            rows = slice(start, start + len(item.tiles))
+            start = rows.stop
+            source = self.root / item.image
+            self.writer.write(item.image, source, item.size, features.map(itemgetter(rows)))
+        return features
+
+
+def read_encoding(folder: Path) -> dict:
+    """Return the encoding of the features in `folder`."""
+    return read_json(folder / FEATURES_JSON, "encoding")["encoding"]
+
+
+def open_stores(
+    folders: Mapping[Path, bool],
+    encoding: Mapping,
+    precision: str | None,
+    resize: Resize,
+    images: Collection[str],
+) -> list[FeatureStore]:
+    """Open the stores of some folders that have features of one or more of the images.
+
+    `folders` maps each folder to whether its features must fit; others are passed over, and the
+    log says why. `precision` is that of the features; None: that of the first store.
+    """
+    stores = []
+    for folder, strict in folders.items():
+        if not (folder / FEATURES_JSON).exists():
+            continue
+        kept = read_encoding(folder)
+        precision = precision or kept.get("features_precision")
+        current = json.loads(json.dumps({**encoding, "features_precision": precision}))
+        store = FeatureStore(folder, current, resize, strict)
+        if not any(store.find(image) for image in images):
+            continue
+        changes = describe_changes(kept, current, current)
+        if changes and not strict:
+            log.info(f"the features in {folder} are not used: {'; '.join(changes)}")
+            continue
+        stores.append(FeatureStore.open(folder, current, resize, strict))
+    return stores
+
+
+def find_kept(
+    stores: Sequence[FeatureStore], images: Sequence[str], root: Path
+) -> dict[str, FeatureStore]:
+    """Return the first store that has the features of each image; others are left out.
+
+    `root` is the folder of the images. Every file is read once, to compare its checksum.
+    """
+
+    def find(image: str) -> FeatureStore | None:
+        return next((store for store in stores if store.has(image, root / image)), None)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = zip(images, pool.map(find, images), strict=True)
+        return {image: store for image, store in found if store}
 
 
 def read_metadata(file: Path) -> dict[str, str]:

@@ -112,7 +112,7 @@ def score_category(
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
-    context, device = session.context, session.stream.encoder.device
+    context, device = session.context, session.stream.device
     counts, batches = [], []
     for items, features in session.stream.take(len(shard.references)):
         counts += [(item.image, len(item.tiles)) for item in items]

@@ -1,29 +1,52 @@
 """Set up a run: lock, log, clock, model, result folder and feature stream."""
 
-from collections.abc import Iterator
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from datasets.decode import open_image
+from datasets.images import Resize
+from datasets.tiles import tile_grid, tile_side
 from models.device import check_precision, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, spaced_words
 from models.text import encode_states, find_truncated
-from models.weights import LoadedClip, load_clip
+from models.weights import ClipSource, LoadedClip, build_clip, locate_clip
 from models.winclip import TextBank
 from utils.errors import InputError
 from utils.files import sha256_of
 from utils.log import log, log_to_console, log_to_file, progress_bar
-from utils.results.folder import ResultFolder, check_writable, describe_device, lock_folder
+from utils.results.features import (
+    EXACT,
+    PRECISIONS,
+    FeatureStore,
+    KeptFeatures,
+    find_kept,
+    open_stores,
+)
+from utils.results.features import FOLDER as FEATURES_FOLDER
+from utils.results.folder import (
+    ResultFolder,
+    check_writable,
+    describe_device,
+    lock_folder,
+    read_finished,
+)
 from utils.run.distributed import DistributedContext, reuse_freed_memory, worker_pool
 from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
+
+MAX_MEASURED = 100  # images whose number of tiles is read to estimate the size of kept features
 
 
 @dataclass(frozen=True)
@@ -75,19 +98,25 @@ def open_session(
         reuse_freed_memory()
         log.info(f"loading {settings.model}, {settings.pretrained}")
         with clock.stage("start-up"):
-            clip, encoder = load_encoder(settings, context)
+            source = locate_clip(settings.model, settings.pretrained)
+            finished = context.broadcast(list(read_finished(path)) if context.is_main else [])
+            pending = [task for task in experiment.tasks if task.category not in finished]
+            shards = [task.shard(context) for task in pending]
+            kept = find_features(settings, experiment, source, shards, context)
+            complete = kept is not None and kept.store_of.keys() >= set(images_of(shards))
+            text_only = all(context.all_gather(complete))
+            clip, encoder = load_encoder(settings, context, source, text_only)
         for task in experiment.tasks:
             check_prompts(settings, task.category, clip)
         folder = None
         if context.is_main:
-            folder = open_folder(settings, experiment, clip, encoder.device, context.world_size)
+            folder = open_folder(settings, experiment, clip, kept, context.world_size)
             clock.add_earlier(*folder.earlier_times())
-        finished = context.broadcast(list(folder.finished()) if folder else [])
-        pending = [task for task in experiment.tasks if task.category not in finished]
+        if kept and kept.writer:
+            prepare_store(kept, settings, shards, encoder, context)
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
-        shards = [task.shard(context) for task in pending]
         loader = make_loader(settings, experiment, shards, clip.image_size)
         progress = progress_bar(
             total=sum(map(len, pending)),
@@ -95,7 +124,7 @@ def open_session(
             smoothing=0.1,
             disable=settings.quiet or not context.is_main or not pending,
         )
-        stream = FeatureStream(loader, clip, encoder, clock)
+        stream = FeatureStream(loader, clip, encoder, clock, kept)
         yield Session(
             *(settings, experiment, context, pending, clip),
             *(stream, folder, clock, progress, pool),
@@ -127,16 +156,147 @@ def check_prompts(settings: Settings, category: str, clip: LoadedClip) -> None:
         )
 
 
+def find_features(
+    settings: Settings,
+    experiment: Experiment,
+    source: ClipSource,
+    shards: Sequence[CategoryTask],
+    context: DistributedContext,
+) -> KeptFeatures | None:
+    """Find the kept features of this process's images; None if the run has no store.
+
+    Raises `InputError` for features of other settings or images in the run's own folder, or in the
+    one that FEATURES names.
+    """
+    own, keep = Path(settings.result_dir) / FEATURES_FOLDER, settings.features == "keep"
+    named = settings.features not in ("discard", "keep")
+    encoding = describe_encoding(settings, experiment, source)
+    stores = []
+    if context.is_main:
+        folders = {own: True}  # in the order of preference; maps to whether they must fit
+        folders |= {folder: named for folder in settings.features_folders() if folder != own}
+        precision = settings.features_precision if keep else None
+        images = images_of(experiment.tasks)
+        stores = open_stores(folders, encoding, precision, settings.resize, images)
+        if named and not stores:
+            raise InputError(
+                f'FEATURES = "{settings.features}": no features of these images are kept there; '
+                'give "discard", "keep" or the result folder of a run with --features keep'
+            )
+    stores = context.broadcast(stores)
+    writer = None
+    if keep:
+        encoding["features_precision"] = settings.features_precision
+        writer = FeatureStore(own, encoding, settings.resize)
+    if not (stores or keep):
+        return None
+    images = images_of(shards)
+    store_of = find_kept(stores, images, experiment.root)
+    counts = Counter(store.folder for store in store_of.values())
+    for folder, count in counts.items():
+        log.info(f"features of {count} of {len(images)} images are kept in {folder}")
+    rounding = writer or stores[0]
+    return KeptFeatures(store_of, rounding, writer, experiment.root, settings.patch_tokens)
+
+
+def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
+    """Return what features depend on besides the images: a JSON object."""
+    return {
+        **describe_model(settings, source),
+        "precision": settings.precision,
+        "scales": list(settings.scales),
+        "tile": settings.tile,
+        "exif": experiment.apply_exif,
+        "depth": asdict(experiment.white),
+    }
+
+
+def describe_model(settings: Settings, source: ClipSource | LoadedClip) -> dict:
+    """Return what identifies the model in a fingerprint."""
+    model = sha256_of(Path(settings.model)) if settings.model.endswith(".json") else settings.model
+    return {
+        "model": model,
+        "weights": source.weights.sha256 or source.weights.description,
+        "normalisation": [source.mean, source.std],
+        "quick_gelu": source.quick_gelu,
+    }
+
+
+def prepare_store(
+    kept: KeptFeatures,
+    settings: Settings,
+    shards: Sequence[CategoryTask],
+    encoder: WindowedEncoder | None,
+    context: DistributedContext,
+) -> None:
+    """Create the store that gets new features and announce its size, in the main process.
+
+    Raises `InputError` if the disk has too little space.
+    """
+    images = [image for image in images_of(shards) if image not in kept.store_of]
+    count = sum(context.all_gather(len(images)))
+    if not context.is_main or not count:
+        return
+    writer = kept.writer
+    FeatureStore.create(writer.folder, writer.encoding, writer.resize, encoder.visual.ln_post)
+    paths = [kept.root / image for image in images[:: len(images) // MAX_MEASURED + 1]]
+    tiles = mean_tiles(paths, settings.resize, settings.tile)
+    size = int(count * tiles * bytes_per_tile(encoder, writer.precision))
+    free = shutil.disk_usage(writer.folder).free
+    text = f"features of {count} images take about {describe_bytes(size)} in {writer.precision}"
+    if size > free:
+        raise InputError(
+            f"{text}, but {writer.folder} has only {describe_bytes(free)} left; free some space, "
+            "choose a folder on another disk with --result-dir, or do not keep features"
+        )
+    log.info(f"{text}, to be written to {writer.folder} ({describe_bytes(free)} free)")
+
+
+def images_of(tasks: Sequence[CategoryTask]) -> list[str]:
+    """Return the paths of all images of some tasks."""
+    return [s.image for task in tasks for s in (*task.references, *task.tests)]
+
+
+def mean_tiles(paths: Sequence[Path], resize: Resize, tile: int) -> float:
+    """Return the mean number of tiles of some images; unreadable ones count as one tile."""
+    counts = [1]
+    for path in paths if resize == "tile" else ():
+        with suppress(InputError), open_image(path) as image:
+            height, width = image.height, image.width
+            counts.append(math.prod(tile_grid(height, width, tile_side(height, width, tile))))
+    return sum(counts[1:] or counts) / max(1, len(counts) - 1)
+
+
+def bytes_per_tile(encoder: WindowedEncoder, precision: str) -> int:
+    """Return the size of the kept features of one tile."""
+    (patches, width), embedding = encoder.visual.positional_embedding[1:].shape, encoder.visual.proj
+    sequences = sum(count for count, _ in encoder.group_shapes)
+    values = sequences * embedding.shape[1] + 2 * patches * width
+    return values * PRECISIONS[precision].itemsize
+
+
+def describe_bytes(size: int) -> str:
+    """Return a size in MB or GB.
+
+    >>> describe_bytes(1_300_000), describe_bytes(2_500_000_000)
+    ('1.3 MB', '2.5 GB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def load_encoder(
-    settings: Settings, context: DistributedContext
-) -> tuple[LoadedClip, WindowedEncoder]:
-    """Load the model onto this process's device."""
+    settings: Settings, context: DistributedContext, source: ClipSource, text_only: bool
+) -> tuple[LoadedClip, WindowedEncoder | None]:
+    """Load the model onto this process's device; without an encoder if `text_only`."""
     context.claim_device(settings.device)
     device = resolve_device(settings.device, settings.deterministic)
-    if warning := check_precision(device, settings.precision):
+    warning = "" if text_only else check_precision(device, settings.precision)
+    if warning:
         log.info(f"warning: {warning}")
-    clip = load_clip(settings.model, settings.pretrained)
+    clip = build_clip(source, text_only)
     to_device(clip.model, device, settings.precision)
+    if text_only:
+        return clip, None
     tf32 = settings.precision == "tf32"
     encoder = WindowedEncoder(clip.model.visual, settings.scales, settings.patch_tokens, tf32)
     return clip, encoder
@@ -146,20 +306,17 @@ def open_folder(
     settings: Settings,
     experiment: Experiment,
     clip: LoadedClip,
-    device: torch.device,
+    kept: KeptFeatures | None,
     processes: int,
 ) -> ResultFolder:
     """Open the result folder and record title, settings, notes, weights and device."""
-    model = sha256_of(Path(settings.model)) if settings.model.endswith(".json") else settings.model
-    weights = clip.weights
-    fingerprint = settings.fingerprint() | {
-        "model": model,
-        "weights": weights.sha256 or weights.description,
-        "normalisation": [clip.mean, clip.std],
-        "quick_gelu": clip.quick_gelu,
-        "device": device.type,
-    }
+    weights, device = clip.weights, next(clip.model.parameters()).device
+    precision = kept.rounding.precision if kept else EXACT
+    fingerprint = settings.fingerprint() | describe_model(settings, clip)
+    fingerprint |= {"device": device.type, "features_precision": precision}
     notes = notes_on_weights(clip) + experiment.notes
+    if precision != EXACT:
+        notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")
     record = {
         "title": experiment.title,
         "categories": experiment.categories,

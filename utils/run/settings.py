@@ -17,6 +17,7 @@ from models.weights import RANDOM
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.files import PROJECT, is_printable_name, user_path
+from utils.results.features import FOLDER as FEATURES_FOLDER
 
 # What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
 # docs/protocol.md explains each field.
@@ -43,6 +44,7 @@ PRESETS = {
 NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
     *("heatmaps", "heatmap_size", "deterministic"),
+    *("features", "features_precision"),  # compared if features are rounded
     *("coco", "false_alarms"),  # what they change is written anew at the end of every run
     # Compared by content:
     *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
@@ -119,6 +121,11 @@ class Settings:
     """Also write defects_coco.json: the detected defects in COCO's format."""
     limit: int | None = None
     """Use only the first N good test images and the first N of each defect, for a trial."""
+    features: str = "discard"
+    """"discard", "keep": also write the features of all images, so that other prompts, shots or
+    seeds can be scored without encoding again; or a result folder with features to use."""
+    features_precision: Literal["fp16", "fp32"] = "fp16"
+    """Precision in which features are kept, and scored; fp32 takes twice the space."""
     result_dir: str = "auto"
     """Folder of the results; "auto": result/<dataset>, with -random appended for random weights."""
     quiet: bool = False
@@ -194,6 +201,12 @@ class Settings:
             suffix = "-random" if self.pretrained == RANDOM else ""
             return PROJECT / "result" / f"{self.benchmark}{suffix}"
         return user_path(self.result_dir)
+
+    def features_folders(self) -> list[Path]:
+        """Return the folders in which kept features of the same images are looked for."""
+        if self.features not in ("discard", "keep"):
+            return [user_path(self.features) / FEATURES_FOLDER]
+        return [replace(self, result_dir="auto").result_folder / FEATURES_FOLDER]
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
         """Return the additional normal and anomalous states of one category."""

@@ -1,7 +1,9 @@
 """The features of all images of a run: decoded ahead by worker processes, encoded once each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,16 +11,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.images import ImageDataset, Item, normalise
-from models.encoder import WindowedEncoder
+from models.encoder import AllFeatures, WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features
 from utils.errors import InputError
+from utils.results.features import KeptFeatures
 from utils.results.heatmaps import MAX_ASPECT, fit
 from utils.run.distributed import exit_with_parent, start_workers
 from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
+AnyFeatures = TypeVar("AnyFeatures", Features, AllFeatures)
 TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
 DECODE_TIMEOUT_S = 600  # for a batch; a worker that lacks the memory to send one never answers
 PREVIEW_BYTES = 128 * 2**20  # previews kept in memory per category; other images are decoded twice
@@ -33,15 +37,22 @@ class FeatureStream:
     """
 
     def __init__(
-        self, loader: DataLoader, clip: LoadedClip, encoder: WindowedEncoder, clock: Stopwatch
+        self,
+        loader: DataLoader,
+        clip: LoadedClip,
+        encoder: WindowedEncoder | None,
+        clock: Stopwatch,
+        kept: KeptFeatures | None = None,
     ):
         with start_workers():
             self.batches = iter(loader)
-        statistics = torch.tensor([clip.mean, clip.std], device=encoder.device)
+        self.device = encoder.device if encoder else next(clip.model.parameters()).device
+        statistics = torch.tensor([clip.mean, clip.std], device=self.device)
         self.mean, self.std = statistics[:, :, None, None]
         self.encoder = encoder
         self.clock = clock
-        self.on_cpu = encoder.device.type == "cpu"
+        self.kept = kept
+        self.on_cpu = self.device.type == "cpu"
         # On a CPU, batching is no faster, and scores stay independent of the batch.
         self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
 
@@ -55,7 +66,10 @@ class FeatureStream:
             items = self._decode()
             count -= len(items)
             for batch in group_items(items, self.tiles_per_pass):
-                yield batch, self._encode(batch)
+                if self.kept is None:
+                    yield batch, self._encode(batch, self.encoder.encode_images)
+                else:
+                    yield from self._read_or_encode(batch)
 
     def _decode(self) -> list[Item]:
         with self.clock.stage("decode"):
@@ -65,14 +79,27 @@ class FeatureStream:
                 raise InputError(item.error)
         return items
 
-    def _encode(self, items: list[Item]) -> Features:
-        with self.clock.stage("encode", self.encoder.device):
+    def _encode(self, items: list[Item], encode: Callable[[Tensor], AnyFeatures]) -> AnyFeatures:
+        with self.clock.stage("encode", self.device):
             tiles = torch.from_numpy(np.concatenate([item.tiles for item in items]))
             if not self.on_cpu:  # from pinned memory, the copy does not wait for earlier work
-                tiles = tiles.pin_memory().to(self.encoder.device, non_blocking=True)
+                tiles = tiles.pin_memory().to(self.device, non_blocking=True)
             tiles = normalise(tiles, self.mean, self.std)
-            passes = tiles.split(self.tiles_per_pass)
-            return Features.concatenate([self.encoder.encode_images(tiles) for tiles in passes])
+            encoded = [encode(tiles) for tiles in tiles.split(self.tiles_per_pass)]
+            return type(encoded[0]).concatenate(encoded)
+
+    def _read_or_encode(self, items: list[Item]) -> Iterator[tuple[list[Item], Features]]:
+        """Yield items with their features as the stores give them back."""
+        for is_kept, group in groupby(items, lambda item: item.image in self.kept.store_of):
+            batch = list(group)
+            if is_kept:
+                with self.clock.stage("read features"):
+                    features = self.kept.read([item.image for item in batch], self.device)
+            else:
+                features = self._encode(batch, self.encoder.encode_all)
+                with self.clock.stage("keep features"):
+                    features = self.kept.keep(batch, features)
+            yield batch, features.select(self.kept.patch_tokens)
 
 
 class HostCopy:
