@@ -44,6 +44,7 @@ from utils.run.distributed import (
     worker_pool,
 )
 from utils.run.plan import CategoryTask, plan_benchmark
+from utils.run.session import find_features
 from utils.run.settings import NOT_FINGERPRINTED, Settings, parse_settings
 from utils.stopwatch import WORKERS, Stopwatch
 
@@ -140,14 +141,19 @@ def score_categories(
         return
     with worker_pool(tile.num_workers) as pool:
         with clock.stage("start-up"):
-            clip = build_clip(locate_clip(tile.model, tile.pretrained), text_only=True)
+            source = locate_clip(tile.model, tile.pretrained)
+            clip = build_clip(source, text_only=True)
             device = resolve_device(tile.device, tile.deterministic)
             to_device(clip.model, device, tile.precision)
+            kept = {
+                resize: find_features(settings, experiment, source, tasks, SINGLE_PROCESS)
+                for resize, settings in runs.items()
+            }
         waiting: deque[tuple[CategoryTask, list[Callable]]] = deque()
         for task in tasks:
             pending = []
             for resize, settings in runs.items():
-                stored = StoredCategory(task, settings, experiment.root, device)
+                stored = StoredCategory(task, settings, kept[resize], device)
                 group = [v for v in variants if v.protocol["resize"] == resize]
                 result = score_category(group, stored, settings, clip, clock)
                 name = folder.path / f".{task.category}-{resize}"

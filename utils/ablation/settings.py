@@ -15,6 +15,7 @@ DEMO_MODEL = PROJECT / "models/demo_clip/demo-clip"  # .json and .safetensors
 SHARED = (
     *("data_root", "split", "categories", "shots", "seeds", "references", "limit", "precision"),
     *("device", "deterministic", "batch_size", "num_workers", "eval_size", "quiet"),
+    "features_precision",
 )
 
 
@@ -59,6 +60,8 @@ class AblationSettings:
     num_workers: int | Literal["auto"] = "auto"
     """Processes that decode images, and as many that compute metrics; "auto": one per core, at most
     8; 0: do all in the main process."""
+    features_precision: Literal["fp16", "fp32"] = "fp32"
+    """Precision in which features are kept, and scored; fp32 takes twice the space."""
     eval_size: int | Literal["source"] = 240
     """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size."""
     result_dir: str = "auto"
@@ -91,7 +94,8 @@ class AblationSettings:
                 given[name] = getattr(self, name)
         kind = FolderSettings if self.dataset == "folder" else Settings
         own = {"name": self.name} if self.dataset == "folder" else {}
-        settings = kind(self.dataset, **values, **given, **own, heatmaps="none", resize=resize)
+        fixed = {"heatmaps": "none", "features": "keep", "resize": resize}
+        settings = kind(self.dataset, **values, **given, **own, **fixed)
         return replace(settings, result_dir=str(self.result_folder(settings) / resize))
 
     def result_folder(self, settings: Settings) -> Path:

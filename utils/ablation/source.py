@@ -1,8 +1,7 @@
 """Read what an encoding run kept of a category: features, tiles, and masks at evaluation size."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from datasets.images import Item, eval_shape, read_eval_mask
 from models.encoder import PatchTokens
-from models.winclip import Features, VisualBank
+from models.winclip import VisualBank
 from utils.ablation.scoring import KindFeatures
-from utils.results.features import FOLDER, FeatureStore
-from utils.results.folder import read_json
+from utils.results.features import KeptFeatures
 from utils.results.scores import load_scores
 from utils.run.plan import CategoryTask
 from utils.run.settings import Settings
@@ -27,21 +25,13 @@ class StoredCategory:
 
     task: CategoryTask
     settings: Settings  # of the run, resolved
-    root: Path  # image paths are relative to it
+    kept: KeptFeatures
     device: torch.device  # of the features that it returns
-
-    @cached_property
-    def store(self) -> FeatureStore:
-        """The features of the run."""
-        folder = Path(self.settings.result_dir) / FOLDER
-        encoding = read_json(folder / "features.json", "encoding")["encoding"]
-        return FeatureStore.open(folder, encoding, self.settings.resize)
 
     def features(self, image: str) -> KindFeatures:
         """Return the features of an image's T tiles with each kind of patch tokens."""
-        features = self.store.read(image)
-        kinds = {kind: features.select(kind) for kind in get_args(PatchTokens)}
-        return {kind: move_features(kinds[kind], self.device) for kind in kinds}
+        features = self.kept.read([image], self.device)
+        return {kind: features.select(kind) for kind in get_args(PatchTokens)}
 
     def tests(self) -> Iterator[tuple[Item, KindFeatures]]:
         """Yield each test image, without its pixels, and its features."""
@@ -52,7 +42,7 @@ class StoredCategory:
             shape = eval_shape(height, width, settings.eval_size, settings.resize)
             mask = np.zeros(shape, bool)
             if sample.mask:
-                mask = read_eval_mask(self.root / sample.mask, (width, height), shape)
+                mask = read_eval_mask(self.kept.root / sample.mask, (width, height), shape)
             pixels = np.empty((grid[0] * grid[1], 0))
             item = Item(sample.image, pixels, tuple(grid), mask, (height, width), b"")
             yield item, self.features(sample.image)
@@ -80,10 +70,3 @@ class StoredCategory:
             for kind in (banks[0] if banks else ())
         }
         return joined, sets
-
-
-def move_features(features: Features, device: torch.device) -> Features:
-    """Return features on a device."""
-    windows = tuple(scale.to(device) for scale in features.windows)
-    image, patches = features.image.to(device), features.patches.to(device)
-    return replace(features, image=image, windows=windows, patches=patches)
