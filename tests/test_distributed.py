@@ -131,12 +131,21 @@ def test_three_processes_share_tiles_and_one_process_resumes(
 
 
 def test_processes_without_images_wait_for_the_others(launch, mvtec_settings, tmp_path):
+    """Each process also keeps the features of its own images."""
     changes = {"limit": 1, "categories": ("bottle",), "shots": (0, 1), "seeds": (0,)}
-    few = replace(mvtec_settings, heatmaps=1, **changes)  # 3 test images
+    few = replace(mvtec_settings, heatmaps=1, features="keep", **changes)  # 3 test images
     run(replace(few, result_dir=str(tmp_path / "plain")))
     four = replace(few, result_dir=str(tmp_path / "four"))
-    done = finish(launch(4, four, "--limit", 1, "--categories", "bottle"))
+    options = "--limit", 1, "--categories", "bottle"
+    done = finish(launch(4, four, *options, "--features", "keep"))
     assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "four") == contents(tmp_path / "plain")
+    assert len(list((tmp_path / "four/features").rglob("*.png.safetensors"))) == 4
+    (tmp_path / "four/done/bottle.json").unlink()
+    (tmp_path / "four/scores/bottle.npz").unlink()
+    done = finish(launch(2, four, *options))
+    assert done.returncode == 0, done.stderr
+    assert "features of 2 of 2 images are kept" in done.stdout
     assert contents(tmp_path / "four") == contents(tmp_path / "plain")
 
 

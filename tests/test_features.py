@@ -1,13 +1,26 @@
 """Kept features: what a store gives back, and which files it refuses."""
 
+import errno
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models.encoder import AllFeatures, WindowedEncoder
+from models.weights import build_clip, locate_clip
 from tests.clips import small_clip
+from utils.errors import InputError
 from utils.results.features import FeatureStore
+from utils.results.scores import Scores, load_scores
+from utils.run import session, stream
+from utils.run.benchmark import run
+from utils.run.settings import Settings
 
 ENCODING = {"model": "small", "precision": "fp32", "scales": (2, 3), "features_precision": "fp32"}
 KINDS = ("post_ln", "pre_ln", "penultimate")
@@ -69,3 +82,177 @@ def test_a_store_gives_back_what_it_was_given(encoder, features, image, tmp_path
         assert torch.equal(actual.patches, exact.patches) == (precision == "fp32")
         torch.testing.assert_close(actual.patches, exact.patches, atol=1e-2, rtol=1e-2)
     assert (again.grid, again.scales) == ((7, 7), (2, 3))
+
+
+def test_an_overflow_is_refused(encoder, features, tmp_path):
+    large = replace(features, pre_ln=features.pre_ln * 1e6)
+    create(tmp_path, encoder, "fp32").round(large)
+    with pytest.raises(InputError, match="--features-precision fp32"):
+        create(tmp_path / "half", encoder, "fp16").round(large)
+
+
+@pytest.mark.parametrize(("size", "found"), [((20, 20), True), ((10, 20), False)])
+def test_only_a_square_image_has_the_same_features_tiled_and_squashed(
+    encoder, features, image, tmp_path, size, found
+):
+    create(tmp_path, encoder, resize="squash").write("a.png", image, size, features)
+    assert create(tmp_path, encoder, resize="tile").has("a.png", image) == found
+
+
+def test_features_of_another_image_are_refused_or_passed_over(encoder, features, image, tmp_path):
+    store = create(tmp_path, encoder)
+    assert not store.has("a.png", image)
+    store.write("a.png", image, (10, 20), features)
+    assert store.has("a.png", image)
+    image.write_bytes(b"another image")
+    assert not replace(store, strict=False).has("a.png", image)
+    with pytest.raises(InputError, match=r"a\.png\.safetensors .*another sha256.*delete it"):
+        store.has("a.png", image)
+
+
+def test_features_of_another_encoding_are_refused(encoder, features, image, tmp_path):
+    store = create(tmp_path, encoder)
+    store.write("a.png", image, (10, 20), features)
+    changed = dict(store.encoding, precision="bf16", scales=[2])
+    with pytest.raises(InputError, match=r"--precision was fp32, now bf16; --scales was 2 3, now"):
+        FeatureStore.open(store.folder, changed, "tile")
+    with pytest.raises(InputError, match="another encoding"):  # a file copied from another store
+        replace(store, encoding=changed).has("a.png", image)
+
+
+@pytest.mark.parametrize("length", [0, 4, 500, -1])
+def test_a_truncated_file_is_named(encoder, features, image, tmp_path, length):
+    store = create(tmp_path, encoder)
+    store.write("a.png", image, (10, 20), features)
+    file = store.find("a.png")
+    file.write_bytes(file.read_bytes()[:length])
+    for use in (lambda: store.has("a.png", image), lambda: store.read("a.png")):
+        with pytest.raises(InputError, match=r"a\.png\.safetensors is missing or damaged.*delete"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["/else/where.png", "../up.png", "d/" + "x" * 247 + ".png"])
+def test_paths_that_cannot_be_those_of_files_in_the_store_have_checksums(
+    encoder, features, image, tmp_path, name
+):
+    store = create(tmp_path, encoder)
+    store.write(name, image, (10, 20), features)
+    assert store.has(name, image)
+    assert store.find(name).parent == store.folder / "tile"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_sentence(encoder, features, image, tmp_path, monkeypatch, code):
+    store = create(tmp_path, encoder)
+    store.write("b.png", image, (10, 20), features)
+
+    def fail(*_: object):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(InputError, match=r"cannot write .*a\.png.*free some space.*work is kept"):
+        store.write("a.png", image, (10, 20), features)
+    assert [path.name for path in (store.folder / "tile").iterdir()] == ["b.png.safetensors"]
+
+
+@pytest.fixture
+def bottle(mvtec_settings, tmp_path) -> Settings:
+    """Return the settings of a run over one category of the session's benchmark."""
+    changes = {"categories": ("bottle",), "limit": 1, "shots": (0, 1), "seeds": (0,)}
+    changes |= {"heatmaps": "none", "result_dir": str(tmp_path / "r")}
+    return replace(mvtec_settings, **changes)
+
+
+def scores_of(settings: Settings) -> Scores:
+    return load_scores(settings.result_folder / "scores" / "bottle.npz")
+
+
+def assert_equal_scores(first: Scores, second: Scores) -> None:
+    np.testing.assert_array_equal(first.image_scores, second.image_scores)
+    np.testing.assert_array_equal(first.maps, second.maps)
+
+
+def test_fp32_features_give_the_scores_of_a_plain_run_without_the_vision_tower(
+    bottle, tmp_path, monkeypatch
+):
+    run(replace(bottle, result_dir=str(tmp_path / "plain")))
+    plain = scores_of(replace(bottle, result_dir=str(tmp_path / "plain")))
+    kept = replace(bottle, features="keep", features_precision="fp32")
+    run(kept)
+    assert_equal_scores(scores_of(kept), plain)
+    models = []
+    monkeypatch.setattr(
+        session, "build_clip", lambda *given: models.append(build_clip(*given)) or models[-1]
+    )
+    used = replace(bottle, features=kept.result_dir, result_dir=str(tmp_path / "used"))
+    run(used)
+    assert_equal_scores(scores_of(used), plain)
+    (clip,) = models
+    assert clip.model.visual is None
+    assert not [name for name, _ in clip.model.named_parameters() if name.startswith("visual")]
+
+
+def test_a_resumed_run_and_one_that_lacks_features_give_the_same_bits(bottle, tmp_path, caplog):
+    kept = replace(bottle, features="keep")
+    run(kept)
+    expected, folder = scores_of(kept), kept.result_folder
+    lost = sorted(folder.rglob("features/**/test/**/*.safetensors"))[::2]
+    for path in [folder / "done" / "bottle.json", *lost]:
+        path.unlink()
+    used = replace(bottle, features=kept.result_dir, result_dir=str(tmp_path / "used"))
+    run(used)
+    assert_equal_scores(scores_of(used), expected)
+    assert not (used.result_folder / "features").exists()
+    run(kept)
+    assert_equal_scores(scores_of(kept), expected)
+    assert all(path.exists() for path in lost)
+    record = json.loads((folder / "settings.json").read_text())
+    assert record["fingerprint"]["features_precision"] == "fp16"
+    assert any("FEATURES KEPT IN FP16" in note for note in record["notes"])
+
+
+def test_features_in_the_default_folder_are_used_if_they_fit(
+    bottle, tmp_path, monkeypatch, caplog, capsys
+):
+    monkeypatch.setattr(Settings, "features_folders", lambda self: [tmp_path / "r/features"])
+    kept = replace(bottle, features="keep")
+    run(kept)
+    other = replace(bottle, result_dir=str(tmp_path / "other"))
+    run(other)
+    assert_equal_scores(scores_of(other), scores_of(kept))
+    foreign = replace(bottle, result_dir=str(tmp_path / "foreign"), scales=(2,), shots=(0,))
+    run(foreign)
+    log = (foreign.result_folder / "run.log").read_text()
+    assert "are not used: --scales was 2 3, now 2" in log
+    with pytest.raises(InputError, match=r"--scales was 2 3, now 2: choose another"):
+        run(replace(foreign, result_dir=kept.result_dir))
+
+
+def test_the_size_of_the_features_is_announced_and_a_full_disk_refused(bottle, monkeypatch):
+    encode = pytest.fail
+    monkeypatch.setattr(stream.WindowedEncoder, "encode_all", encode)
+    monkeypatch.setattr(session.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
+    with pytest.raises(InputError, match=r"features of \d+ images take about .* has only 0\.1 MB"):
+        run(replace(bottle, features="keep"))
+
+
+def test_a_folder_without_features_is_refused(bottle, tmp_path):
+    with pytest.raises(InputError, match=r"no features of these images .*--features keep"):
+        run(replace(bottle, features=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_the_text_tower_alone_has_the_weights_of_the_file(tmp_path, name):
+    clip = small_clip(tmp_path, "ViT-B-32")
+    state = {key: value + 1 for key, value in clip.model.state_dict().items()}
+    (save_file if name.endswith("s") else torch.save)(state, str(tmp_path / name))
+    source = locate_clip(str(tmp_path / "small-ViT-B-32.json"), str(tmp_path / name))
+    text = build_clip(source, text_only=True)
+    assert text.model.visual is None
+    for key, value in text.model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert text.image_size == 224
+    del state["text_projection"]
+    (save_file if name.endswith("s") else torch.save)(state, str(tmp_path / name))
+    with pytest.raises(InputError, match="text_projection"):
+        build_clip(source, text_only=True)

@@ -6,9 +6,11 @@ with the first unfinished category when it is started again.
 """
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -20,6 +22,7 @@ from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.results.defects import write_defects
+from utils.results.features import FOLDER as FEATURES_FOLDER
 from utils.results.summary import COLUMNS, write_tables
 from utils.run.category import CategoryWriter
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
@@ -157,5 +160,18 @@ def finish(session: Session) -> str:
     folder.write_times(clock)
     log.info(f"\nseconds per stage\n{clock.table()}\n\nresults are in {folder.path}\n")
     log.info(summary)
+    if session.settings.features == "keep":
+        log.info(f"\n{explain_kept_features(session.settings)}")
     session.experiment.after_run(folder.path)
     return summary
+
+
+def explain_kept_features(settings: Settings) -> str:
+    """Return how the features that a run has kept are scored again."""
+    folder = Path(settings.result_dir) / FEATURES_FOLDER
+    found = folder in settings.features_folders()
+    option = "" if found else f" --features {shlex.quote(settings.result_dir)}"
+    return (
+        f"features are kept in {folder}; to score them in seconds with other prompts, shots or "
+        f"seeds, change these options of the command and add --result-dir NEW_DIR{option}"
+    )

@@ -235,6 +235,8 @@ def prepare_store(
     """
     images = [image for image in images_of(shards) if image not in kept.store_of]
     count = sum(context.all_gather(len(images)))
+    if not count:
+        log.info("there is nothing to encode, so no features are written")
     if not context.is_main or not count:
         return
     writer = kept.writer
