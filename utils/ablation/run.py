@@ -216,5 +216,6 @@ def compare(folder: ResultFolder, variants: Sequence[Variant], order: Sequence[s
     write_text(folder.path / "ablation.csv", table.to_csv(index=False, lineterminator="\n"))
     record = folder.record | {"finished": list(finished)}
     compared = [*single_changes(variants), *(v.name for v in variants if v.kind == "departure")]
-    ablation = Ablation(record, effects(table, variants, order), means(table), compared, PAPER_ROWS)
+    paper_rows = PAPER_ROWS if folder.record["settings"]["dataset"] == "mvtec" else {}
+    ablation = Ablation(record, effects(table, variants, order), means(table), compared, paper_rows)
     return write_pages(folder.path, ablation)
