@@ -135,6 +135,7 @@ def score_categories(
 ) -> None:
     """Score every unfinished category; worker processes evaluate it while the next is scored."""
     tile, finished = runs["tile"], folder.finished()
+    eval_size = folder.record["settings"]["eval_size"]
     experiment = plan_benchmark(tile)
     tasks = [task for task in experiment.tasks if task.category not in finished]
     if not tasks:
@@ -153,7 +154,7 @@ def score_categories(
         for task in tasks:
             pending = []
             for resize, settings in runs.items():
-                stored = StoredCategory(task, settings, kept[resize], device)
+                stored = StoredCategory(task, settings, eval_size, kept[resize], device)
                 group = [v for v in variants if v.protocol["resize"] == resize]
                 result = score_category(group, stored, settings, clip, clock)
                 name = folder.path / f".{task.category}-{resize}"

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.images import Item, eval_shape, read_eval_mask
+from datasets.decode import read_mask
+from datasets.images import EvalSize, Item, eval_shape, resize_mask
 from models.encoder import PatchTokens
 from models.winclip import VisualBank
 from utils.ablation.scoring import KindFeatures
@@ -25,6 +26,7 @@ class StoredCategory:
 
     task: CategoryTask
     settings: Settings  # of the run, resolved
+    eval_size: EvalSize
     kept: KeptFeatures
     device: torch.device  # of the features that it returns
 
@@ -39,10 +41,11 @@ class StoredCategory:
         scores = load_scores(folder / "scores" / f"{self.task.category}.npz")
         tiles, sizes = scores.tiles.tolist(), scores.size.tolist()  # in the order of the task
         for sample, grid, (height, width) in zip(self.task.tests, tiles, sizes, strict=True):
-            shape = eval_shape(height, width, settings.eval_size, settings.resize)
+            shape = eval_shape(height, width, self.eval_size, settings.resize)
             mask = np.zeros(shape, bool)
             if sample.mask:
-                mask = read_eval_mask(self.kept.root / sample.mask, (width, height), shape)
+                pixels = read_mask(self.kept.root / sample.mask, (width, height))
+                mask = resize_mask(pixels, shape)
             pixels = np.empty((grid[0] * grid[1], 0))
             item = Item(sample.image, pixels, tuple(grid), mask, (height, width), b"")
             yield item, self.features(sample.image)
