@@ -81,7 +81,8 @@ def write_pages(folder: Path, ablation: Ablation) -> str:
 def markdown_page(ablation: Ablation) -> str:
     """Return the tables and sentences as Markdown."""
     blocks = [f"# {title(ablation)}", *(f"**{note}**" for note in ablation.record["notes"])]
-    blocks.append(f"Percent, means over {category_count(ablation)}. {SHARE_TEXT}")
+    texts = [f"Percent, means over {category_count(ablation)}.", SHARE_TEXT, left_out(ablation)]
+    blocks.append(" ".join(filter(None, texts)))
     for shots in shots_of(ablation):
         blocks.append(f"## {shots}-shot")
         blocks.append("\n".join(f"- {sentence}" for sentence in sentences(ablation, shots)))
@@ -114,6 +115,7 @@ def html_page(ablation: Ablation) -> str:
         counted=category_count(ablation),
         switches=[(name, *MEANINGS.get(name, ("", ""))) for name in switches],
         share_text=SHARE_TEXT,
+        left_out=left_out(ablation),
         sections=[html_section(ablation, shots) for shots in shots_of(ablation)],
         css=asset("report.css"),
     )
@@ -139,6 +141,12 @@ def category_count(ablation: Ablation) -> str:
     """Say how many categories the means are over."""
     count, total = len(ablation.record["finished"]), len(ablation.record["categories"])
     return f"{count} categories" if count == total else f"{count} of {total} categories"
+
+
+def left_out(ablation: Ablation) -> str:
+    """Say which switch of the walk has no effect on these images; "" if all have one."""
+    names = [n for n in ablation.record["settings"]["order"] if n not in switches_of(ablation)]
+    return f"{names[0]} is left out: all images are square." if names else ""
 
 
 def shots_of(ablation: Ablation) -> list[int]:
