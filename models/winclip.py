@@ -91,14 +91,13 @@ def winclip(
     A reference set is a tensor of row indices into `visual`; None means zero-shot.
     """
     # Section 4, WinCLIP: compare the image and its windows with the two states.
-    zero_shot = zero_shot_scores, zero_shot_maps = score_zero_shot(features, text)
+    zero_shot = score_zero_shot(features, text)
     # Section 5, WinCLIP+: compare windows and patches with those of reference images.
     few_shot = iter(())
     if few_shot_sets := [rows for rows in reference_sets if rows is not None]:
         distances = nearest_distances(visual.distances(features), few_shot_sets)  # equation 4
         visual_maps = average_scales(distances, features.grid, features.scales)
-        few_shot_scores = (zero_shot_scores + visual_maps.amax(dim=(-2, -1))) / 2  # equation 5
-        few_shot = zip(few_shot_scores, (zero_shot_maps + visual_maps) / 2, strict=True)
+        few_shot = zip(*add_visual_maps(zero_shot, visual_maps), strict=True)
     runs = [zero_shot if rows is None else next(few_shot) for rows in reference_sets]
     scores, maps = map(torch.stack, zip(*runs, strict=True))
     return scores, maps
@@ -162,3 +161,12 @@ def average_scales(
     for scores, size in zip(windows, scales, strict=True):
         maps.append(harmonic_aggregation(scores, grid, size))
     return torch.stack(maps).mean(dim=0)
+
+
+def add_visual_maps(zero_shot: tuple[Tensor, Tensor], visual_maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn WinCLIP's scores (B,) and maps into WinCLIP+'s, (R, B) and (R, B, G_h, G_w).
+
+    `visual_maps` (R, B, G_h, G_w) are those of `average_scales`.
+    """
+    scores, maps = zero_shot
+    return (scores + visual_maps.amax(dim=(-2, -1))) / 2, (maps + visual_maps) / 2  # equation 5

@@ -18,6 +18,7 @@ from tests.conftest import PROJECT
 # From the top down; a package imports from itself and from the layers below its own.
 LAYERS = (
     ("runners", "tools", "benchmarks"),  # "runners": the modules beside README.md
+    ("utils.ablation",),
     ("utils.run",),
     ("utils.compare",),
     ("utils.report",),

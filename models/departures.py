@@ -1,0 +1,104 @@
+"""Departures from WinCLIP: its equations and prompts as ablations and other codes have them.
+
+Each departure is a value of `Equations`, whose defaults are those of `models.winclip`, or a
+smaller prompt ensemble. Names and shapes are those of `models.winclip`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, compose
+from models.winclip import Features, TextBank, add_visual_maps
+from models.windows import arithmetic_aggregation, harmonic_aggregation, harmonic_mean
+
+IMAGE, PATCHES = "image", "patches"  # the scales that are not windows
+
+Scale = Literal["image", "patches"] | int  # windows are named by their size in patches
+
+
+@dataclass(frozen=True)
+class Equations:
+    """Choices in the equations of section 4 and 5."""
+
+    average: Literal["harmonic", "arithmetic", "normality"] = "harmonic"
+    """Mean over windows and scales; "normality": one minus the harmonic mean of normality."""
+    zero_shot_scales: tuple[Scale, ...] = ()  # that the zero-shot map averages; () for all
+    visual_scales: tuple[Scale, ...] = ()  # that the visual map averages; () for all
+    language: bool = True  # False: the scores of WinCLIP+ are those of the visual bank alone
+    maps: Literal["mean", "sum"] = "mean"  # how WinCLIP+ combines its two maps
+
+
+def depart_zero_shot(
+    features: Features, text: TextBank, equations: Equations
+) -> tuple[Tensor, Tensor]:
+    """Return scores (B,) and maps (B, G_h, G_w) like `score_zero_shot`."""
+    scores = text.score(features.image)
+    normality = equations.average == "normality"
+    used = equations.zero_shot_scales or (IMAGE, *features.scales)
+
+    def values(embeddings: Tensor) -> Tensor:
+        anomaly = text.score(embeddings)
+        return 1 - anomaly if normality else anomaly
+
+    maps = []
+    if IMAGE in used:
+        maps.append(values(features.image)[:, None, None].expand(-1, *features.grid))
+    aggregate = aggregation(equations)
+    for windows, size in zip(features.windows, features.scales, strict=True):
+        if size in used:
+            maps.append(aggregate(values(windows), features.grid, size))
+    stack = torch.stack(maps)
+    mean = stack.mean(dim=0) if equations.average == "arithmetic" else harmonic_mean(stack)
+    return scores, 1 - mean if normality else mean
+
+
+def depart_visual_maps(
+    distances: Sequence[Tensor],
+    grid: tuple[int, int],
+    scales: Sequence[int],
+    equations: Equations,
+) -> Tensor:
+    """Return the map of the visual bank, (..., G_h, G_w), like `average_scales`."""
+    *windows, patches = distances
+    used = equations.visual_scales or (*scales, PATCHES)
+    maps = [patches.unflatten(-1, grid)] if PATCHES in used else []
+    aggregate = aggregation(equations)
+    for scores, size in zip(windows, scales, strict=True):
+        if size in used:
+            maps.append(aggregate(scores, grid, size))
+    return torch.stack(maps).mean(dim=0)
+
+
+def depart_few_shot(
+    zero_shot: tuple[Tensor, Tensor], visual_maps: Tensor, equations: Equations
+) -> tuple[Tensor, Tensor]:
+    """Return WinCLIP+'s scores (R, B) and maps (R, B, G_h, G_w) like `add_visual_maps`."""
+    if not equations.language:
+        return visual_maps.amax(dim=(-2, -1)), visual_maps
+    scores, maps = add_visual_maps(zero_shot, visual_maps)
+    return scores, zero_shot[1] + visual_maps if equations.maps == "sum" else maps
+
+
+def aggregation(equations: Equations):
+    """Return the function that averages the windows over each patch (equation 3)."""
+    arithmetic = equations.average == "arithmetic"
+    return arithmetic_aggregation if arithmetic else harmonic_aggregation
+
+
+def reduced_ensemble(name: str, states: bool, templates: bool) -> tuple[list[str], list[str]]:
+    """Compose the normal and anomalous prompts without the states, the templates, or both.
+
+    Without states, the two classes are "normal" and "anomalous"; without either, they are all of
+    the prompts, as in the paper's ablation:
+
+    >>> reduced_ensemble("bottle", states=False, templates=False)
+    (['normal bottle'], ['anomalous bottle'])
+    """
+    normal = NORMAL_STATES if states else ("normal {}",)
+    anomalous = ANOMALOUS_STATES if states else ("anomalous {}",)
+    used = TEMPLATES if templates else ("{}",)
+    return compose(name, normal, used), compose(name, anomalous, used)

@@ -1,0 +1,37 @@
+"""Ablation: which difference between the public code and the paper costs what?
+
+    python run_ablation.py                     # the demo benchmark, on any machine
+    python run_ablation.py --dataset mvtec     # after python datasets/mvtec.py --data-root DIR
+
+Encodes every image once and scores it under every combination of the protocol's settings and under
+single departures from the paper's equations and prompts. Writes ablation.csv (every number),
+ablation.md, ablation.tex and ablation.html to result/ablation/<dataset>/ (docs/ablation.md). Edit
+the constants below, or override them; --help lists all options. Start a stopped ablation again to
+resume it.
+"""
+
+from utils.ablation.run import main
+
+# --------------------------------------------------------------------------------------------------
+# What to run
+DATASET = "demo"  # "demo", "mvtec", "visa", "mpdd" or "folder"
+NAME = ""  # with "folder": the name that you gave to datasets/folder.py
+CATEGORIES = ()  # such as ("bottle", "metal_nut"); () for all categories of the split
+SHOTS = (0, 1)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+
+SEEDS = (0, 1, 2)  # draws of reference images for each number of shots
+LIMIT = None  # use only the first N good images and N of each defect; None for all
+# The walk from the public code to the paper; its switches in any order
+ORDER = ("templates", "class_words", "normalise_prompts", "patch_tokens", "resize")
+# The model
+MODEL = "auto"  # "auto": the paper's, or the demo's; or any open_clip vision transformer
+PRETRAINED = "auto"  # "auto": the paper's weights, or the demo's; or as in run_winclip.py
+# The machine
+DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
+PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
+BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
+# The results
+RESULT_DIR = "auto"  # "auto": result/ablation/<dataset>/
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    main(globals())

@@ -1,0 +1,248 @@
+"""The ablation: departures from the equations, shares of the switches, and whole runs."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from models.departures import (
+    IMAGE,
+    PATCHES,
+    Equations,
+    depart_few_shot,
+    depart_visual_maps,
+    depart_zero_shot,
+)
+from models.winclip import (
+    Features,
+    TextBank,
+    VisualBank,
+    add_visual_maps,
+    average_scales,
+    nearest_distances,
+    score_zero_shot,
+)
+from models.windows import arithmetic_aggregation, harmonic_aggregation
+from utils.ablation.analysis import effects, means
+from utils.ablation.run import run as run_ablation
+from utils.ablation.settings import AblationSettings
+from utils.ablation.shares import bootstrap_interval, shapley_shares, walk
+from utils.ablation.variants import PAPER, PUBLIC, SWITCHES, corners, departures
+from utils.errors import InputError
+from utils.evaluation.metrics import METRICS
+from utils.run.benchmark import run
+
+GRID, SCALES = (4, 5), (2, 3)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def features() -> Features:
+    """Return the features of three images."""
+    return Features(draw(3, 8), (draw(3, 12, 8), draw(3, 6, 8)), draw(3, 20, 12), GRID, SCALES)
+
+
+@pytest.fixture(scope="module")
+def text() -> TextBank:
+    return TextBank.from_prompts(draw(5, 8, seed=1), draw(5, 8, seed=2), 0.07, True)
+
+
+@pytest.fixture(scope="module")
+def nearest(features) -> list[torch.Tensor]:
+    """Return the distances of two images to the third one."""
+    bank = VisualBank.from_features(features)
+    return nearest_distances(bank.distances(features), [torch.tensor([2])])
+
+
+def zero_shot_map(features, text, **changes):
+    return depart_zero_shot(features, text, Equations(**changes))[1]
+
+
+def visual_map(distances, **changes):
+    return depart_visual_maps(distances, GRID, SCALES, Equations(**changes))
+
+
+def test_without_a_departure_the_equations_are_those_of_winclip(features, text, nearest):
+    plain = score_zero_shot(features, text)
+    departed = depart_zero_shot(features, text, Equations())
+    maps = average_scales(nearest, GRID, SCALES)
+    pairs = [*zip(plain, departed, strict=True), (maps, visual_map(nearest))]
+    few_shot = depart_few_shot(plain, maps, Equations())
+    pairs += zip(add_visual_maps(plain, maps), few_shot, strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
+
+
+def test_scales_can_be_left_out_of_both_maps(features, text, nearest):
+    image = text.score(features.image)[:, None, None]
+    windows = harmonic_aggregation(text.score(features.windows[0]), GRID, 2)
+    alone = zero_shot_map(features, text, zero_shot_scales=(IMAGE,))
+    torch.testing.assert_close(alone, image.expand(-1, *GRID))
+    alone = zero_shot_map(features, text, zero_shot_scales=(2,))
+    torch.testing.assert_close(alone, windows)
+    both = zero_shot_map(features, text, zero_shot_scales=(IMAGE, 2))
+    torch.testing.assert_close(both, 2 / (1 / image + 1 / windows))
+    patches = visual_map(nearest, visual_scales=(PATCHES,))
+    torch.testing.assert_close(patches, nearest[-1].unflatten(-1, GRID))
+
+
+def test_the_kinds_of_averages(features, text, nearest):
+    scores = [text.score(windows) for windows in features.windows]
+    image = text.score(features.image)[:, None, None].expand(-1, *GRID)
+    pairs = list(zip(scores, SCALES, strict=True))
+    maps = [image, *(arithmetic_aggregation(values, GRID, size) for values, size in pairs)]
+    arithmetic = zero_shot_map(features, text, average="arithmetic")
+    torch.testing.assert_close(arithmetic, torch.stack(maps).mean(dim=0))
+    maps = [1 - image, *(harmonic_aggregation(1 - values, GRID, size) for values, size in pairs)]
+    normality = zero_shot_map(features, text, average="normality")
+    torch.testing.assert_close(normality, 1 - 3 / sum(1 / values for values in maps))
+    # Averages of distances, which differ: the harmonic mean is the lower one.
+    visual = visual_map(nearest, average="arithmetic")
+    assert (visual >= visual_map(nearest) - 1e-6).all()
+    assert (visual > visual_map(nearest) + 1e-4).any()
+
+
+def test_scores_without_language_and_sums_of_maps(features, text, nearest):
+    zero_shot, maps = score_zero_shot(features, text), average_scales(nearest, GRID, SCALES)
+    scores, alone = depart_few_shot(zero_shot, maps, Equations(language=False))
+    assert torch.equal(scores, maps.amax(dim=(-2, -1)))
+    assert torch.equal(alone, maps)
+    scores, total = depart_few_shot(zero_shot, maps, Equations(maps="sum"))
+    torch.testing.assert_close(total, zero_shot[1] + maps)
+    assert torch.equal(scores, add_visual_maps(zero_shot, maps)[0])
+
+
+def random_corners(switches) -> dict[frozenset, np.ndarray]:
+    generator = np.random.default_rng(0)
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(switches, size) for size in range(len(switches) + 1)
+    )
+    return {frozenset(subset): generator.random(7) for subset in subsets}
+
+
+def test_shapley_shares_are_the_mean_gain_over_all_orders_and_sum_to_the_gap():
+    values = random_corners(SWITCHES)
+    shares = shapley_shares(values, SWITCHES)
+    gains = {switch: [] for switch in SWITCHES}
+    for order in itertools.permutations(SWITCHES):
+        steps = walk(values, order)
+        for switch, before, after in zip(order, steps, steps[1:], strict=False):
+            gains[switch].append(after - before)
+    for switch in SWITCHES:
+        np.testing.assert_allclose(shares[switch], np.mean(gains[switch], axis=0), atol=1e-12)
+    gap = values[frozenset(SWITCHES)] - values[frozenset()]
+    np.testing.assert_allclose(sum(shares.values()), gap, rtol=0, atol=1e-9)
+
+
+def test_intervals_are_over_enough_categories_with_a_value():
+    low, high = bootstrap_interval(np.array([0.0, 1, 2, 3, 4]))
+    assert 0 <= low < 2 < high <= 4
+    assert bootstrap_interval(np.full(6, 0.5)) == (0.5, 0.5)
+    for values in ([1.0, 2, 3, 4], [1, 2, 3, 4, 5, np.nan]):
+        assert np.isnan(bootstrap_interval(np.array(values))).all()
+
+
+def test_the_corners_are_all_combinations_and_contain_both_presets():
+    both, square = corners(("tile", "squash")), corners(("tile",))
+    assert (len(both), len(square)) == (2**3 * 2 * 3 * 2, 2**3 * 2 * 3)
+    assert {v.name: v.protocol for v in both}["public"] == PUBLIC
+    assert {v.name: v.protocol for v in both}["paper"] == PAPER
+    assert {v.name: v.protocol for v in square}["public"] == PUBLIC | {"resize": "tile"}
+    names = [variant.name for variant in (*both, *departures(SCALES))]
+    assert len(set(names)) == len(names)
+
+
+@pytest.fixture(scope="module")
+def ablation_settings(visa_settings) -> AblationSettings:
+    """Return the settings of an ablation of images that are not square."""
+    names = ("dataset", "data_root", "split", "model", "pretrained", "batch_size", "num_workers")
+    shared = {name: getattr(visa_settings, name) for name in names}
+    folder = str(Path(visa_settings.result_dir).parent / "ablation")
+    return AblationSettings(**shared, shots=(0, 1), seeds=(0,), limit=2, result_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def ablation(ablation_settings) -> Path:
+    """Return the result folder of a finished ablation."""
+    run_ablation(ablation_settings)
+    return Path(ablation_settings.result_dir)
+
+
+KEYS = ["category", "shots", "seed", "metric"]
+
+
+def metrics_of_corner(folder: Path, protocol: dict) -> pd.DataFrame:
+    table = pd.read_csv(folder / "ablation.csv", engine="python")
+    rows = table[table["kind"] == "corner"]
+    for name, value in protocol.items():
+        rows = rows[rows[name] == value]
+    return rows.set_index(KEYS)["value"]
+
+
+def test_the_corner_of_paper_equals_the_run_that_encoded_the_images(ablation):
+    separate = pd.read_csv(ablation / "tile" / "metrics.csv", engine="python")
+    separate = separate.set_index(KEYS)["value"].sort_index()
+    corner = metrics_of_corner(ablation, PAPER).sort_index()
+    assert len(corner) == 2 * len(METRICS)
+    pd.testing.assert_series_equal(corner, separate, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [PUBLIC, PAPER | {"templates": "public", "temperature": 0.01, "patch_tokens": "pre_ln"}],
+    ids=["public", "mixed"],
+)
+def test_a_corner_equals_a_separate_run_bit_for_bit(ablation, ablation_settings, changes, tmp_path):
+    settings = ablation_settings.run_settings("tile")
+    settings = replace(settings, **changes, features="discard", result_dir=str(tmp_path))
+    run(settings)
+    separate = pd.read_csv(tmp_path / "metrics.csv", engine="python").set_index(KEYS)["value"]
+    corner = metrics_of_corner(ablation, changes).sort_index()
+    pd.testing.assert_series_equal(corner, separate.sort_index(), check_exact=True)
+
+
+def test_the_shares_sum_to_the_gap_and_the_walk_visits_the_corners(ablation):
+    table = pd.read_csv(ablation / "ablation.csv", engine="python")
+    variants = [*corners(("tile", "squash")), *departures(SCALES)]
+    order = SWITCHES[::-1]
+    for _, rows in effects(table, variants, order).groupby(["shots", "metric"]):
+        assert rows["switch"].tolist() == ["public", *order]
+        gap = rows["value"].iloc[-1] - rows["value"].iloc[0]
+        assert rows["share"].sum() == pytest.approx(gap, abs=1e-9)
+        assert rows["gain"].sum() == pytest.approx(gap, abs=1e-9)
+    # After its first switch, patch_tokens is the only one that differs from `public` in `order`.
+    first = means(table).set_index(["variant", "shots", "metric"])["mean"]
+    walked = effects(table, variants, order).set_index(["shots", "metric", "switch"])["value"]
+    for shots, metric in itertools.product((0, 1), METRICS):
+        assert walked[shots, metric, "public"] == first["public", shots, metric]
+        assert walked[shots, metric, order[-1]] == first["paper", shots, metric]
+
+
+def test_every_page_shows_the_warnings_and_every_switch(ablation):
+    for name in ("ablation.md", "ablation.tex", "ablation.html"):
+        page = (ablation / name).read_text(encoding="utf-8")
+        assert "RANDOM WEIGHTS" in page
+        assert "NOT THE OFFICIAL DATA" in page
+        for switch in SWITCHES:
+            assert switch in page.replace("\\_", "_")
+
+
+def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings):
+    before = (ablation / "ablation.csv").read_bytes()
+    record = ablation / "done" / "capsules.json"
+    times = record.stat().st_mtime_ns
+    run_ablation(replace(ablation_settings, order=SWITCHES[::-1]))
+    assert record.stat().st_mtime_ns == times
+    assert (ablation / "ablation.csv").read_bytes() == before
+
+
+def test_the_order_of_the_walk_has_every_switch_once():
+    for order in (SWITCHES[1:], (*SWITCHES, "templates"), ("resize",)):
+        with pytest.raises(InputError, match=r"ORDER = .*expected each of templates, class_words"):
+            AblationSettings(order=order)

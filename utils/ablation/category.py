@@ -1,0 +1,93 @@
+"""Score a category in every variant from its stored features, and evaluate the results.
+
+Equal results of different variants, such as those of prompts that do not differ, are evaluated
+once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from datasets.references import NO_SEED
+from models.weights import LoadedClip
+from utils.ablation.scoring import VariantScorer, text_banks
+from utils.ablation.source import StoredCategory
+from utils.ablation.variants import Variant
+from utils.results.scores import Scores
+from utils.run.category import Masks, evaluate
+from utils.run.inference import CategoryResult, collect, split_by_image
+from utils.run.plan import CategoryTask
+from utils.run.settings import Settings
+from utils.stopwatch import Stopwatch
+
+PER_COLUMN = ("shots", "seed", "image_scores", "maps")  # the fields of `Scores` of each column
+Metrics = Sequence[tuple[str, float | None]]  # the metrics of one column with their values
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """The results of a category in V variants and R runs: column v * R + r of `result.scores`."""
+
+    variants: Sequence[Variant]
+    task: CategoryTask
+    result: CategoryResult
+
+    def distinct(self) -> tuple[list[int], list[int]]:
+        """Return the first of each set of equal columns, and for each column its index in them."""
+        scores, first, indices = self.result.scores, {}, []
+        for column in range(len(scores.shots)):
+            digest = sha256(scores.image_scores[column].tobytes())
+            digest.update(scores.maps[column].tobytes())
+            indices.append(first.setdefault(digest.digest(), (len(first), column))[0])
+        return [column for _, column in first.values()], indices
+
+    def calls(self, columns: Sequence[int], count: int) -> Iterator[tuple]:
+        """Yield `evaluate_columns` with its arguments, for up to `count` batches of columns."""
+        scores, size = self.result.scores, -(-len(columns) // count)
+        for start in range(0, len(columns), size):
+            batch = columns[start : start + size]
+            values = {name: getattr(scores, name)[batch] for name in PER_COLUMN}
+            yield evaluate_columns, replace(scores, **values), self.result.masks
+
+    def rows(self, metrics: Sequence[Metrics], indices: Sequence[int]) -> list[tuple]:
+        """Return rows (variant, shots, seed, metric, value) from the metrics of distinct columns.
+
+        `indices` are those of `distinct`. A variant that needs references has no rows of 0 shots.
+        """
+        rows, settings = [], self.task.shot_settings
+        for column, index in enumerate(indices):
+            variant, run = divmod(column, len(settings))
+            name, setting = self.variants[variant].name, settings[run]
+            if setting.shots or not self.variants[variant].needs_references:
+                seed = None if setting.seed == NO_SEED else setting.seed
+                rows += [(name, setting.shots, seed, *pair) for pair in metrics[index]]
+        return rows
+
+
+def score_category(
+    variants: Sequence[Variant],
+    stored: StoredCategory,
+    settings: Settings,
+    clip: LoadedClip,
+    clock: Stopwatch,
+) -> VariantResult:
+    """Score all test images of a category in variants that share a value of `resize`."""
+    task = stored.task
+    with clock.stage("text"):
+        banks = text_banks(variants, task.category, settings, clip)
+    with clock.stage("score"):
+        scorer = VariantScorer(variants, banks, *stored.visual_banks())
+        results = []
+        for item, features in stored.tests():
+            scores, maps = (tensor.cpu().numpy() for tensor in scorer.score(features))
+            results += split_by_image([item], scores, maps, maximum=False)
+    columns = replace(task, shot_settings=list(task.shot_settings) * len(variants))
+    return VariantResult(variants, task, collect(columns, results, None, 0))
+
+
+def evaluate_columns(scores: Scores, masks: Masks, clock: Stopwatch) -> list[Metrics]:
+    """Return the metrics of each run in `scores`."""
+    with clock.stage("metrics"):
+        rows, _, _ = evaluate("", scores, masks)
+    count = len(rows) // len(scores.shots)
+    return [[row[3:] for row in rows[i : i + count]] for i in range(0, len(rows), count)]

@@ -1,0 +1,222 @@
+"""Run an ablation: encode every image once, score it in every variant, and compare the results.
+
+The images are encoded by ordinary runs that keep their features: one with `resize` "tile" and, if
+an image is not square, one with "squash". All variants are then scored from these features,
+category by category, while worker processes compute the metrics of the category before. An
+ablation that was stopped continues with the first unfinished category when it is started again.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import asdict
+from pathlib import Path
+
+from datasets.demo import render_if_needed
+from datasets.references import reference_rows
+from models.device import resolve_device, to_device
+from models.weights import build_clip, locate_clip
+from utils.ablation.analysis import effects, long_form, means
+from utils.ablation.category import VariantResult, score_category
+from utils.ablation.settings import AblationSettings
+from utils.ablation.source import StoredCategory
+from utils.ablation.variants import PAPER_ROWS, Variant, corners, departures, single_changes
+from utils.cli import exit_on_error
+from utils.errors import ANOTHER_FOLDER, InputError
+from utils.files import write_text
+from utils.log import log, log_to_console, log_to_file, suppress_output
+from utils.results.folder import (
+    MAX_CHANGES,
+    ResultFolder,
+    describe_changes,
+    lock_folder,
+    read_json,
+)
+from utils.results.scores import load_scores
+from utils.run import benchmark
+from utils.run.category import call_stored, store_call
+from utils.run.distributed import (
+    SINGLE_PROCESS,
+    DistributedContext,
+    init_distributed,
+    worker_errors,
+    worker_pool,
+)
+from utils.run.plan import CategoryTask, plan_benchmark
+from utils.run.session import find_features
+from utils.run.settings import NOT_FINGERPRINTED, Settings, parse_settings
+from utils.stopwatch import WORKERS, Stopwatch
+
+MAX_WAITING = 1  # categories whose metrics are computed while the next one is scored
+Runs = dict[str, Settings]  # the resolved settings of the encoding runs, by their `resize`
+
+
+def main(constants: dict) -> None:
+    """Run an ablation as a script; `constants` is the runner's globals().
+
+    A user's mistake ends the process with one sentence.
+    """
+    with init_distributed() as context, exit_on_error(context.print_stderr):
+        given = {name: value for name, value in constants.items() if name != "DATASET"}
+        settings = parse_settings(given, constants["DATASET"], AblationSettings)
+        if settings.dataset == "demo" and context.is_main:
+            with suppress_output(settings.quiet):
+                render_if_needed(settings.data_root)
+        context.barrier()
+        run(settings, context)
+
+
+def run(settings: AblationSettings, context: DistributedContext = SINGLE_PROCESS) -> str:
+    """Encode, score and compare; return the page as Markdown, or "" in other processes.
+
+    Raises `InputError` for a user's mistake.
+    """
+    runs = {"tile": settings.run_settings("tile").resolve()}
+    if context.is_main:
+        refuse_other_settings(Path(runs["tile"].result_dir).parent, settings)
+    benchmark.run(runs["tile"], context=context)
+    if context.broadcast(context.is_main and not all_square(Path(runs["tile"].result_dir))):
+        runs["squash"] = settings.run_settings("squash").resolve()
+        benchmark.run(runs["squash"], context=context)
+    return score_and_compare(settings, runs) if context.is_main else ""
+
+
+def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
+    """Raise `InputError` before anything is encoded if a folder is of other settings."""
+    if not (path / "settings.json").exists():
+        return
+    earlier = read_json(path / "settings.json", "settings")["settings"]
+    current = json.loads(json.dumps(asdict(settings)))
+    names = current.keys() - {*NOT_FINGERPRINTED, "order"}
+    values = [{name: record.get(name) for name in names} for record in (earlier, current)]
+    if changes := describe_changes(*values, names):
+        raise InputError(
+            f"{'; '.join(changes[:MAX_CHANGES])}: choose {ANOTHER_FOLDER}, or delete {path}, which "
+            "holds the results from before"
+        )
+
+
+def all_square(folder: Path) -> bool:
+    """Return whether all test images of a finished run are square."""
+    sizes = (load_scores(path).size for path in (folder / "scores").glob("*.npz"))
+    return all((size[:, 0] == size[:, 1]).all() for size in sizes)
+
+
+def score_and_compare(settings: AblationSettings, runs: Runs) -> str:
+    """Score and evaluate the unfinished categories; then write all tables and pages."""
+    path, clock = Path(runs["tile"].result_dir).parent, Stopwatch()
+    variants = [*corners(tuple(runs)), *departures(runs["tile"].scales)]
+    with log_to_console(settings.quiet), lock_folder(path), log_to_file(path / "run.log"):
+        folder = open_folder(path, settings, runs, variants)
+        clock.add_earlier(*folder.earlier_times())
+        score_categories(folder, runs, variants, clock)
+        order = [name for name in settings.order if name != "resize" or len(runs) > 1]
+        page = compare(folder, variants, order)
+        folder.write_times(clock)
+        log.info(f"\nresults are in {path}\n")
+        log.info(page)
+    return page
+
+
+def open_folder(
+    path: Path, settings: AblationSettings, runs: Runs, variants: Sequence[Variant]
+) -> ResultFolder:
+    """Open the result folder; its record is that of the first encoding run, with these settings."""
+    keys = "title", "categories", "notes", "weights", "device", "processes", "fingerprint"
+    record = read_json(Path(runs["tile"].result_dir) / "settings.json", *keys)
+    record = {key: record[key] for key in keys}
+    fingerprint = record.pop("fingerprint") | {"variants": [variant.name for variant in variants]}
+    return ResultFolder(path, record | {"settings": asdict(settings)}, fingerprint)
+
+
+def score_categories(
+    folder: ResultFolder, runs: Runs, variants: Sequence[Variant], clock: Stopwatch
+) -> None:
+    """Score every unfinished category; worker processes evaluate it while the next is scored."""
+    tile, finished = runs["tile"], folder.finished()
+    eval_size = folder.record["settings"]["eval_size"]
+    experiment = plan_benchmark(tile)
+    tasks = [task for task in experiment.tasks if task.category not in finished]
+    if not tasks:
+        return
+    with worker_pool(tile.num_workers) as pool:
+        with clock.stage("start-up"):
+            source = locate_clip(tile.model, tile.pretrained)
+            clip = build_clip(source, text_only=True)
+            device = resolve_device(tile.device, tile.deterministic)
+            to_device(clip.model, device, tile.precision)
+            kept = {
+                resize: find_features(settings, experiment, source, tasks, SINGLE_PROCESS)
+                for resize, settings in runs.items()
+            }
+        waiting: deque[tuple[CategoryTask, list[Callable]]] = deque()
+        for task in tasks:
+            pending = []
+            for resize, settings in runs.items():
+                stored = StoredCategory(task, settings, eval_size, kept[resize], device)
+                group = [v for v in variants if v.protocol["resize"] == resize]
+                result = score_category(group, stored, settings, clip, clock)
+                name = folder.path / f".{task.category}-{resize}"
+                pending.append(start_evaluation(result, pool, name, clock))
+            log.info(f"{task.category}: scored in {len(variants)} variants")
+            waiting.append((task, pending))
+            if len(waiting) > MAX_WAITING:
+                finish_category(folder, *waiting.popleft(), clock)
+        while waiting:
+            finish_category(folder, *waiting.popleft(), clock)
+
+
+def start_evaluation(
+    result: VariantResult, pool: Executor | None, name: Path, clock: Stopwatch
+) -> Callable[[], list[tuple]]:
+    """Evaluate a result, in the pool's worker processes if there is one.
+
+    Returns a function that waits and returns the rows of `VariantResult.rows`. `name` is the start
+    of the paths of temporary files.
+    """
+    columns, indices = result.distinct()
+    batches: list[Future] = []
+    for number, call in enumerate(result.calls(columns, getattr(pool, "_max_workers", 1))):
+        path = name.with_name(f"{name.name}-{number}.part")
+        store_call(path, call)
+        if pool is not None:
+            batches.append(pool.submit(call_stored, path))
+            continue
+        batches.append(Future())
+        batches[-1].set_result(call_stored(path))
+
+    def wait() -> list[tuple]:
+        for batch in batches:
+            clock.add(batch.result()[1], WORKERS if pool else "")
+        return result.rows([row for batch in batches for row in batch.result()[0]], indices)
+
+    return wait
+
+
+def finish_category(
+    folder: ResultFolder,
+    task: CategoryTask,
+    pending: Sequence[Callable[[], list[tuple]]],
+    clock: Stopwatch,
+) -> None:
+    """Wait for the metrics of a category and mark it as finished."""
+    with clock.stage("wait for workers"), worker_errors():
+        metrics = [row for rows in pending for row in rows()]
+    references = reference_rows(task.category, task.shot_settings)
+    folder.finish(task.category, {"metrics": metrics, "references": references})
+    folder.write_times(clock)
+
+
+def compare(folder: ResultFolder, variants: Sequence[Variant], order: Sequence[str]) -> str:
+    """Write ablation.csv and the pages from the finished categories; return the Markdown."""
+    from utils.report.ablation import Ablation, write_pages  # Jinja, only when it is needed
+
+    finished = folder.finished()
+    table = long_form(finished, variants)
+    write_text(folder.path / "ablation.csv", table.to_csv(index=False, lineterminator="\n"))
+    record = folder.record | {"finished": list(finished)}
+    compared = [*single_changes(variants), *(v.name for v in variants if v.kind == "departure")]
+    paper_rows = PAPER_ROWS if folder.record["settings"]["dataset"] == "mvtec" else {}
+    ablation = Ablation(record, effects(table, variants, order), means(table), compared, paper_rows)
+    return write_pages(folder.path, ablation)

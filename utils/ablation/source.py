@@ -1,0 +1,75 @@
+"""Read what an encoding run kept of a category: features, tiles, and masks at evaluation size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.decode import read_mask
+from datasets.images import EvalSize, Item, eval_shape, resize_mask
+from models.encoder import PatchTokens
+from models.winclip import VisualBank
+from utils.ablation.scoring import KindFeatures
+from utils.results.features import KeptFeatures
+from utils.results.scores import load_scores
+from utils.run.plan import CategoryTask
+from utils.run.settings import Settings
+
+
+@dataclass(frozen=True)
+class StoredCategory:
+    """One category of a finished run that kept its features."""
+
+    task: CategoryTask
+    settings: Settings  # of the run, resolved
+    eval_size: EvalSize
+    kept: KeptFeatures
+    device: torch.device  # of the features that it returns
+
+    def features(self, image: str) -> KindFeatures:
+        """Return the features of an image's T tiles with each kind of patch tokens."""
+        features = self.kept.read([image], self.device)
+        return {kind: features.select(kind) for kind in get_args(PatchTokens)}
+
+    def tests(self) -> Iterator[tuple[Item, KindFeatures]]:
+        """Yield each test image, without its pixels, and its features."""
+        folder, settings = Path(self.settings.result_dir), self.settings
+        scores = load_scores(folder / "scores" / f"{self.task.category}.npz")
+        tiles, sizes = scores.tiles.tolist(), scores.size.tolist()  # in the order of the task
+        for sample, grid, (height, width) in zip(self.task.tests, tiles, sizes, strict=True):
+            shape = eval_shape(height, width, self.eval_size, settings.resize)
+            mask = np.zeros(shape, bool)
+            if sample.mask:
+                pixels = read_mask(self.kept.root / sample.mask, (width, height))
+                mask = resize_mask(pixels, shape)
+            pixels = np.empty((grid[0] * grid[1], 0))
+            item = Item(sample.image, pixels, tuple(grid), mask, (height, width), b"")
+            yield item, self.features(sample.image)
+
+    def visual_banks(self) -> tuple[dict[PatchTokens, VisualBank], list[Tensor | None]]:
+        """Return a visual bank for each kind of patch tokens, and the rows of every run.
+
+        The banks are empty without reference images; the rows of a 0-shot run are None.
+        """
+        rows, banks, start = {}, [], 0
+        for sample in self.task.references:
+            features = self.features(sample.image)
+            count = len(next(iter(features.values())).image)
+            rows[sample.image] = torch.arange(start, start + count, device=self.device)
+            banks.append({kind: VisualBank.from_features(f) for kind, f in features.items()})
+            start += count
+        sets = [
+            torch.cat([rows[image] for image in setting.images]) if setting.images else None
+            for setting in self.task.shot_settings
+        ]
+        joined = {
+            kind: VisualBank(
+                tuple(map(torch.cat, zip(*(bank[kind].entries for bank in banks), strict=True)))
+            )
+            for kind in (banks[0] if banks else ())
+        }
+        return joined, sets

@@ -1,0 +1,282 @@
+"""Write the pages of an ablation: ablation.md, ablation.tex and ablation.html.
+
+They show the tables of `utils.ablation.analysis`, in percent: the effects of the switches and the
+means of all variants. ablation.html needs no other file and no network.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from markupsafe import Markup
+
+from utils.evaluation.metrics import METRICS
+from utils.files import write_text
+from utils.report.markdown import UNDEFINED, UNPUBLISHED, table
+from utils.report.page import METRIC_NAMES, asset, difference, template
+from utils.report.waterfall import Step, waterfall_chart
+from utils.results.latex import escape, latex_float, latex_table
+from utils.results.summary import MEAN, published_for
+
+HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
+# For each switch, what the public code and what the paper does.
+MEANINGS = {
+    "templates": ("21 prompt templates, one of them twice", "the paper's 22 prompt templates"),
+    "class_words": ('class names as "metal_nut"', 'class names as words: "metal nut"'),
+    "normalise_prompts": (
+        "prompt embeddings averaged as they are",
+        "each prompt embedding scaled to length 1 before averaging",
+    ),
+    "patch_tokens": (
+        "patch tokens before ln_post (WinCLIP+ only)",
+        "patch tokens after ln_post (WinCLIP+ only)",
+    ),
+    "resize": ("images squashed to a square", "images cut into overlapping square tiles"),
+}
+SHARE_TEXT = (
+    "The share of a switch is its effect averaged over all orders in which the switches can be "
+    "set (its Shapley value), so that the shares add up to the whole gap and depend on no order."
+)
+SHARE_TABLE_TEXT = "Shapley values; brackets hold 95 % bootstrap intervals over categories."
+WALK_TEXT = "The mean after each switch, set in this order; every row is a protocol of its own."
+DEPARTURES = "Single departures from paper"
+DEPARTURE_TEXT = "Each row changes one thing in the paper's protocol; brackets show the difference."
+
+PAPER_TEXT = (
+    "The source paper is its own ablation on MVTec AD (arXiv 2303.14814); its row for our protocol "
+    "is the one before multi-crop."
+)
+
+
+class Ablation(NamedTuple):
+    """What the pages show."""
+
+    record: Mapping  # settings.json: title, categories, notes, settings ...
+    effects: pd.DataFrame  # of `utils.ablation.analysis`
+    means: pd.DataFrame
+    departures: Sequence[str]  # the variants to compare with `paper`, in order
+    paper_rows: Mapping[str, Mapping[str, float]]  # the paper's ablation: variant, metric, percent
+
+
+class Table(NamedTuple):
+    """A table as text, whatever it is written as."""
+
+    title: str
+    text: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int
+
+
+def write_pages(folder: Path, ablation: Ablation) -> str:
+    """Write the three pages into the result folder; return the Markdown."""
+    page = markdown_page(ablation)
+    write_text(folder / "ablation.md", page)
+    write_text(folder / "ablation.tex", latex_page(ablation))
+    write_text(folder / "ablation.html", html_page(ablation))
+    return page
+
+
+def markdown_page(ablation: Ablation) -> str:
+    """Return the tables and sentences as Markdown."""
+    blocks = [f"# {title(ablation)}", *(f"**{note}**" for note in ablation.record["notes"])]
+    texts = [f"Percent, means over {category_count(ablation)}.", SHARE_TEXT, left_out(ablation)]
+    blocks.append(" ".join(filter(None, texts)))
+    for shots in shots_of(ablation):
+        blocks.append(f"## {shots}-shot")
+        blocks.append("\n".join(f"- {sentence}" for sentence in sentences(ablation, shots)))
+        for part in tables(ablation, shots):
+            blocks += [f"### {part.title}", part.text]
+            blocks.append(table(part.header, part.rows, part.text_columns))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def latex_page(ablation: Ablation) -> str:
+    """Return the tables as LaTeX floats, with the notes in every caption."""
+    notes = [f"{note}." for note in ablation.record["notes"]]
+    floats = []
+    for shots in shots_of(ablation):
+        for number, part in enumerate(tables(ablation, shots)):
+            name = f"{part.title}, {title(ablation)}, {shots}-shot."
+            caption = " ".join([name, part.text, "Percent.", *notes])
+            rows = [[escape(cell) for cell in row] for row in part.rows]
+            body = latex_table([escape(cell) for cell in part.header], rows, part.text_columns)
+            floats.append(latex_float(body, escape(caption), f"ablation-{shots}-{number}"))
+    return "\n".join(floats)
+
+
+def html_page(ablation: Ablation) -> str:
+    """Return the page as HTML."""
+    switches = switches_of(ablation)
+    return template("ablation.html.j2").render(
+        title=title(ablation),
+        record=ablation.record,
+        counted=category_count(ablation),
+        switches=[(name, *MEANINGS.get(name, ("", ""))) for name in switches],
+        share_text=SHARE_TEXT,
+        left_out=left_out(ablation),
+        sections=[html_section(ablation, shots) for shots in shots_of(ablation)],
+        css=asset("report.css"),
+    )
+
+
+def html_section(ablation: Ablation, shots: int) -> dict:
+    """Return what the page shows for one number of shots."""
+    return {
+        "name": f"{shots}-shot",
+        "sentences": sentences(ablation, shots),
+        "charts": [(METRIC_NAMES[metric], chart(ablation, shots, metric)) for metric in METRICS],
+        "published": published_means(ablation, shots, METRICS[0])[0] > 0,  # not NaN
+        "tables": [*tables(ablation, shots), corner_table(ablation, shots)],
+    }
+
+
+def title(ablation: Ablation) -> str:
+    """Return the title of the pages."""
+    return f"Ablation of WinCLIP on {ablation.record['title']}"
+
+
+def category_count(ablation: Ablation) -> str:
+    """Say how many categories the means are over."""
+    count, total = len(ablation.record["finished"]), len(ablation.record["categories"])
+    return f"{count} categories" if count == total else f"{count} of {total} categories"
+
+
+def left_out(ablation: Ablation) -> str:
+    """Say which switch of the walk has no effect on these images; "" if all have one."""
+    names = [n for n in ablation.record["settings"]["order"] if n not in switches_of(ablation)]
+    return f"{names[0]} is left out: all images are square." if names else ""
+
+
+def shots_of(ablation: Ablation) -> list[int]:
+    """Return the numbers of shots, in ascending order."""
+    return sorted(set(ablation.effects["shots"]))
+
+
+def switches_of(ablation: Ablation) -> list[str]:
+    """Return the switches of the walk, in its order."""
+    return list(dict.fromkeys(ablation.effects["switch"]))[1:]
+
+
+def sentences(ablation: Ablation, shots: int) -> list[str]:
+    """Return one sentence for each switch, and one for the whole gap."""
+    rows = ablation.effects[ablation.effects["shots"] == shots].set_index(["metric", "switch"])
+    switches = switches_of(ablation)
+    gaps = []
+    for metric in HEADLINES:
+        start, end = (rows["value"][metric, name] for name in ("public", switches[-1]))
+        change = f"from {number(start)} (public) to {number(end)} (paper)"
+        gaps.append(f"{METRIC_NAMES[metric]} {change}: {difference(end - start)}")
+    texts = ["; ".join(gaps)]
+    for switch in switches:
+        by_metric = {metric: rows.loc[(metric, switch)] for metric in METRICS}
+        if all(row.share == 0 for row in by_metric.values()):
+            texts.append(f"{switch}: changes nothing in {shots}-shot")
+            continue
+        parts = []
+        for metric in HEADLINES:
+            row = by_metric[metric]
+            bounds = interval(row)
+            bounds = f"95 % interval {bounds} over categories" if bounds else "interval n/a"
+            parts.append(f"{difference(row.share)} {METRIC_NAMES[metric]}, {bounds}")
+        texts.append(f"{switch}: {'; '.join(parts)}")
+    return texts
+
+
+def tables(ablation: Ablation, shots: int) -> Iterator[Table]:
+    """Yield the tables for one number of shots: shares, walk, departures."""
+    rows = ablation.effects[ablation.effects["shots"] == shots].set_index(["metric", "switch"])
+    switches = switches_of(ablation)
+    names = [METRIC_NAMES[metric] for metric in METRICS]
+    values = rows["value"]
+    last = switches[-1]
+    body = [["public", *(number(values[metric, "public"]) for metric in METRICS)]]
+    for switch in switches:
+        effects = [rows.loc[(metric, switch)] for metric in METRICS]
+        body.append(
+            [switch, *(f"{difference(row.share)} {interval(row)}".strip() for row in effects)]
+        )
+    body.append(["paper", *(number(values[metric, last]) for metric in METRICS)])
+    yield Table("Share of each switch", SHARE_TABLE_TEXT, ["switch", *names], body, 1)
+    body = [
+        [name if name == "public" else f"+ {name}", *(number(values[m, name]) for m in METRICS)]
+        for name in ("public", *switches)
+    ]
+    yield Table("From public to paper, step by step", WALK_TEXT, ["switch", *names], body, 1)
+    yield departure_table(ablation, shots)
+
+
+def departure_table(ablation: Ablation, shots: int) -> Table:
+    """Return the table of single departures, with the paper's own rows below ours."""
+    values = ablation.means[ablation.means["shots"] == shots].set_index(["variant", "metric"])[
+        "mean"
+    ]
+    present = [name for name in ("paper", *ablation.departures) if (name, METRICS[0]) in values]
+    body = []
+    for name in present:
+        cells = [number(values[name, metric]) for metric in METRICS]
+        if name != "paper":
+            changes = [difference(values[name, m] - values["paper", m]) for m in METRICS]
+            cells = [f"{cell} ({change})" for cell, change in zip(cells, changes, strict=True)]
+        body.append([name, "ours", *cells])
+        if shots == 0 and name in ablation.paper_rows:
+            numbers = ablation.paper_rows[name]
+            cells = [f"{numbers[m]:.1f}" if m in numbers else UNPUBLISHED for m in METRICS]
+            body.append([name, "paper", *cells])
+    header = ["variant", "source", *(METRIC_NAMES[metric] for metric in METRICS)]
+    if all(row[1] == "ours" for row in body):
+        header, body = [header[0], *header[2:]], [[row[0], *row[2:]] for row in body]
+        return Table(DEPARTURES, DEPARTURE_TEXT, header, body, 1)
+    return Table(DEPARTURES, f"{DEPARTURE_TEXT} {PAPER_TEXT}", header, body, 2)
+
+
+def corner_table(ablation: Ablation, shots: int) -> Table:
+    """Return the table of all corners."""
+    means = ablation.means
+    rows = means[(means["shots"] == shots) & (means["kind"] == "corner")]
+    body = []
+    for name, numbers in rows.groupby("variant", sort=False):
+        by_metric = numbers.set_index("metric")["mean"]
+        body.append([name, *(number(by_metric[metric]) for metric in METRICS)])
+    header = ["difference from paper", *(METRIC_NAMES[metric] for metric in METRICS)]
+    text = "Every combination of the settings, named by what differs from the paper's protocol."
+    return Table(f"All {len(body)} combinations", text, header, body, 1)
+
+
+def chart(ablation: Ablation, shots: int, metric: str) -> Markup | None:
+    """Draw the waterfall of one metric from public to paper; None if it is undefined."""
+    effects = ablation.effects
+    rows = effects[(effects["shots"] == shots) & (effects["metric"] == metric)]
+    if rows["value"].isna().any():
+        return None
+    steps = [Step(r.switch, r.share, r.low, r.high) for r in rows.iloc[1:].itertuples()]
+    start, end = rows["value"].iloc[0], rows["value"].iloc[-1]
+    parts = ", ".join(f"{step.name} {difference(step.gain)}" for step in steps)
+    label = f"{METRIC_NAMES[metric]}: public {start:.1f}, {parts}, paper {end:.1f}"
+    return waterfall_chart(start, steps, published_means(ablation, shots, metric), label)
+
+
+def published_means(ablation: Ablation, shots: int, metric: str) -> tuple[float, float]:
+    """Return the published means of the public code and of the paper; NaN if there are none.
+
+    They are over all categories, so a partial ablation has none.
+    """
+    record = ablation.record
+    if len(record["finished"]) != len(record["categories"]):
+        return float("nan"), float("nan")
+    rows = published_for(record["settings"]["dataset"])
+    row = rows[(rows["category"] == MEAN) & (rows["shots"] == shots) & (rows["metric"] == metric)]
+    return tuple(row[["public", "paper"]].iloc[0]) if len(row) else (float("nan"),) * 2
+
+
+def interval(row: pd.Series) -> str:
+    """Format the interval of a share: `[0.1, 1.1]`; "" if there is none."""
+    if pd.isna(row.low):
+        return ""
+    return f"[{row.low:.1f}, {row.high:.1f}]".replace("-0.0", "0.0").replace("-", "−")
+
+
+def number(value: float) -> str:
+    """Format a value in percent, or n/a."""
+    return UNDEFINED if pd.isna(value) else f"{value:.1f}"
