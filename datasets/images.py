@@ -21,7 +21,7 @@ from torchvision.transforms import functional as T
 from datasets.custom.masks import read_custom_masks
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
-from datasets.tiles import tile_boxes, tile_grid, tile_side
+from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
 from utils.errors import InputError
 
 Resize = Literal["tile", "squash"]  # overlapping square tiles, or one tile of the squashed image
@@ -45,6 +45,7 @@ class Item:
     thumbnail: bytes  # a small JPEG file
     preview: np.ndarray | None = None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
     further_masks: dict[EvalSize, np.ndarray] = field(default_factory=dict)  # at the other sizes
+    crops: np.ndarray | None = None  # (T, C, 3, S, S) uint8: the C crops of each tile
     error: str = ""
 
 
@@ -68,6 +69,7 @@ class ImageDataset(Dataset):
     custom_masks: bool = False  # read masks as `read_custom_masks` does
     previewed: Collection[str] = ()  # the images that get a preview
     shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
+    multi_crops: tuple[MultiCrop, ...] = ()  # the items' crops are the `distinct_crops` of these
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -97,7 +99,18 @@ class ImageDataset(Dataset):
             make_thumbnail(image),
             self.shrink(np.asarray(image)) if sample.image in self.previewed else None,
             dict(zip(self.eval_size[1:], further_masks, strict=True)),
+            self.cut_crops(image, grid) if self.multi_crops else None,
         )
+
+    def cut_crops(self, image: Image.Image, grid: tuple[int, int]) -> np.ndarray:
+        """Cut the crops of all tiles from the image, once resized: (T, C, 3, side, side) uint8."""
+        side, tiles, crops = self.side, {}, []
+        for size, top, left, mirrored in distinct_crops(self.multi_crops, side):
+            if size not in tiles:
+                tiles[size], _ = cut_tiles(image, size, self.resize, self.tile, grid)
+            crop = tiles[size][..., top : top + side, left : left + side]
+            crops.append(crop.flip(-1) if mirrored else crop)
+        return torch.stack(crops, dim=1).numpy()
 
     def read_masks(self, sample: Sample, image_size: tuple[int, int]) -> list[np.ndarray]:
         """Return the mask of a sample at each evaluation size; `image_size` is (width, height)."""
@@ -126,20 +139,24 @@ def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: in
 
 
 def cut_tiles(
-    image: Image.Image, side: int, resize: Resize, tile: int = 0
+    image: Image.Image,
+    side: int,
+    resize: Resize,
+    tile: int = 0,
+    grid: tuple[int, int] | None = None,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Resize an image and cut the encoder's inputs: (T, 3, side, side) uint8, and their grid.
 
     "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
     pixels, or with 0 the shorter side, becomes `side`, and cuts tiles. "squash" resizes both sides
-    to `side`: one tile.
+    to `side`: one tile. `grid` sets the rows and columns of tiles; None: as many as are needed.
     """
     short = min(image.size)
     shorter = round(side * short / tile_side(image.height, image.width, tile))
     target = [side, side] if resize == "squash" else [shorter]
     pixels = T.pil_to_tensor(T.resize(image, target, InterpolationMode.BICUBIC))
     height, width = pixels.shape[-2:]
-    grid = tile_grid(height, width, side)
+    grid = grid or tile_grid(height, width, side)
     boxes = tile_boxes(height, width, side, grid)
     tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
     return torch.stack(tiles), grid

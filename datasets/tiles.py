@@ -2,14 +2,33 @@
 
 Without TILE, a tile is as wide as the image's shorter side S, and the tiles lie along the longer
 side; a square image has one. With TILE = N, tiles are N source pixels wide and cover both sides.
-Tiles are evenly spaced, from edge to edge.
+Tiles are evenly spaced, from edge to edge. With MULTI_CROP, crops of each tile are encoded as well.
 """
 
 import math
+from collections.abc import Iterable
+from itertools import product
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+CropVariant = Literal["five", "ten", "overlap-1.25", "overlap-1.5", "overlap-2"]
+MultiCrop = Literal["none", CropVariant]
+
 STRIDE = 0.8  # largest step between tiles, of their side: neighbours overlap by a fifth or more
+CROP_RATIO = 0.875  # side of a crop / side of the resized tile, as in ImageNet's evaluation
+
+
+class Crop(NamedTuple):
+    """A square crop of a tile, which is resized to `size` pixels; `mirrored` swaps left and right.
+
+    The crop has the side of the encoder's input.
+    """
+
+    size: int
+    top: int
+    left: int
+    mirrored: bool = False
 
 
 def tile_side(height: int, width: int, tile: int = 0) -> int:
@@ -41,3 +60,31 @@ def tile_boxes(
         for length, count in zip((height, width), grid, strict=True)
     )
     return [(top, left, side) for top in tops for left in lefts]
+
+
+def multi_crop(variant: MultiCrop, side: int) -> list[Crop]:
+    """Return the crops of a tile, each `side` pixels wide.
+
+    "five" resizes the tile to side / CROP_RATIO and takes the four corners and the centre; "ten"
+    adds their mirror images. "overlap-s" resizes it to s times the side and covers it with crops
+    as TILE covers an image: 2 x 2 of them, or 3 x 3 for "overlap-2".
+
+    >>> multi_crop("five", 224)[-1]
+    Crop(size=256, top=16, left=16, mirrored=False)
+    """
+    if variant == "none":
+        return []
+    if variant in ("five", "ten"):
+        size = round(side / CROP_RATIO)
+        margin, centre = size - side, round((size - side) / 2)
+        places = [*product((0, margin), repeat=2), (centre, centre)]
+        mirrored = (False, True) if variant == "ten" else (False,)
+        return [Crop(size, top, left, mirror) for mirror in mirrored for top, left in places]
+    size = round(float(variant.removeprefix("overlap-")) * side)
+    boxes = tile_boxes(size, size, side, tile_grid(size, size, side))
+    return [Crop(size, top, left) for top, left, _ in boxes]
+
+
+def distinct_crops(variants: Iterable[MultiCrop], side: int) -> list[Crop]:
+    """Return the crops of all variants; those that several variants share are returned once."""
+    return list(dict.fromkeys(crop for name in variants for crop in multi_crop(name, side)))

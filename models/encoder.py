@@ -22,8 +22,8 @@ the first block's queries, keys and values) is computed once; the last block com
 tokens that are read.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import open_clip
@@ -67,17 +67,19 @@ class AllFeatures:
     ln_post: nn.Module  # the tower's last normalisation, on the device of the tensors
     grid: tuple[int, int]  # (G_h, G_w)
     scales: tuple[int, ...]  # the windows' sizes in patches
+    crops: Mapping[str, Tensor] = field(default_factory=dict)  # multi-crop variant to (B, C, E)
 
     @torch.inference_mode()
-    def select(self, patch_tokens: PatchTokens) -> Features:
-        """Return float32 features with the given patch tokens, for WinCLIP and WinCLIP+."""
+    def select(self, patch_tokens: PatchTokens, multi_crop: str = "none") -> Features:
+        """Return float32 features with the given patch tokens and the crops of one variant."""
         if patch_tokens == "post_ln":
             weight = next(self.ln_post.parameters(), self.pre_ln)  # some towers have no ln_post
             patches = self.ln_post(self.pre_ln.to(weight.dtype))
         else:
             patches = self.pre_ln if patch_tokens == "pre_ln" else self.penultimate
         windows = tuple(scale.float() for scale in self.windows)
-        return Features(self.image.float(), windows, patches.float(), self.grid, self.scales)
+        crops = None if multi_crop == "none" else self.crops[multi_crop].float()
+        return Features(self.image.float(), windows, patches.float(), self.grid, self.scales, crops)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "AllFeatures":
         """Return a copy with `function` applied to every tensor, such as a slice or a cast."""
@@ -87,17 +89,19 @@ class AllFeatures:
             windows=tuple(map(function, self.windows)),
             pre_ln=function(self.pre_ln),
             penultimate=function(self.penultimate),
+            crops={name: function(crops) for name, crops in self.crops.items()},
         )
 
     @staticmethod
     def concatenate(batches: "Sequence[AllFeatures]") -> "AllFeatures":
-        """Join batches (one or more) along B, in their order."""
+        """Join batches (one or more) along B, in their order; all have the same crops."""
         return replace(
             batches[0],
             image=torch.cat([batch.image for batch in batches]),
             windows=tuple(map(torch.cat, zip(*(b.windows for b in batches), strict=True))),
             pre_ln=torch.cat([batch.pre_ln for batch in batches]),
             penultimate=torch.cat([batch.penultimate for batch in batches]),
+            crops={name: torch.cat([b.crops[name] for b in batches]) for name in batches[0].crops},
         )
 
 
@@ -161,26 +165,20 @@ class WindowedEncoder:
                 # Attention needs rows at multiples of 8 elements, and else copies at every call.
                 mask = F.pad(mask, (0, -tokens % 8))[:, :tokens]
                 self.attended[group] = (tokens, mask)
-        # The last block computes all class tokens, and the full image's patches if they are read.
-        self.full_outputs = 1 if self.patch_tokens == "penultimate" else patches + 1
 
     def encode_images(self, pixels: Tensor) -> Features:
         """Embed B images and all their windows.
 
         `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
-        return self._encode(pixels, self.full_outputs).select(self.patch_tokens)
-
-    def encode_all(self, pixels: Tensor) -> AllFeatures:
-        """Embed B images and all their windows, as `encode_images` does, with all patch tokens."""
-        return self._encode(pixels, self.group_tokens[0])
+        return self.encode_all(pixels).select(self.patch_tokens)
 
     @torch.inference_mode()
-    def _encode(self, pixels: Tensor, full_outputs: int) -> AllFeatures:
-        """Embed images; the last block computes the first `full_outputs` tokens of a full image."""
+    def encode_all(self, pixels: Tensor) -> AllFeatures:
+        """Embed B images and all their windows, as `encode_images` does, with all patch tokens."""
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
-            classes, pre_ln, penultimate = self._run_blocks(tokens, full_outputs)
+            classes, pre_ln, penultimate = self._run_blocks(tokens)
             embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
         counts = [len(pixels) * count for count, _ in self.group_shapes]
         image, *windows = embeddings.split(counts)
@@ -190,11 +188,26 @@ class WindowedEncoder:
         ln_post = self.visual.ln_post
         return AllFeatures(image, windows, pre_ln, penultimate, ln_post, self.grid, self.scales)
 
-    def _run_blocks(self, tokens: Tensor, full_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.inference_mode()
+    def encode_crops(self, pixels: Tensor) -> Tensor:
+        """Embed crops as open_clip embeds images, without windows: (B, 3, H, W) to (B, E) float32.
+
+        `pixels` are normalised as open_clip's transform does.
+        """
+        *blocks, last = self.visual.transformer.resblocks
+        with matmul_precision(self.tf32), without_cudnn_attention():
+            tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
+            for block in blocks:
+                tokens = block(tokens)
+            attended = attend_from_class_token(last, tokens)
+            classes = add_mlp(last, add_attention(last, tokens[:, 0], attended))
+            return (self.visual.ln_post(classes) @ self.visual.proj).float()
+
+    def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run all blocks: tokens (B, 1 + N, D) to class tokens (B * S, D), patches (B, N, D) twice.
 
         The class tokens are those of the S sequences of each image, group-major; the patches are
-        those of the last block, as far as it computes them, and of the block before it.
+        those of the last block and of the block before it.
         """
         batch, full, _ = tokens.shape
         first, *middle, last = self.visual.transformer.resblocks
@@ -213,9 +226,9 @@ class WindowedEncoder:
             del attended
             x = add_mlp(block, x)
         penultimate = x[: batch * full].unflatten(0, (batch, full))[:, 1:]
-        x = self._last_block(last, x, full_outputs)
-        full_images = x[: batch * full_outputs].unflatten(0, (batch, full_outputs))
-        classes = torch.cat([full_images[:, 0], x[batch * full_outputs :]])
+        x = self._last_block(last, x)
+        full_images = x[: batch * full].unflatten(0, (batch, full))
+        classes = torch.cat([full_images[:, 0], x[batch * full :]])
         return classes, full_images[:, 1:], penultimate
 
     def _attend(self, block: nn.Module, qkv: Tensor) -> Tensor:
@@ -231,19 +244,18 @@ class WindowedEncoder:
         batch = len(tokens) // len(self.token_index)
         return tokens.split([batch * count for count in self.group_tokens])
 
-    def _last_block(self, block: nn.Module, x: Tensor, full_outputs: int) -> Tensor:
+    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """Run the last block for the tokens that are read: (B * T, D) to (B * T_read, D).
 
-        These are the class tokens, and the first `full_outputs` tokens of the full images.
+        These are all tokens of the full images, and the class tokens of the windows.
         """
         full, *windows = (
             group.unflatten(0, (-1, length))
             for group, (_, length) in zip(self._groups(x), self.group_shapes, strict=True)
         )
         queries, keys, values = project_qkv(block, full).chunk(3, dim=-1)
-        queries = queries[:, :full_outputs]
         attended = [attend(queries, keys, values, block.attn.num_heads).flatten(0, 1)]
-        read = [full[:, :full_outputs].flatten(0, 1)]
+        read = [full.flatten(0, 1)]
         for tokens in windows:
             attended.append(attend_from_class_token(block, tokens))
             read.append(tokens[:, 0])

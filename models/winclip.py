@@ -8,12 +8,15 @@ scale s, E the joint width, D the width of patch tokens, M rows (tiles) of the v
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.windows import harmonic_aggregation, harmonic_mean
+
+CropAverage = Literal["embeddings", "scores"]  # what multi-crop averages over an image's crops
 
 MAX_COSINES = 2**24  # computed at a time in `nearest_cosines`: 64 MiB in fp32
 
@@ -27,6 +30,7 @@ class Features:
     patches: Tensor  # (B, N, D) the patch tokens that WinCLIP+ compares
     grid: tuple[int, int]  # (G_h, G_w)
     scales: tuple[int, ...]  # the windows' sizes in patches
+    crops: Tensor | None = None  # (B, C, E) the embeddings of each image's crops, for multi-crop
 
     @staticmethod
     def concatenate(batches: "Sequence[Features]") -> "Features":
@@ -34,7 +38,10 @@ class Features:
         windows = tuple(map(torch.cat, zip(*(batch.windows for batch in batches), strict=True)))
         image = torch.cat([batch.image for batch in batches])
         patches = torch.cat([batch.patches for batch in batches])
-        return replace(batches[0], image=image, windows=windows, patches=patches)
+        crops = None
+        if batches[0].crops is not None:
+            crops = torch.cat([batch.crops for batch in batches])
+        return replace(batches[0], image=image, windows=windows, patches=patches, crops=crops)
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,15 @@ def winclip(
     text: TextBank,
     visual: VisualBank | None,
     reference_sets: Sequence[Tensor | None],
+    crop_average: CropAverage = "embeddings",
 ) -> tuple[Tensor, Tensor]:
     """Return scores (R, B) and maps (R, B, G_h, G_w), one per reference set, in order.
 
-    A reference set is a tensor of row indices into `visual`; None means zero-shot.
+    A reference set is a tensor of row indices into `visual`; None means zero-shot. `crop_average`
+    is that of `score_crops`.
     """
     # Section 4, WinCLIP: compare the image and its windows with the two states.
-    zero_shot = score_zero_shot(features, text)
+    zero_shot = score_zero_shot(features, text, crop_average)
     # Section 5, WinCLIP+: compare windows and patches with those of reference images.
     few_shot = iter(())
     if few_shot_sets := [rows for rows in reference_sets if rows is not None]:
@@ -103,13 +112,31 @@ def winclip(
     return scores, maps
 
 
-def score_zero_shot(features: Features, text: TextBank) -> tuple[Tensor, Tensor]:
-    """Return WinCLIP's scores (B,) and maps (B, G_h, G_w)."""
+def score_zero_shot(
+    features: Features, text: TextBank, crop_average: CropAverage = "embeddings"
+) -> tuple[Tensor, Tensor]:
+    """Return WinCLIP's scores (B,) and maps (B, G_h, G_w).
+
+    `crop_average` is that of `score_crops`; the maps do not depend on crops.
+    """
     scores = text.score(features.image)  # equation 2
     maps = [scores[:, None, None].expand(-1, *features.grid)]
     for windows, size in zip(features.windows, features.scales, strict=True):
         maps.append(harmonic_aggregation(text.score(windows), features.grid, size))  # equation 3
+    if features.crops is not None:
+        scores = score_crops(features.crops, text, crop_average)
     return scores, harmonic_mean(torch.stack(maps))
+
+
+def score_crops(crops: Tensor, text: TextBank, average: CropAverage) -> Tensor:
+    """Score images by the embeddings of their crops: (B, C, E) to (B,).
+
+    Multi-crop is a step of the paper that it does not define (docs/protocol.md). Either the unit
+    embeddings of an image's crops are averaged and the mean is scored, or the scores are averaged.
+    """
+    if average == "scores":
+        return text.score(crops).mean(dim=1)
+    return text.score(F.normalize(crops, dim=-1).mean(dim=1))
 
 
 def visual_association_score(queries: Tensor, references: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ KEYS = ["category", "shots", "seed", "metric"]
 
 def metrics_of_corner(folder: Path, protocol: dict) -> pd.DataFrame:
     table = pd.read_csv(folder / "ablation.csv", engine="python")
-    rows = table[table["kind"] == "corner"]
+    rows = table[(table["kind"] == "corner") | (table["multi_crop"] != "none")]
     for name, value in protocol.items():
         rows = rows[rows[name] == value]
     return rows.set_index(KEYS)["value"]
@@ -195,8 +195,12 @@ def test_the_corner_of_paper_equals_the_run_that_encoded_the_images(ablation):
 
 @pytest.mark.parametrize(
     "changes",
-    [PUBLIC, PAPER | {"templates": "public", "temperature": 0.01, "patch_tokens": "pre_ln"}],
-    ids=["public", "mixed"],
+    [
+        PUBLIC,
+        PAPER | {"templates": "public", "temperature": 0.01, "patch_tokens": "penultimate"},
+        PAPER | {"multi_crop": "five", "multi_crop_average": "scores"},
+    ],
+    ids=["public", "mixed", "multi-crop"],
 )
 def test_a_corner_equals_a_separate_run_bit_for_bit(ablation, ablation_settings, changes, tmp_path):
     settings = ablation_settings.run_settings("tile")

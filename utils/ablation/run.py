@@ -106,7 +106,7 @@ def all_square(folder: Path) -> bool:
 def score_and_compare(settings: AblationSettings, runs: Runs) -> str:
     """Score and evaluate the unfinished categories; then write all tables and pages."""
     path, clock = Path(runs["tile"].result_dir).parent, Stopwatch()
-    variants = [*corners(tuple(runs)), *departures(runs["tile"].scales)]
+    variants = [*corners(tuple(runs)), *departures(runs["tile"].scales, settings.multi_crops)]
     with log_to_console(settings.quiet), lock_folder(path), log_to_file(path / "run.log"):
         folder = open_folder(path, settings, runs, variants)
         clock.add_earlier(*folder.earlier_times())

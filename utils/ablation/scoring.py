@@ -7,6 +7,7 @@ does, so on a CPU their scores equal that run's bit for bit.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from models.departures import (
     depart_zero_shot,
     reduced_ensemble,
 )
-from models.encoder import PatchTokens
+from models.encoder import AllFeatures, PatchTokens
 from models.prompts import spaced_words
 from models.text import encode_states
 from models.weights import LoadedClip
@@ -47,17 +48,19 @@ class VariantScorer:
     visual: Mapping[PatchTokens, VisualBank]  # empty without reference images
     reference_sets: Sequence[Tensor | None]  # rows of the visual banks for each run; None: 0-shot
 
-    def score(self, features: KindFeatures) -> tuple[Tensor, Tensor]:
+    def score(self, features: AllFeatures) -> tuple[Tensor, Tensor]:
         """Return scores (V * R, B) and maps (V * R, B, G_h, G_w), variant by variant."""
-        plain = next(iter(features.values()))
+        kinds = select_kinds(features)
+        plain = next(iter(kinds.values()))
         banks = {id(bank): bank for bank in self.banks}
-        nearest = self.nearest(features)
+        nearest = self.nearest(kinds)
 
         @cache
-        def zero_shot(bank, equations):
-            if equations is None:
-                return score_zero_shot(plain, banks[bank])
-            return depart_zero_shot(plain, banks[bank], equations)
+        def zero_shot(bank, equations, multi_crop, average):
+            if equations is not None:
+                return depart_zero_shot(plain, banks[bank], equations)
+            crops = None if multi_crop == "none" else features.crops[multi_crop].float()
+            return score_zero_shot(replace(plain, crops=crops), banks[bank], average)
 
         @cache
         def visual_maps(kind, equations):
@@ -68,7 +71,8 @@ class VariantScorer:
         outputs = []
         for variant, bank in zip(self.variants, self.banks, strict=True):
             equations, kind = variant.equations, variant.protocol["patch_tokens"]
-            from_text, few_shot = zero_shot(id(bank), equations), iter(())
+            crops = variant.protocol["multi_crop"], variant.protocol["multi_crop_average"]
+            from_text, few_shot = zero_shot(id(bank), equations, *crops), iter(())
             if nearest:
                 maps = visual_maps(kind, equations)
                 add = add_visual_maps if equations is None else depart_few_shot
@@ -95,6 +99,11 @@ class VariantScorer:
             )
             for kind, visual in self.visual.items()
         }
+
+
+def select_kinds(features: AllFeatures) -> KindFeatures:
+    """Return features with each kind of patch tokens."""
+    return {kind: features.select(kind) for kind in get_args(PatchTokens)}
 
 
 def text_banks(

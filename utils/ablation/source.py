@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from datasets.decode import read_mask
 from datasets.images import EvalSize, Item, eval_shape, resize_mask
-from models.encoder import PatchTokens
+from models.encoder import AllFeatures, PatchTokens
 from models.winclip import VisualBank
-from utils.ablation.scoring import KindFeatures
+from utils.ablation.scoring import select_kinds
 from utils.results.features import KeptFeatures
 from utils.results.scores import load_scores
 from utils.run.plan import CategoryTask
@@ -30,12 +29,11 @@ class StoredCategory:
     kept: KeptFeatures
     device: torch.device  # of the features that it returns
 
-    def features(self, image: str) -> KindFeatures:
-        """Return the features of an image's T tiles with each kind of patch tokens."""
-        features = self.kept.read([image], self.device)
-        return {kind: features.select(kind) for kind in get_args(PatchTokens)}
+    def features(self, image: str) -> AllFeatures:
+        """Return the features of an image's T tiles."""
+        return self.kept.read([image], self.device)
 
-    def tests(self) -> Iterator[tuple[Item, KindFeatures]]:
+    def tests(self) -> Iterator[tuple[Item, AllFeatures]]:
         """Yield each test image, without its pixels, and its features."""
         folder, settings = Path(self.settings.result_dir), self.settings
         scores = load_scores(folder / "scores" / f"{self.task.category}.npz")
@@ -58,9 +56,10 @@ class StoredCategory:
         rows, banks, start = {}, [], 0
         for sample in self.task.references:
             features = self.features(sample.image)
-            count = len(next(iter(features.values())).image)
+            count = len(features.image)
             rows[sample.image] = torch.arange(start, start + count, device=self.device)
-            banks.append({kind: VisualBank.from_features(f) for kind, f in features.items()})
+            kinds = select_kinds(features).items()
+            banks.append({kind: VisualBank.from_features(selected) for kind, selected in kinds})
             start += count
         sets = [
             torch.cat([rows[image] for image in setting.images]) if setting.images else None

@@ -6,6 +6,7 @@ ln_post.safetensors             weight and bias of the tower's last normalisatio
     image           (T, E) image embeddings
     windows_<scale> (T, W, E) window embeddings
     pre_ln, penultimate     (T, N, D) patch tokens; post_ln is ln_post(pre_ln)
+    crops_<variant> (T, C, E) embeddings of crops, for each variant of MULTI_CROP that was encoded
 
 A file's metadata are the image's path, the sha256 of its file, its size in pixels, the grid of
 patches, and the sha256 of the encoding. `<resize>` is tile or squash; both read the same pixels of
@@ -30,13 +31,16 @@ from torch import Tensor, nn
 
 from datasets.images import Item, Resize
 from datasets.prepare import THREADS
+from datasets.tiles import MultiCrop, distinct_crops, multi_crop
 from models.encoder import AllFeatures, PatchTokens
+from models.winclip import Features
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
 from utils.log import log
 from utils.results.folder import MAX_CHANGES, describe_changes, read_json
 
 FOLDER = "features"  # in a result folder
+CROPS = "crops_"  # starts the names of the tensors of crops
 FEATURES_JSON, LN_POST = "features.json", "ln_post.safetensors"
 METADATA = "features"  # the entry of a file's header that holds them, as JSON
 EXACT = "fp32"  # the precision in which features are not rounded
@@ -120,10 +124,19 @@ class FeatureStore:
             )
         return not changed
 
-    def read(self, image: str) -> AllFeatures:
-        """Return the features of an image's T tiles, on the CPU, in the precision of the store.
+    def has_crops(self, image: str, variants: Collection[MultiCrop]) -> bool:
+        """Return whether the file of an image has the crops of some variants.
 
         Raises `InputError` for a missing or damaged file.
+        """
+        file = self.find(image)
+        with damaged_file(file), safe_open(file, "pt") as stream:
+            return {f"{CROPS}{name}" for name in variants} <= set(stream.keys())
+
+    def read(self, image: str, variants: Collection[MultiCrop] = ()) -> AllFeatures:
+        """Return the features of an image's T tiles, on the CPU, in the precision of the store.
+
+        Their crops are those of `variants`. Raises `InputError` for a missing or damaged file.
         """
         tensors, metadata = read_tensors(self.find(image) or self._path(image, self.resize))
         scales = tuple(self.encoding["scales"])
@@ -135,13 +148,15 @@ class FeatureStore:
             ln_post=self.ln_post,
             grid=tuple(metadata["grid"]),
             scales=scales,
+            crops={name: tensors[f"{CROPS}{name}"] for name in variants},
         )
 
     def round(self, features: AllFeatures) -> AllFeatures:
         """Return features in the precision of the store; raise `InputError` after an overflow."""
         dtype = PRECISIONS[self.precision]
         rounded = features.map(lambda tensor: tensor.to(dtype))
-        tensors = rounded.image, *rounded.windows, rounded.pre_ln, rounded.penultimate
+        tensors = [rounded.image, *rounded.windows, rounded.pre_ln, rounded.penultimate]
+        tensors += rounded.crops.values()
         if dtype == torch.float16 and not all(tensor.isfinite().all() for tensor in tensors):
             raise InputError(
                 "a feature exceeds 65504, the largest number of fp16; use --features-precision fp32"
@@ -157,6 +172,7 @@ class FeatureStore:
         tensors["penultimate"] = features.penultimate
         windows = zip(features.scales, features.windows, strict=True)
         tensors |= {f"windows_{scale}": tensor for scale, tensor in windows}
+        tensors |= {f"{CROPS}{name}": tensor for name, tensor in features.crops.items()}
         metadata = self._metadata(image, source)
         metadata |= {"size": size, "grid": features.grid}
         # One entry, because safetensors writes several in random order.
@@ -203,12 +219,41 @@ class KeptFeatures:
     writer: FeatureStore | None  # the store that gets them
     root: Path  # of the images' paths
     patch_tokens: PatchTokens  # those that are scored
+    multi_crop: MultiCrop  # the crops that are scored
+    variants: tuple[MultiCrop, ...]  # of crops that all features have
+    without_crops: Collection[str]  # the images whose kept features lack some of them
 
     def read(self, images: Sequence[str], device: torch.device) -> AllFeatures:
-        """Return the kept features of all tiles of some images, on a device."""
-        features = AllFeatures.concatenate([self.store_of[image].read(image) for image in images])
-        features = features.map(lambda tensor: tensor.to(device))
+        """Return the kept features of all tiles of some images, on a device.
+
+        They have no crops if an image is in `without_crops`; then all must be.
+        """
+        variants = () if images[0] in self.without_crops else self.variants
+        kept = [self.store_of[image].read(image, variants) for image in images]
+        features = AllFeatures.concatenate(kept).map(lambda tensor: tensor.to(device))
         return replace(features, ln_post=features.ln_post.to(device))
+
+    def missing(self, images: Sequence[str]) -> list[str]:
+        """Return the images of which something must be encoded."""
+        return [
+            image for image in images if image not in self.store_of or image in self.without_crops
+        ]
+
+    def add_crops(self, features: AllFeatures, embeddings: Tensor, side: int) -> AllFeatures:
+        """Return features with their crops, from the embeddings (B, C, E) of `distinct_crops`.
+
+        `side` is the side of a crop in pixels.
+        """
+        columns = {crop: i for i, crop in enumerate(distinct_crops(self.variants, side))}
+        crops = {
+            name: embeddings[:, [columns[crop] for crop in multi_crop(name, side)]]
+            for name in self.variants
+        }
+        return replace(features, crops=crops)
+
+    def select(self, features: AllFeatures) -> Features:
+        """Return the features that are scored."""
+        return features.select(self.patch_tokens, self.multi_crop)
 
     def keep(self, items: Sequence[Item], features: AllFeatures) -> AllFeatures:
         """Round the features of all tiles of some images; write them if the run keeps features."""

@@ -90,10 +90,10 @@ def score_category(
     if task.leave_one_out and len(references.rows) > 1:
         leave_one_out = score_references(references, session)
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
-    results, copies = [], deque()
+    results, copies, average = [], deque(), session.settings.multi_crop_average
     for items, features in session.stream.take(len(shard.tests)):
         with session.clock.stage("score", features.image.device):
-            outputs = winclip(features, text, references.bank, reference_sets)
+            outputs = winclip(features, text, references.bank, reference_sets, average)
             copies.append((items, HostCopy(*outputs)))
         if len(copies) > 1:  # read one batch late, so that a GPU is never idle
             results += read_results(*copies.popleft(), session)
@@ -111,11 +111,11 @@ def score_category(
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
     context, device = session.context, session.stream.device
-    counts, batches = [], []
+    counts, batches, average = [], [], session.settings.multi_crop_average
     for items, features in session.stream.take(len(shard.references)):
         counts += [(item.image, len(item.tiles)) for item in items]
         bank = VisualBank.from_features(features)
-        batches.append((*score_zero_shot(features, text), *bank.entries))
+        batches.append((*score_zero_shot(features, text, average), *bank.entries))
         session.progress.update(len(items))
     tensors = [torch.cat(parts).cpu() for parts in zip(*batches, strict=True)]
     shards = context.all_gather((counts, tensors))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from datasets.decode import open_image
 from datasets.images import Resize
-from datasets.tiles import tile_grid, tile_side
+from datasets.tiles import multi_crop, tile_grid, tile_side
 from models.device import check_precision, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, spaced_words
@@ -103,7 +103,7 @@ def open_session(
             pending = [task for task in experiment.tasks if task.category not in finished]
             shards = [task.shard(context) for task in pending]
             kept = find_features(settings, experiment, source, shards, context)
-            complete = kept is not None and kept.store_of.keys() >= set(images_of(shards))
+            complete = kept is not None and not kept.missing(images_of(shards))
             text_only = all(context.all_gather(complete))
             clip, encoder = load_encoder(settings, context, source, text_only)
         for task in experiment.tasks:
@@ -117,7 +117,8 @@ def open_session(
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
-        loader = make_loader(settings, experiment, shards, clip.image_size)
+        variants = () if complete else settings.encoded_crops
+        loader = make_loader(settings, experiment, shards, clip.image_size, variants)
         progress = progress_bar(
             total=sum(map(len, pending)),
             unit="image",
@@ -192,13 +193,23 @@ def find_features(
         return None
     images = images_of(shards)
     store_of = find_kept(stores, images, experiment.root)
+    variants = settings.encoded_crops
+    without_crops = {
+        image
+        for image, store in store_of.items()
+        if variants and not store.has_crops(image, variants)
+    }
     counts = Counter(store.folder for store in store_of.values())
-    shares = context.all_gather((len(images), counts))
-    total = sum(share for share, _ in shares)
-    for folder, count in sum((counts for _, counts in shares), Counter()).items():
+    shares = context.all_gather((len(images), len(without_crops), counts))
+    total, lacking = (sum(share[index] for share in shares) for index in range(2))
+    for folder, count in sum((counts for *_, counts in shares), Counter()).items():
         log.info(f"features of {count} of {total} images are kept in {folder}")
-    rounding = writer or stores[0]
-    return KeptFeatures(store_of, rounding, writer, experiment.root, settings.patch_tokens)
+    if lacking:
+        log.info(f"{lacking} of them lack crops ({' '.join(variants)}), which are encoded now")
+    return KeptFeatures(
+        *(store_of, writer or stores[0], writer, experiment.root),
+        *(settings.patch_tokens, settings.multi_crop, variants, without_crops),
+    )
 
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
@@ -235,7 +246,7 @@ def prepare_store(
 
     Raises `InputError` if the disk has too little space.
     """
-    images = [image for image in images_of(shards) if image not in kept.store_of]
+    images = kept.missing(images_of(shards))
     count = sum(context.all_gather(len(images)))
     if not count:
         log.info("there is nothing to encode, so no features are written")
@@ -245,7 +256,8 @@ def prepare_store(
     FeatureStore.create(writer.folder, writer.encoding, writer.resize, encoder.visual.ln_post)
     paths = [kept.root / image for image in images[:: len(images) // MAX_MEASURED + 1]]
     tiles = mean_tiles(paths, settings.resize, settings.tile)
-    size = int(count * tiles * bytes_per_tile(encoder, writer.precision))
+    crops = sum(len(multi_crop(name, encoder.visual.image_size[0])) for name in kept.variants)
+    size = int(count * tiles * bytes_per_tile(encoder, writer.precision, crops))
     free = shutil.disk_usage(writer.folder).free
     text = f"features of {count} images take about {describe_bytes(size)} in {writer.precision}"
     if size > free:
@@ -271,11 +283,11 @@ def mean_tiles(paths: Sequence[Path], resize: Resize, tile: int) -> float:
     return sum(counts[1:] or counts) / max(1, len(counts) - 1)
 
 
-def bytes_per_tile(encoder: WindowedEncoder, precision: str) -> int:
-    """Return the size of the kept features of one tile."""
+def bytes_per_tile(encoder: WindowedEncoder, precision: str, crops: int) -> int:
+    """Return the size of the kept features of one tile with some crops."""
     (patches, width), embedding = encoder.visual.positional_embedding[1:].shape, encoder.visual.proj
     sequences = sum(count for count, _ in encoder.group_shapes)
-    values = sequences * embedding.shape[1] + 2 * patches * width
+    values = (sequences + crops) * embedding.shape[1] + 2 * patches * width
     return values * PRECISIONS[precision].itemsize
 
 

@@ -11,9 +11,11 @@ import tyro
 
 from datasets.images import EvalSize, Resize
 from datasets.splits import SPLITS_FOLDER, check_name, read_root
+from datasets.tiles import CropVariant, MultiCrop
 from models.encoder import PatchTokens
 from models.prompts import Templates
 from models.weights import RANDOM
+from models.winclip import CropAverage
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.files import PROJECT, is_printable_name, user_path
@@ -29,6 +31,8 @@ PRESETS = {
         "temperature": 0.07,
         "patch_tokens": "post_ln",
         "resize": "tile",
+        "multi_crop": "none",
+        "multi_crop_average": "embeddings",
     },
     "public": {
         "templates": "public",
@@ -37,6 +41,8 @@ PRESETS = {
         "temperature": 0.07,
         "patch_tokens": "pre_ln",
         "resize": "squash",
+        "multi_crop": "none",
+        "multi_crop_average": "embeddings",
     },
 }
 # Settings that may change when a run is resumed: they do not affect scores (on CUDA, beyond
@@ -44,6 +50,7 @@ PRESETS = {
 NOT_FINGERPRINTED = (
     *("data_root", "categories", "batch_size", "num_workers", "device", "result_dir", "quiet"),
     *("heatmaps", "heatmap_size", "deterministic"),
+    "kept_crops",
     *("features", "features_precision"),  # compared if features are rounded
     *("coco", "false_alarms"),  # what they change is written anew at the end of every run
     # Compared by content:
@@ -77,7 +84,7 @@ class Settings:
     pretrained: str = "laion400m_e31"
     """An open_clip tag, a weight file, a folder that contains one, or "random"."""
     protocol: Literal["paper", "public"] = "paper"
-    """Preset for the six options below, each of which can also be set individually."""
+    """Preset for the eight options below, each of which can also be set individually."""
     templates: Templates | None = None
     """The paper's 22 prompt templates, or the public list of 21."""
     class_words: bool | None = None
@@ -91,6 +98,13 @@ class Settings:
     penultimate block."""
     resize: Resize | None = None
     """Cut non-square images into overlapping square tiles, or squash them to a square."""
+    multi_crop: MultiCrop | None = None
+    """Also encode crops of each image, whose mean gives the zero-shot image score: a hypothesis
+    about a step that the paper does not define."""
+    multi_crop_average: CropAverage | None = None
+    """Average the embeddings of the crops, or their scores."""
+    kept_crops: Annotated[tuple[CropVariant, ...], tyro.conf.Suppress] = ()
+    """Variants of MULTI_CROP whose crops an ablation keeps besides."""
     tile: int = 0
     """Cut images into overlapping tiles of this many pixels, for small defects on large images; the
     image score is the highest of its tiles. 0: one tile, or a row of them, as the protocol says."""
@@ -189,6 +203,11 @@ class Settings:
             raise InputError(
                 f"TILE = {self.tile}: squashed images have no tiles; add --resize tile"
             )
+        average = values.get("multi_crop_average", self.multi_crop_average)
+        if values.get("multi_crop", self.multi_crop) == "none" and average != "embeddings":
+            raise InputError(
+                f'MULTI_CROP_AVERAGE = "{average}": there are no crops; set MULTI_CROP as well'
+            )
         return replace(self, **values | self.data_paths())
 
     def data_paths(self) -> dict[str, str]:
@@ -213,6 +232,12 @@ class Settings:
             return PROJECT / "result" / f"{self.benchmark}{suffix}"
         return user_path(self.result_dir)
 
+    @property
+    def encoded_crops(self) -> tuple[CropVariant, ...]:
+        """Return the variants of MULTI_CROP whose crops the run encodes."""
+        kept = self.kept_crops if self.features == "keep" else ()
+        return tuple(dict.fromkeys(name for name in (self.multi_crop, *kept) if name != "none"))
+
     def features_folders(self) -> list[Path]:
         """Return the folders in which kept features of the same images are looked for."""
         if self.features not in ("discard", "keep"):
@@ -235,14 +260,17 @@ class Settings:
     def fingerprint(self) -> dict:
         """Return the resolved settings that determine the results.
 
-        Results made with different ones are never mixed. One evaluation size and the seven metrics
-        are recorded as before there could be more, so that older folders can be continued.
+        Results made with different ones are never mixed. One evaluation size, the seven metrics and
+        a run without crops are recorded as before there could be more, so that older folders can be
+        continued.
         """
         settings = asdict(self)
         if len(self.eval_size) == 1:
             settings["eval_size"] = self.eval_size[0]
         if not self.extra_metrics:
             del settings["extra_metrics"]
+        if self.multi_crop == "none":
+            del settings["multi_crop"], settings["multi_crop_average"]
         return {name: value for name, value in settings.items() if name not in NOT_FINGERPRINTED}
 
 

@@ -1,6 +1,7 @@
 """The features of all images of a run: decoded ahead by worker processes, encoded once each."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import TypeVar
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.images import ImageDataset, Item, normalise
+from datasets.tiles import MultiCrop
 from models.encoder import AllFeatures, WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features
@@ -22,8 +24,9 @@ from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
-AnyFeatures = TypeVar("AnyFeatures", Features, AllFeatures)
+Encoded = TypeVar("Encoded", Features, AllFeatures, Tensor)
 TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
+CROPS_PER_PASS = 256  # on a GPU; a crop has a twelfth of a tile's tokens
 DECODE_TIMEOUT_S = 600  # for a batch; a worker that lacks the memory to send one never answers
 PREVIEW_BYTES = 128 * 2**20  # previews kept in memory per category; other images are decoded twice
 
@@ -55,6 +58,7 @@ class FeatureStream:
         self.on_cpu = self.device.type == "cpu"
         # On a CPU, batching is no faster, and scores stay independent of the batch.
         self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
+        self.crops_per_pass = 1 if self.on_cpu else CROPS_PER_PASS
 
     def take(self, count: int) -> Iterator[tuple[list[Item], Features]]:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
@@ -67,7 +71,10 @@ class FeatureStream:
             count -= len(items)
             for batch in group_items(items, self.tiles_per_pass):
                 if self.kept is None:
-                    yield batch, self._encode(batch, self.encoder.encode_images)
+                    features = self._encode_tiles(batch, self.encoder.encode_images)
+                    if batch[0].crops is not None:
+                        features = replace(features, crops=self._encode_crops(batch))
+                    yield batch, features
                 else:
                     yield from self._read_or_encode(batch)
 
@@ -79,27 +86,52 @@ class FeatureStream:
                 raise InputError(item.error)
         return items
 
-    def _encode(self, items: list[Item], encode: Callable[[Tensor], AnyFeatures]) -> AnyFeatures:
+    def _encode_tiles(self, items: list[Item], encode: Callable[[Tensor], Encoded]) -> Encoded:
+        tiles = np.concatenate([item.tiles for item in items])
+        encoded = self._encode(tiles, encode, self.tiles_per_pass)
+        return type(encoded[0]).concatenate(encoded)
+
+    def _encode_crops(self, items: list[Item]) -> Tensor:
+        """Embed the C crops of the B tiles of some items: (B, C, E)."""
+        crops = np.concatenate([item.crops for item in items])
+        pixels = crops.reshape(-1, *crops.shape[2:])
+        encoded = self._encode(pixels, self.encoder.encode_crops, self.crops_per_pass)
+        return torch.cat(encoded).unflatten(0, crops.shape[:2])
+
+    def _encode(
+        self, pixels: np.ndarray, encode: Callable[[Tensor], Encoded], per_pass: int
+    ) -> list[Encoded]:
+        """Encode pixels (B, 3, S, S) uint8, `per_pass` of the B at a time."""
+        encoded = []
         with self.clock.stage("encode", self.device):
-            tiles = torch.from_numpy(np.concatenate([item.tiles for item in items]))
-            if not self.on_cpu:  # from pinned memory, the copy does not wait for earlier work
-                tiles = tiles.pin_memory().to(self.device, non_blocking=True)
-            tiles = normalise(tiles, self.mean, self.std)
-            encoded = [encode(tiles) for tiles in tiles.split(self.tiles_per_pass)]
-            return type(encoded[0]).concatenate(encoded)
+            for images in torch.from_numpy(pixels).split(per_pass):
+                if not self.on_cpu:  # from pinned memory, the copy does not wait for earlier work
+                    images = images.pin_memory().to(self.device, non_blocking=True)
+                encoded.append(encode(normalise(images, self.mean, self.std)))
+        return encoded
 
     def _read_or_encode(self, items: list[Item]) -> Iterator[tuple[list[Item], Features]]:
         """Yield items with their features as the stores give them back."""
-        for is_kept, group in groupby(items, lambda item: item.image in self.kept.store_of):
+        kept = self.kept
+
+        def is_kept(item: Item) -> tuple[bool, bool]:  # the features of its tiles, and its crops
+            in_store = item.image in kept.store_of
+            return in_store, in_store and item.image not in kept.without_crops
+
+        for (has_tiles, has_crops), group in groupby(items, is_kept):
             batch = list(group)
-            if is_kept:
+            if has_tiles:
                 with self.clock.stage("read features"):
-                    features = self.kept.read([item.image for item in batch], self.device)
+                    features = kept.read([item.image for item in batch], self.device)
             else:
-                features = self._encode(batch, self.encoder.encode_all)
+                features = self._encode_tiles(batch, self.encoder.encode_all)
+            if kept.variants and not has_crops:
+                side = batch[0].crops.shape[-1]
+                features = kept.add_crops(features, self._encode_crops(batch), side)
+            if not has_crops:
                 with self.clock.stage("keep features"):
-                    features = self.kept.keep(batch, features)
-            yield batch, features.select(self.kept.patch_tokens)
+                    features = kept.keep(batch, features)
+            yield batch, kept.select(features)
 
 
 class HostCopy:
@@ -120,11 +152,16 @@ class HostCopy:
 
 
 def make_loader(
-    settings: Settings, experiment: Experiment, tasks: Sequence[CategoryTask], side: int
+    settings: Settings,
+    experiment: Experiment,
+    tasks: Sequence[CategoryTask],
+    side: int,
+    multi_crops: tuple[MultiCrop, ...] = (),
 ) -> DataLoader:
     """Return a loader of the images of `tasks`, in the order of `FeatureStream`.
 
-    `side` is the size of the encoder's square input in pixels. With TILE, an image of 4000 x 3000
+    `side` is the size of the encoder's square input in pixels; `multi_crops` are the variants whose
+    crops are cut. With TILE, an image of 4000 x 3000
     pixels can take 78 MiB, so each batch is one image, and each worker decodes one ahead.
     """
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
@@ -143,6 +180,7 @@ def make_loader(
         custom_masks=experiment.custom_masks,
         previewed=frozenset(sample.image for sample in drawn),
         shrink=partial(fit, height=height),
+        multi_crops=multi_crops,
     )
     workers = settings.num_workers if len(dataset) else 0
     batch_size = 1 if settings.tile else settings.batch_size
