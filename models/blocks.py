@@ -100,6 +100,13 @@ def attend_from_class_token(block: nn.Module, x: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1) + b_v
 
 
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a whole block: (S, L, D) to (S, L, D)."""
+    queries, keys, values = project_qkv(block, x).chunk(3, dim=-1)
+    attended = attend(queries, keys, values, block.attn.num_heads)
+    return add_mlp(block, add_attention(block, x, attended))
+
+
 def add_attention(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """Project what the heads of a block attended to, and add it: (..., D) each to (..., D)."""
     return x + block.ls_1(block.attn.out_proj(attended))

@@ -38,6 +38,7 @@ from models.blocks import (
     attend,
     attend_from_class_token,
     project_qkv,
+    run_block,
     unsupported_part,
 )
 from models.device import matmul_precision, without_cudnn_attention
@@ -198,7 +199,7 @@ class WindowedEncoder:
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             for block in blocks:
-                tokens = block(tokens)
+                tokens = run_block(block, tokens)
             attended = attend_from_class_token(last, tokens)
             classes = add_mlp(last, add_attention(last, tokens[:, 0], attended))
             return (self.visual.ln_post(classes) @ self.visual.proj).float()

@@ -333,6 +333,9 @@ def open_folder(
     notes = notes_on_weights(clip) + experiment.notes
     if precision != EXACT:
         notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")
+    if settings.multi_crop != "none":
+        crops = f'MULTI-CROP "{settings.multi_crop}", averaging {settings.multi_crop_average}'
+        notes.append(f"{crops}: a hypothesis, because the paper does not define this step")
     record = {
         "title": experiment.title,
         "categories": experiment.categories,
