@@ -7,6 +7,8 @@ overlapping tiles, or squashed.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +47,7 @@ class Item:
     thumbnail: bytes  # a small JPEG file
     preview: np.ndarray | None = None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
     further_masks: dict[EvalSize, np.ndarray] = field(default_factory=dict)  # at the other sizes
-    crops: np.ndarray | None = None  # (T, C, 3, S, S) uint8: the C crops of each tile
+    crops: tuple[np.ndarray, ...] = ()  # of `cut_crops`: (T, C, 3, S, S) uint8 each
     error: str = ""
 
 
@@ -69,7 +71,7 @@ class ImageDataset(Dataset):
     custom_masks: bool = False  # read masks as `read_custom_masks` does
     previewed: Collection[str] = ()  # the images that get a preview
     shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
-    multi_crops: tuple[MultiCrop, ...] = ()  # the items' crops are the `distinct_crops` of these
+    multi_crops: tuple[MultiCrop, ...] = ()  # the variants whose crops are cut
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -99,18 +101,22 @@ class ImageDataset(Dataset):
             make_thumbnail(image),
             self.shrink(np.asarray(image)) if sample.image in self.previewed else None,
             dict(zip(self.eval_size[1:], further_masks, strict=True)),
-            self.cut_crops(image, grid) if self.multi_crops else None,
+            self.cut_crops(image, grid),
         )
 
-    def cut_crops(self, image: Image.Image, grid: tuple[int, int]) -> np.ndarray:
-        """Cut the crops of all tiles from the image, once resized: (T, C, 3, side, side) uint8."""
-        side, tiles, crops = self.side, {}, []
-        for size, top, left, mirrored in distinct_crops(self.multi_crops, side):
-            if size not in tiles:
-                tiles[size], _ = cut_tiles(image, size, self.resize, self.tile, grid)
-            crop = tiles[size][..., top : top + side, left : left + side]
-            crops.append(crop.flip(-1) if mirrored else crop)
-        return torch.stack(crops, dim=1).numpy()
+    def cut_crops(self, image: Image.Image, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """Cut the `distinct_crops` of all tiles from the image, once resized.
+
+        Returns an array (T, C, 3, side, side) for each size of the tiles and for mirrored crops.
+        """
+        side, groups = self.side, []
+        crops = distinct_crops(self.multi_crops, side)
+        for (size, mirrored), group in groupby(crops, attrgetter("size", "mirrored")):
+            tiles, _ = cut_tiles(image, size, self.resize, self.tile, grid)
+            cut = [tiles[..., c.top : c.top + side, c.left : c.left + side] for c in group]
+            pixels = torch.stack(cut, dim=1)
+            groups.append((pixels.flip(-1) if mirrored else pixels).numpy())
+        return tuple(groups)
 
     def read_masks(self, sample: Sample, image_size: tuple[int, int]) -> list[np.ndarray]:
         """Return the mask of a sample at each evaluation size; `image_size` is (width, height)."""

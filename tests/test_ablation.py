@@ -246,6 +246,11 @@ def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings)
     assert (ablation / "ablation.csv").read_bytes() == before
 
 
+def test_unknown_crops_are_named_with_the_constant():
+    with pytest.raises(InputError, match=r"MULTI_CROPS = \('six',\): expected .*\"five\""):
+        AblationSettings(multi_crops=("six",))
+
+
 def test_the_order_of_the_walk_has_every_switch_once():
     for order in (SWITCHES[1:], (*SWITCHES, "templates"), ("resize",)):
         with pytest.raises(InputError, match=r"ORDER = .*expected each of templates, class_words"):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as T
 
-from datasets.images import ImageDataset, normalise
+from datasets.images import ImageDataset, Item, normalise
 from datasets.splits import Sample
 from datasets.tiles import CropVariant, distinct_crops, multi_crop
 from models.encoder import WindowedEncoder
@@ -59,12 +59,17 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-def crops_of(images: Path, name: str, resize="tile", variants=VARIANTS) -> np.ndarray:
+def load(images: Path, name: str, resize: str, variants) -> Item:
     sample = Sample("a", "test", 0, "good", f"{name}.png", "")
     dataset = ImageDataset(images, [sample], 48, resize, (240,), multi_crops=tuple(variants))
     item = dataset[0]
     assert not item.error
-    return item.crops
+    return item
+
+
+def crops_of(images: Path, name: str, resize: str, variants) -> np.ndarray:
+    """Return the crops of an image, (T, C, 3, 48, 48)."""
+    return np.concatenate(load(images, name, resize, variants).crops, axis=1)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -106,12 +111,10 @@ def test_variants_share_their_crops_and_none_has_any(images):
     assert distinct_crops(VARIANTS, 240)[:10] == multi_crop("ten", 240)
     assert len(distinct_crops(VARIANTS, 240)) == 10 + 4 + 4 + 9
     assert multi_crop("none", 240) == []
-    assert (
-        ImageDataset(images, [Sample("a", "test", 0, "good", "wide.png", "")], 48, "tile", (240,))[
-            0
-        ].crops
-        is None
-    )
+    assert load(images, "wide", "tile", ["none"]).crops == ()
+    assert [group.shape[:2] for group in load(images, "wide", "tile", VARIANTS).crops] == [
+        *((2, 5), (2, 5), (2, 4), (2, 4), (2, 9))
+    ]
 
 
 def test_crops_are_embedded_as_open_clip_embeds_images(tmp_path):

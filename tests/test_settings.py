@@ -167,6 +167,8 @@ def test_the_presets_differ_as_documented():
     assert (paper.patch_tokens, public.patch_tokens) == ("post_ln", "pre_ln")
     assert (paper.resize, public.resize) == ("tile", "squash")
     assert paper.temperature == public.temperature == 0.07
+    assert paper.multi_crop == public.multi_crop == "none"
+    assert paper.multi_crop_average == public.multi_crop_average == "embeddings"
 
 
 def test_paths_are_expanded_once(monkeypatch, tmp_path):

@@ -45,7 +45,8 @@ DEPARTURE_TEXT = "Each row changes one thing in the paper's protocol; brackets s
 
 PAPER_TEXT = (
     "The source paper is its own ablation on MVTec AD (arXiv 2303.14814); its row for our protocol "
-    "is the one before multi-crop. It does not define multi-crop; that row is below each of ours."
+    "is the one before multi-crop. It does not define multi-crop, so that row is below each of "
+    "ours."
 )
 
 

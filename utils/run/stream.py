@@ -58,7 +58,6 @@ class FeatureStream:
         self.on_cpu = self.device.type == "cpu"
         # On a CPU, batching is no faster, and scores stay independent of the batch.
         self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
-        self.crops_per_pass = 1 if self.on_cpu else CROPS_PER_PASS
 
     def take(self, count: int) -> Iterator[tuple[list[Item], Features]]:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
@@ -72,7 +71,7 @@ class FeatureStream:
             for batch in group_items(items, self.tiles_per_pass):
                 if self.kept is None:
                     features = self._encode_tiles(batch, self.encoder.encode_images)
-                    if batch[0].crops is not None:
+                    if batch[0].crops:
                         features = replace(features, crops=self._encode_crops(batch))
                     yield batch, features
                 else:
@@ -92,11 +91,19 @@ class FeatureStream:
         return type(encoded[0]).concatenate(encoded)
 
     def _encode_crops(self, items: list[Item]) -> Tensor:
-        """Embed the C crops of the B tiles of some items: (B, C, E)."""
-        crops = np.concatenate([item.crops for item in items])
-        pixels = crops.reshape(-1, *crops.shape[2:])
-        encoded = self._encode(pixels, self.encoder.encode_crops, self.crops_per_pass)
-        return torch.cat(encoded).unflatten(0, crops.shape[:2])
+        """Embed the C crops of the B tiles of some items: (B, C, E).
+
+        On a CPU, a pass has the crops of one tile that belong together in every variant, so that
+        scores do not depend on the other variants.
+        """
+        embeddings = []
+        for arrays in zip(*(item.crops for item in items), strict=True):
+            crops = np.concatenate(arrays)
+            per_pass = crops.shape[1] if self.on_cpu else CROPS_PER_PASS
+            pixels = crops.reshape(-1, *crops.shape[2:])
+            encoded = torch.cat(self._encode(pixels, self.encoder.encode_crops, per_pass))
+            embeddings.append(encoded.unflatten(0, crops.shape[:2]))
+        return torch.cat(embeddings, dim=1)
 
     def _encode(
         self, pixels: np.ndarray, encode: Callable[[Tensor], Encoded], per_pass: int
@@ -126,7 +133,7 @@ class FeatureStream:
             else:
                 features = self._encode_tiles(batch, self.encoder.encode_all)
             if kept.variants and not has_crops:
-                side = batch[0].crops.shape[-1]
+                side = batch[0].tiles.shape[-1]
                 features = kept.add_crops(features, self._encode_crops(batch), side)
             if not has_crops:
                 with self.clock.stage("keep features"):
