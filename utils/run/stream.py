@@ -26,7 +26,7 @@ from utils.stopwatch import Stopwatch
 
 Encoded = TypeVar("Encoded", Features, AllFeatures, Tensor)
 TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
-CROPS_PER_PASS = 256  # on a GPU; a crop has a twelfth of a tile's tokens
+CROPS_PER_PASS = 256  # on a GPU; a crop has a twelfth of the tokens of a tile
 DECODE_TIMEOUT_S = 600  # for a batch; a worker that lacks the memory to send one never answers
 PREVIEW_BYTES = 128 * 2**20  # previews kept in memory per category; other images are decoded twice
 
@@ -121,11 +121,11 @@ class FeatureStream:
         """Yield items with their features as the stores give them back."""
         kept = self.kept
 
-        def is_kept(item: Item) -> tuple[bool, bool]:  # the features of its tiles, and its crops
+        def has_features(item: Item) -> tuple[bool, bool]:  # of its tiles, and of their crops
             in_store = item.image in kept.store_of
             return in_store, in_store and item.image not in kept.without_crops
 
-        for (has_tiles, has_crops), group in groupby(items, is_kept):
+        for (has_tiles, has_crops), group in groupby(items, has_features):
             batch = list(group)
             if has_tiles:
                 with self.clock.stage("read features"):
