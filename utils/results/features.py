@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from datasets.decode import THREADS
 from datasets.images import Item, Resize
-from datasets.prepare import THREADS
 from models.encoder import AllFeatures, PatchTokens
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
