@@ -5,6 +5,7 @@ suffix.
 """
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from utils.errors import InputError, describe_error
 
+THREADS = os.cpu_count() or 1  # Pillow, NumPy and OpenCV release the GIL
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # of images in a benchmark
 # Pillow's other decoders stay disabled: some of them start external programs.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # older Pillow opens 16-bit PNG files as "I"

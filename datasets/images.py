@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from datasets.custom.masks import read_custom_masks
+from datasets.custom.read_masks import read_custom_masks
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
 from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side

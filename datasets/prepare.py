@@ -3,14 +3,13 @@
 A script describes its dataset as a `BenchmarkSpec` and calls `main`. Raw data are only read.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from datasets.check import FileCheck, check_file, find_depths, notes_on_files, write_depths
-from datasets.decode import describe_white
+from datasets.decode import SUFFIXES, THREADS, describe_white
 from datasets.download import Archive, check_local, fetch, unpack
 from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
 from datasets.splits import (
@@ -26,9 +25,7 @@ from utils.errors import InputError, describe_error
 from utils.files import PROJECT, is_printable_name, user_path
 from utils.log import progress_bar
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # others are ignored
 MAX_LISTED_FAULTS = 20  # further ones are only counted
-THREADS = os.cpu_count() or 1  # Pillow, NumPy and OpenCV release the GIL
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_each_category_is_read_at_its_bit_depth(tmp_path, capsys):
     ]
     assert experiment.fingerprint["depth"] == {"gear": {"bits": 12, "real": 0.0}}
     samples = [sample for task in experiment.tasks for sample in (*task.tests, *task.references)]
-    dataset = ImageDataset(root, samples, 96, "tile", 96, white=experiment.white)
+    dataset = ImageDataset(root, samples, 96, "tile", (96,), white=experiment.white)
     for sample, item in zip(samples, dataset, strict=True):
         pixels = expected.get(root / sample.image)
         pixels = np.asarray(read_image(root / sample.image)) if pixels is None else pixels

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets.custom.find import CustomImages, find_custom_images
-from datasets.custom.masks import MaskError, read_custom_masks
+from datasets.custom.read_masks import MaskError, read_custom_masks
 from datasets.custom.tree import GOOD_WORDS, CustomRequest
 from datasets.decode import White, find_white, inspect_image, read_image
 from datasets.images import ImageDataset

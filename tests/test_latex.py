@@ -19,6 +19,7 @@ def visa_summary(names=VISA, metric="image_auroc") -> str:
     runs = ((0, None, 0.5), (1, 0, 0.5), (1, 1, 0.75))
     rows = frame(*((name, *run[:2], metric, run[2]) for name in names for run in runs))
     record = {"title": "VisA", "categories": VISA, "notes": NOTES, "settings": {"dataset": "visa"}}
+    record["draws_references"] = True
     return summary_tex(summarise(rows, "visa", VISA), record)
 
 
@@ -48,9 +49,14 @@ def test_the_summary_of_some_categories_has_no_published_mean():
 
 
 def test_an_undefined_number_of_ours_is_not_available():
-    rows = pd.DataFrame([("parts", 0, None, "pixel_auroc", None)], columns=COLUMNS)
-    record = {"title": "parts", "categories": ["parts"], "notes": [], "settings": {"dataset": "p"}}
-    assert r"parts & ours & n/a \\" in summary_tex(summarise(rows, "p", ["parts"]), record)
+    values = {"gear": 0.5, "nut": None}
+    rows = pd.DataFrame(
+        [(name, 0, None, "pixel_auroc", value) for name, value in values.items()], columns=COLUMNS
+    )
+    record = {"title": "p", "categories": [*values], "notes": [], "settings": {"dataset": "p"}}
+    page = summary_tex(summarise(rows, "p", [*values]), record | {"draws_references": True})
+    assert r"gear & ours & 50.0 \\" in page
+    assert r"nut & ours & n/a \\" in page
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")

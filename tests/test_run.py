@@ -72,7 +72,17 @@ def test_settings_json_records_what_results_depend_on(mvtec_result):
     assert len(record["fingerprint"]["split_sha256"]) == 64
     assert {"torch", "open_clip_torch", "numpy", "python"} <= set(record["versions"])
     assert record["versions"]["opencv"] == cv2.__version__  # whichever package provides it
-    stages = {"start-up", "text", "decode", "encode", "score", "metrics", "write", "heatmaps"}
+    stages = {
+        "start-up",
+        "text",
+        "decode",
+        "encode",
+        "score",
+        "metrics",
+        "write",
+        "heatmaps",
+        "defects",
+    }
     assert set(record["seconds"]) == stages | {"report"}
     assert record["git_revision"]
     assert record["weights"]["description"] == "random weights (seed 0)"

@@ -22,9 +22,8 @@ from datasets.custom.tree import (
     list_tree,
     plain_word,
 )
-from datasets.decode import SIXTEEN_BITS, Inspection, White, find_white, inspect_image
+from datasets.decode import SIXTEEN_BITS, THREADS, Inspection, White, find_white, inspect_image
 from datasets.images import check_tile_count
-from datasets.prepare import THREADS
 from datasets.splits import Sample
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from datasets.custom.masks import SEPARATOR, MaskError, Pairs, pair_masks, read_custom_masks
+from datasets.custom.masks import Pairs, pair_masks
+from datasets.custom.read_masks import SEPARATOR, MaskError, read_custom_masks
 from datasets.custom.tree import (
     CUSTOM_SUFFIXES,
     MASK_WORDS,
@@ -18,7 +19,7 @@ from datasets.custom.tree import (
     plain_word,
     walk,
 )
-from datasets.prepare import THREADS
+from datasets.decode import THREADS
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 from utils.files import real_path

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from datasets.prepare import SUFFIXES
+from datasets.decode import SUFFIXES
 from datasets.splits import UNKNOWN
 from utils.errors import InputError
 from utils.files import real_path

@@ -28,8 +28,8 @@ from datasets.custom.tree import (
     list_names,
     plain_word,
 )
-from datasets.decode import is_blank
-from datasets.prepare import SUFFIXES, list_images
+from datasets.decode import SUFFIXES, is_blank
+from datasets.prepare import list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 

@@ -29,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from datasets.decode import THREADS
 from datasets.images import Item, Resize
-from datasets.prepare import THREADS
 from datasets.tiles import MultiCrop, distinct_crops, multi_crop
 from models.encoder import AllFeatures, PatchTokens
 from models.winclip import Features

@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from datasets.custom.find import CustomImages, find_custom_images
-from datasets.custom.masks import SEPARATOR
+from datasets.custom.read_masks import SEPARATOR
 from datasets.custom.tree import CustomRequest
 from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
