@@ -9,8 +9,8 @@ import pandas as pd
 from utils.compare.tables import PIXELS, Comparison
 from utils.files import write_text
 from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, table
-from utils.results.latex import escape, latex_float, latex_table, metric_title
-from utils.results.summary import MEAN
+from utils.results.latex import escape, latex_float, latex_table
+from utils.results.summary import MEAN, metric_title
 
 LEGEND = (
     "Percent, means over {categories} categories; ± is the sample standard deviation over seeds. "
@@ -111,7 +111,8 @@ def latex_floats(comparison: Comparison) -> str:
             f"underlined. {notes}"
         )
         tabular = latex_table(list(map(escape, header)), body, text_columns=1)
-        floats.append(latex_float(tabular, escape(caption.strip()), f"compare-{shots}-shot"))
+        label = "-".join(["compare", *comparison.names, f"{shots}-shot"])
+        floats.append(latex_float(tabular, escape(caption.strip()), label))
     return "\n".join(floats)
 
 

@@ -17,7 +17,7 @@ from utils.report.markdown import UNDEFINED, UNPUBLISHED, table
 from utils.report.page import METRIC_NAMES, asset, difference, template
 from utils.report.waterfall import Step, waterfall_chart
 from utils.results.latex import escape, latex_float, latex_table
-from utils.results.summary import MEAN, published_for
+from utils.results.summary import MEAN, dataset_name, published_for
 
 HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
 # For each switch, what the public code and what the paper does.
@@ -96,14 +96,15 @@ def markdown_page(ablation: Ablation) -> str:
 def latex_page(ablation: Ablation) -> str:
     """Return the tables as LaTeX floats, with the notes in every caption."""
     notes = [f"{note}." for note in ablation.record["notes"]]
-    floats = []
+    dataset, floats = dataset_name(ablation.record["settings"]), []
     for shots in shots_of(ablation):
         for number, part in enumerate(tables(ablation, shots)):
             name = f"{part.title}, {title(ablation)}, {shots}-shot."
             caption = " ".join([name, part.text, "Percent.", *notes])
             rows = [[escape(cell) for cell in row] for row in part.rows]
             body = latex_table([escape(cell) for cell in part.header], rows, part.text_columns)
-            floats.append(latex_float(body, escape(caption), f"ablation-{shots}-{number}"))
+            label = f"ablation-{dataset}-{shots}-shot-{number}"
+            floats.append(latex_float(body, escape(caption), label))
     return "\n".join(floats)
 
 
