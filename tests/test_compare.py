@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +297,8 @@ def test_only_common_categories_and_shots_are_compared(results, tmp_path):
     [
         ("image", np.array([f"{index}.png" for index in range(24)]), "its images of bottle"),
         ("label", np.arange(24) % 2, "its labels of bottle"),
-        ("shots", np.array([0, 1, 1, 4]), "at 1 shots: it has 2 seeds, a 3"),
+        ("shots", np.array([0, 1, 1, 4]), "its seeds of bottle are 0 1, those of a 0 1 2"),
+        ("seed", np.array([NO_SEED, 0, 1, 3]), "its seeds of bottle are 0 1 3, those of a 0 1 2"),
     ],
 )
 def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field, value, message):
@@ -308,6 +310,40 @@ def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field,
     comparison = compare(read_sources([results[0], other]))
     assert message in " ".join(comparison.remarks)
     assert np.isnan(mean_of(comparison, "c").low)
+
+
+def test_seeds_are_paired_by_value(results, tmp_path):
+    reversed_runs = tmp_path / "c"
+    shutil.copytree(results[1], reversed_runs)
+    for path in (reversed_runs / "scores").iterdir():
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        runs = {name: arrays[name][::-1] for name in ("shots", "seed", "image_scores", "maps")}
+        np.savez_compressed(path, **arrays | runs)
+    expected, row = (
+        mean_of(compare(read_sources([results[0], path])), path.name)
+        for path in (results[1], reversed_runs)
+    )
+    assert (row.low, row.high, row.p) == (expected.low, expected.high, expected.p)
+
+
+def test_many_images_that_differ_are_counted_and_the_first_are_named(results, tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path, start in zip(paths, (0, 5), strict=True):
+        shutil.copytree(results[0], path)
+        record = json.loads((path / "settings.json").read_text())
+        images = {f"{index:03}.png": "ab" * 32 for index in range(start, start + 200)}
+        record["fingerprint"] |= {"images": images, "labels": images, "masks": {}, "depth": start}
+        (path / "settings.json").write_text(json.dumps(record))
+    change = (
+        "200 entries: added 200.png, 201.png, 202.png and 2 more, removed 000.png, 001.png, "
+        "002.png and 2 more"
+    )
+    assert compare(read_sources(paths)).differences == [
+        ["data", "images", "200 entries", change],
+        ["data", "labels", "200 entries", change],
+        ["data", "depth", "0", "5"],
+    ]
 
 
 def test_the_best_is_bold_and_the_second_underlined(results):

@@ -15,14 +15,16 @@ import pandas as pd
 from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of
-from utils.results.folder import abbreviate, read_json
+from utils.results.folder import abbreviate, describe_change, read_json
 from utils.results.scores import load_arrays
 from utils.results.summary import COLUMNS, MEAN, PERCENT
 
 NOT_RECORDED = "not recorded"
+MAX_ENTRIES = 12  # of a mapping or list that is written out
 KINDS = {  # entries of the fingerprint that are no settings
     **dict.fromkeys(("model", "weights", "normalisation", "quick_gelu"), "weights"),
-    **dict.fromkeys(("dataset", "split_sha256", "images", "references", "limit"), "data"),
+    **dict.fromkeys(("dataset", "split_sha256", "recipe", "depth", "limit"), "data"),
+    **dict.fromkeys(("images", "labels", "masks", "references"), "data"),
 }
 
 
@@ -33,6 +35,7 @@ class ImageScores:
     image: np.ndarray  # (N,) str
     is_anomalous: np.ndarray  # (N,) bool
     shots: np.ndarray  # (R,) int
+    seed: np.ndarray  # (R,) int, ascending for each number of shots
     values: np.ndarray  # (R, N) float32
 
 
@@ -55,12 +58,13 @@ class Source:
 
 def read_image_scores(path: Path) -> ImageScores:
     """Read the image scores in a file of scores/, without the maps."""
-    arrays = load_arrays(path, ("image", "label", "shots", "image_scores"))
+    arrays = load_arrays(path, ("image", "label", "shots", "seed", "image_scores"))
+    runs = np.lexsort((arrays["seed"], arrays["shots"]))
     order = np.argsort(arrays["image"])
     order = order[arrays["label"][order] != UNKNOWN]
     labels = arrays["label"][order] == 1
-    values = arrays["image_scores"][:, order]
-    return ImageScores(arrays["image"][order], labels, arrays["shots"], values)
+    shots, seed, values = (arrays[name][runs] for name in ("shots", "seed", "image_scores"))
+    return ImageScores(arrays["image"][order], labels, shots, seed, values[:, order])
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
@@ -150,20 +154,21 @@ def describe_differences(sources: Sequence[Source]) -> list[list[str]]:
     rows = []
     for kind in ("warnings", "settings", "weights", "data", "versions"):
         for key in (key for key in names if key[0] == kind):
-            recorded = {source.get(key, NOT_RECORDED) for source in facts if source}
-            if len(recorded) > 1:
-                rows.append([*key, *(source.get(key, NOT_RECORDED) for source in facts)])
+            recorded = [source.get(key, NOT_RECORDED) for source in facts if source]
+            if any(value != recorded[0] for value in recorded):
+                values = [source.get(key, NOT_RECORDED) for source in facts]
+                rows.append([*key, *describe_values(values)])
     return rows
 
 
-def run_facts(source: Source) -> dict[tuple[str, str], str]:
-    """Return what is recorded of a run, as text by (kind, name); empty for a CSV file."""
+def run_facts(source: Source) -> dict[tuple[str, str], object]:
+    """Return what is recorded of a run, by (kind, name); empty for a CSV file."""
     record = source.record
     if not record:
         return {}
     facts = {("settings", "protocol"): record["settings"].get("protocol", NOT_RECORDED)}
     for name, value in record["fingerprint"].items():
-        facts[KINDS.get(name, "settings"), name] = describe_value(value)
+        facts[KINDS.get(name, "settings"), name] = value
     weights = record.get("weights", {}).get("description", NOT_RECORDED)
     shots = source.path / "shots.csv"
     return facts | {
@@ -175,12 +180,29 @@ def run_facts(source: Source) -> dict[tuple[str, str], str]:
     }
 
 
-def describe_value(value: object) -> str:
-    """Return an entry of the fingerprint as text; a mapping becomes its entries, one after another.
+def describe_values(values: Sequence[object]) -> list[str]:
+    """Return an entry of the fingerprint in each run as text.
 
-    >>> describe_value([2, 3]), describe_value({"a.png": "1"})
-    ('2 3', 'a.png 1')
+    A mapping or list with more than MAX_ENTRIES becomes their number, and what differs from the
+    first run that has as many.
+
+    >>> describe_values([[2, 3], {"a.png": "1"}, "draw"])
+    ['2 3', 'a.png 1', 'draw']
+    >>> describe_values([list(range(15)), list(range(1, 14))])
+    ['15 entries', '13 entries: removed 0, 14']
     """
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {abbreviate(entry)}" for name, entry in value.items())
-    return abbreviate(value)
+    texts, first = [], None
+    for value in values:
+        if isinstance(value, list):
+            entries = dict.fromkeys(map(abbreviate, value))
+        else:
+            entries = value if isinstance(value, dict) else {}
+        if len(entries) > MAX_ENTRIES:
+            first, count = first or entries, f"{len(entries)} entries"
+            texts.append(count if entries == first else describe_change(count, first, entries))
+        elif isinstance(value, dict):
+            pairs = [f"{key} {abbreviate(entry)}" for key, entry in value.items()]
+            texts.append(", ".join(pairs) or "none")
+        else:
+            texts.append(abbreviate(value) or "none")
+    return texts

@@ -156,15 +156,20 @@ def no_interval(first: Source, other: Source, categories: Sequence[str], shots: 
             holder = "it" if source is other else source.name
             return f"{head}: {holder} holds numbers, not the scores of the images."
     for category in categories:
-        one, two = first.scores[category], other.scores[category]
-        counts = [int((result.shots == shots).sum()) for result in (one, two)]
-        if not np.array_equal(one.image, two.image):
+        scores = [source.scores[category] for source in (first, other)]
+        labels = scores[0].is_anomalous
+        seeds = [result.seed[result.shots == shots].tolist() for result in scores]
+        if not np.array_equal(*(result.image for result in scores)):
             return f"{head}: its images of {category} are not those of {first.name}."
-        if not np.array_equal(one.is_anomalous, two.is_anomalous):
+        if not np.array_equal(labels, scores[1].is_anomalous):
             return f"{head}: its labels of {category} are not those of {first.name}."
-        if counts[0] != counts[1]:
-            return f"{head} at {shots} shots: it has {counts[1]} seeds, {first.name} {counts[0]}."
-        if min(one.is_anomalous.sum(), (~one.is_anomalous).sum()) < 2:
+        if seeds[0] != seeds[1]:
+            names = [" ".join(map(str, values)) or "none" for values in seeds]
+            return (
+                f"{head} at {shots} shots: its seeds of {category} are {names[1]}, those of "
+                f"{first.name} {names[0]}."
+            )
+        if min(labels.sum(), (~labels).sum()) < 2:
             return f"{head}: {category} has fewer than two good or two anomalous images."
     return ""
 
