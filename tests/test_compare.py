@@ -222,7 +222,7 @@ def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
     assert np.isnan(row.low)
     page = write_comparison(comparison, tmp_path / "out")
     assert re.search(r"\| +-: \| +-+: \|\n", page)  # under "p", which has no digits
-    assert "None is recorded in two or more results." in page
+    assert "No differences are recorded." in page
     text = "\n".join(comparison.remarks)
     assert "a CSV file, so its settings, weights and data are unknown" in text
     assert "it holds numbers, not the scores of the images" in text

@@ -4,7 +4,7 @@ A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed 
 metric, and value in [0, 1], empty if undefined.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,13 @@ import pandas as pd
 
 from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
+from utils.evaluation.metrics import METRICS
 from utils.files import sha256_of
 from utils.results.folder import abbreviate, describe_change, read_json
 from utils.results.scores import load_arrays
-from utils.results.summary import COLUMNS, MEAN, PERCENT
+from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT
 
+TYPES = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
 NOT_RECORDED = "not recorded"
 MAX_ENTRIES = 12  # of a mapping or list that is written out
 KINDS = {  # entries of the fingerprint that are no settings
@@ -87,7 +89,7 @@ def read_source(path: Path, name: str) -> Source:
         file = path / "metrics.csv"
     else:
         remarks.append("a CSV file, so its settings, weights and data are unknown")
-    rows = read_columns(file, dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True)))
+    rows = read_columns(file)
     is_mean = rows["category"] == MEAN
     if is_mean.any():
         remarks.append("its rows of means were left out; means are computed here")
@@ -98,26 +100,53 @@ def read_source(path: Path, name: str) -> Source:
     return Source(name, path, rows, record, remarks)
 
 
-def read_columns(path: Path, types: Mapping[str, object]) -> pd.DataFrame:
-    """Read some columns of a CSV file, among them `value`, which the others identify.
+def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return category, metric and value of the 0-shot rows of a CSV file, and remarks on the rest.
 
-    Raise `InputError` if they are missing or malformed.
+    summary.csv and metrics.csv of a run are read too: with a column `shots`, other rows are left
+    out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns.
     """
+    rows, remarks = read_columns(path, optional=("shots", "seed")), []
+    if "shots" in rows:
+        rows = rows[rows["shots"] == 0]
+        if rows.empty:
+            raise InputError(f"{path} has no 0-shot rows; the published numbers are 0-shot")
+        remarks.append("only its 0-shot rows are checked")
+    if "seed" in rows and rows["value"].max() <= 1:
+        rows = rows.assign(value=rows["value"] * PERCENT)
+        remarks.append("fractions, as in metrics.csv, were multiplied by 100")
+    known = rows["metric"].str.partition("@")[0].isin(METRIC_NAMES)
+    others = rows["metric"][known & ~rows["metric"].isin(METRICS)]
+    if len(others):
+        remarks.append(f"not checked, because not published: {', '.join(others.unique())}")
+    return rows.drop(index=others.index)[["category", "metric", "value"]], remarks
+
+
+def read_columns(path: Path, optional: Collection[str] = ()) -> pd.DataFrame:
+    """Read the COLUMNS of a CSV file; the `optional` ones may be missing.
+
+    The column `value` may have the name `mean`, as in summary.csv. Raise `InputError` if columns
+    are missing or malformed, and for two values in the same category, run and metric.
+    """
+    required = [name for name in COLUMNS if name not in optional]
     text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
     try:
         rows = pd.read_csv(path, na_values=[""], **text)
-        missing = [name for name in types if name not in rows]
+        if "value" not in rows:
+            rows = rows.rename(columns={MEAN: "value"})
+        missing = [name for name in required if name not in rows]
         if missing or rows.empty:
             raise ValueError(f"no column {missing[0]}" if missing else "no rows")
         if rows[["category", "metric"]].isna().any(axis=None):
             raise ValueError("an empty category or metric")
+        types = {name: kind for name, kind in TYPES.items() if name in rows}
         rows = rows[list(types)].astype(types)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; give a result folder or a CSV file") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a table ({describe_error(error)}); expected a CSV file with "
-            f"the columns {', '.join(types)}, and an empty value where a metric is undefined"
+            f"the columns {', '.join(required)}, and an empty value where a metric is undefined"
         ) from error
     repeated = rows[rows.drop(columns="value").duplicated()]
     if len(repeated):

@@ -19,7 +19,7 @@ LEGEND = (
     "variance between seeds; p-values are not corrected for the number of comparisons. Wins, ties "
     "and losses count categories, at full precision."
 )
-NO_DIFFERENCES = "None is recorded in two or more results."
+NO_DIFFERENCES = "No differences are recorded."
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
 MARKS = {1: r"\textbf{%s}", 2: r"\underline{%s}"}  # of the best and the second-best number
 
