@@ -114,7 +114,7 @@ RULES = (
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
     """Compare rows of category, metric and value with the published ones; return the faults too.
 
-    Raise `InputError` for other metrics, repeated rows, values outside 0 to 100, and if none is published.
+    Raise `InputError` for other metrics, repeated rows and bad values, and if no row is published.
     """
     if unknown := sorted(set(rows["metric"]) - set(METRICS)):
         raise InputError(f'unknown metric "{unknown[0]}"; the metrics are {", ".join(METRICS)}')
