@@ -133,7 +133,7 @@ def read_columns(path: Path, optional: Collection[str] = ()) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, na_values=[""], **text)
         if "value" not in rows:
-            rows = rows.rename(columns={MEAN: "value"})
+            rows = rows.rename(columns={"mean": "value"})
         missing = [name for name in required if name not in rows]
         if missing or rows.empty:
             raise ValueError(f"no column {missing[0]}" if missing else "no rows")
