@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from tools import compare as tool
 from tools.interval_coverage import coverage
-from utils.compare.bootstrap import count_draws, interval, resampled_metrics, standard_errors
+from utils.compare.intervals import compare_category, draw_halves, interval, resampled_metrics
 from utils.compare.sources import read_sources
 from utils.compare.tables import compare
 from utils.compare.write import by_result, latex_floats, write_comparison
@@ -109,41 +109,56 @@ def test_the_standard_error_of_auroc_is_that_of_delong():
     rng = np.random.default_rng(0)
     labels = np.arange(100) >= 40
     one, two = rng.normal(size=(2, 100)) + np.outer([1.0, 1.5], labels)
-    errors = standard_errors(np.stack([one, two])[:, None], labels, rng, 4000)
+    compared = compare_category(np.stack([one, two])[:, None], labels, rng, 4000)
     wins = [scores[labels][:, None] > scores[~labels] for scores in (one, two)]
     difference = wins[1].astype(float) - wins[0]
     variance = [
         difference.mean(axis=axis).var(ddof=1) / difference.shape[1 - axis] for axis in (0, 1)
     ]
-    assert errors[0, 0] == pytest.approx(sum(variance) ** 0.5, rel=0.05)
+    assert compared.variances[0, 0, 0] ** 0.5 == pytest.approx(sum(variance) ** 0.5, rel=0.05)
+    assert compared.means[0, 0] == pytest.approx(difference.mean(), abs=1e-6)
+    assert compared.freedoms == [39]
 
 
 def test_the_variance_between_seeds_is_added_and_equal_rankings_do_not_differ():
     rng = np.random.default_rng(0)
     labels = np.arange(40) >= 20
     scores = rng.normal(size=(1, 3, 40)) + labels
-    same = standard_errors(np.concatenate([scores, np.exp(scores)]), labels, rng, 200)
-    assert same.tolist() == [[0, 0, 0]]
+    same = compare_category(np.concatenate([scores, np.exp(scores)]), labels, rng, 200)
+    assert not same.means.any()
+    assert not same.variances.any()
     perfect = np.repeat(labels[None] * 1.0, 3, axis=0)
     mixed = perfect * np.array([[1], [1], [-1]])  # AUROC 1, 1 and 0, in every resample
-    errors = standard_errors(np.stack([perfect, mixed]), labels, rng, 20)
-    assert errors[0, 0] == pytest.approx((1 / 3 / 3) ** 0.5)  # of the mean of the three
+    compared = compare_category(np.stack([perfect, mixed]), labels, rng, 20)
+    assert compared.variances[:, 0, 0] == pytest.approx([0, 1 / 3 / 3])  # of the mean of the three
+    assert compared.freedoms == [19, 2]
 
 
-def test_draws_are_one_fewer_than_images():
-    assert count_draws(np.array([[0, 0, 2]])).ravel().tolist() == [2, 0, 1, 0]
+def test_half_of_the_images_are_drawn_without_replacement():
+    rng = np.random.default_rng(0)
+    for size in (2, 5, 6):
+        counts = draw_halves(rng, size, 400)
+        assert counts[:, 0].tolist() == [1] * size
+        halves = counts[:, 1:]
+        assert set(halves.ravel()) == {0, 1}
+        assert set(halves.sum(axis=0)) == {size // 2, (size + 1) // 2}
+        assert halves.mean(axis=1) == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_interval_has_the_normal_quantiles():
-    low, high, p = interval(1.0, 0.5)
-    assert (low, high, p) == pytest.approx((0.0200180, 1.9799820, 0.0455003), abs=1e-6)
-    assert interval(0.0, 0.0) == (0, 0, 1)
-    assert np.isnan(interval(1.0, 0.0).p)
+def test_the_interval_has_the_quantiles_of_student_t():
+    low, high, p = interval(1.0, np.array([0.25]), [4])  # t of 4 degrees: 2.7764451
+    assert (low, high, p) == pytest.approx((-0.3882226, 2.3882226, 0.1161165), abs=1e-6)
+    equal = interval(1.0, np.array([0.125, 0.125]), [2, 2])  # together 4 degrees (Satterthwaite)
+    assert equal == pytest.approx((low, high, p))
+    assert interval(0.0, np.zeros(2), [4, 4]) == (0, 0, 1)
+    assert np.isnan(interval(1.0, np.zeros(2), [4, 4]).p)
 
 
 def test_the_coverage_counts_the_intervals_with_the_mean_difference():
-    trials = np.array([[[0.0] * 3, [1.0] * 3]] * 3 + [[[4.0] * 3, [1.0] * 3]])  # mean 1
-    assert coverage(trials).tolist() == [0.75] * 3
+    trials = np.array(
+        [[[0.0] * 3, [-2.0] * 3, [2.0] * 3]] * 3 + [[[4.0] * 3, [2.0] * 3, [6.0] * 3]]
+    )
+    assert coverage(trials).tolist() == [0.75] * 3  # the mean is 1
 
 
 def test_means_differences_and_wins_are_those_of_the_metrics(results):
@@ -164,6 +179,19 @@ def test_means_differences_and_wins_are_those_of_the_metrics(results):
     assert np.isnan(mean_of(comparison, "a").difference)
     assert np.isnan(mean_of(comparison, "b", "pixel_auroc").low)
     assert mean_of(comparison, "b", "pixel_auroc").ties == 3
+
+
+def test_metrics_are_sorted_by_size_and_unknown_ones_come_last(results, tmp_path):
+    names = ["ours", "pixel_aupro@source", "pixel_auroc@400", "mean_of_seven", "image_aupr"]
+    paths = []
+    for name in "ab":
+        rows = [("grid", 0, None, metric, 0.5) for metric in names]
+        paths.append(tmp_path / f"{name}.csv")
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(paths[-1], index=False)
+    table = compare(read_sources(paths)).table
+    assert list(dict.fromkeys(table["metric"])) == [
+        *("image_aupr", "mean_of_seven", "pixel_auroc@400", "pixel_aupro@source", "ours")
+    ]
 
 
 def test_a_clear_difference_is_significant_and_the_seed_fixes_the_result(results):
@@ -293,7 +321,7 @@ def test_the_best_is_bold_and_the_second_underlined(results):
         columns=["result", "metric", "mean", "std"],
     )
     cells = by_result(rows, ["x", "y", "z"], "metric")["m"]
-    assert [cells[name][1] for name in "xyz"] == [0, 0, 1]  # equal with one decimal
+    assert [cells[name][1] for name in "xyz"] == [1, 1, 2]  # equal with one decimal
 
 
 def test_the_command_writes_all_files(results, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed 
 metric, and value in [0, 1], empty if undefined.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of
 from utils.results.folder import abbreviate, read_json
-from utils.results.scores import load_scores
+from utils.results.scores import load_arrays
 from utils.results.summary import COLUMNS, MEAN, PERCENT
 
 NOT_RECORDED = "not recorded"
@@ -44,7 +44,7 @@ class Source:
     path: Path
     metrics: pd.DataFrame  # the COLUMNS of metrics.csv; values in [0, 1]
     record: dict  # settings.json; empty for a CSV file
-    remarks: tuple[str, ...]  # on what was changed in the numbers
+    remarks: list[str]  # on what is unknown, and what was changed in the numbers
 
     @cached_property
     def scores(self) -> dict[str, ImageScores]:
@@ -54,12 +54,13 @@ class Source:
 
 
 def read_image_scores(path: Path) -> ImageScores:
-    """Read the image scores in a file of scores/."""
-    scores = load_scores(path)
-    order = np.argsort(scores.image)
-    order = order[scores.label[order] != UNKNOWN]
-    labels = scores.label[order] == 1
-    return ImageScores(scores.image[order], labels, scores.shots, scores.image_scores[:, order])
+    """Read the image scores in a file of scores/, without the maps."""
+    arrays = load_arrays(path, ("image", "label", "shots", "image_scores"))
+    order = np.argsort(arrays["image"])
+    order = order[arrays["label"][order] != UNKNOWN]
+    labels = arrays["label"][order] == 1
+    values = arrays["image_scores"][:, order]
+    return ImageScores(arrays["image"][order], labels, arrays["shots"], values)
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
@@ -76,64 +77,64 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
 
 def read_source(path: Path, name: str) -> Source:
     """Read a result folder or a CSV file; raise `InputError` if it is neither."""
+    record, remarks, file = {}, [], path
     if path.is_dir():
         record = read_json(path / "settings.json", "settings", "fingerprint", "versions", "notes")
-        return Source(name, path, *read_metrics(path / "metrics.csv", record))
-    return Source(name, path, *read_metrics(path, {}))
-
-
-def read_metrics(path: Path, record: dict) -> tuple[pd.DataFrame, dict, tuple[str, ...]]:
-    """Return the rows of a file with COLUMNS, `record`, and remarks on what was changed."""
-    rows = read_columns(path, dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True)))
+        file = path / "metrics.csv"
+    else:
+        remarks.append("a CSV file, so its settings, weights and data are unknown")
+    rows = read_columns(file)
     is_mean = rows["category"] == MEAN
+    if is_mean.any():
+        remarks.append("its rows of means were left out; means are computed here")
     rows = rows[~is_mean].reset_index(drop=True)
     repeated = rows[rows.duplicated(COLUMNS[:-1])]
     if len(repeated):
-        raise InputError(f"{path} has two values of {describe_row(repeated.iloc[0])}; keep one")
-    remarks = ("its rows of means were left out; means are computed here",) if is_mean.any() else ()
-    rows["value"], is_percent = to_fractions(rows, path)
-    return rows, record, remarks + (("values in percent were divided by 100",) * is_percent)
+        raise InputError(f"{file} has two values of {describe_row(repeated.iloc[0])}; keep one")
+    if is_percent(rows, file):
+        remarks.append("values in percent were divided by 100")
+        rows["value"] /= PERCENT
+    return Source(name, path, rows, record, remarks)
 
 
-def read_columns(path: Path, types: Mapping[str, object]) -> pd.DataFrame:
-    """Read some columns of a CSV file; raise `InputError` if they are missing or malformed."""
+def read_columns(path: Path) -> pd.DataFrame:
+    """Read the COLUMNS of a CSV file; raise `InputError` if they are missing or malformed."""
+    types = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
     text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
-    columns = ", ".join(types)
     try:
         rows = pd.read_csv(path, na_values=[""], **text)
-        missing = [name for name in types if name not in rows]
+        missing = [name for name in COLUMNS if name not in rows]
         if missing or rows.empty:
             raise ValueError(f"no column {missing[0]}" if missing else "no rows")
         if rows[["category", "metric"]].isna().any(axis=None):
             raise ValueError("an empty category or metric")
-        return rows[list(types)].astype(types)
+        return rows[COLUMNS].astype(types)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; give a result folder or a CSV file") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a table ({describe_error(error)}); expected a CSV file with "
-            f"the columns {columns}, and an empty value where a metric is undefined"
+            f"the columns {', '.join(COLUMNS)}, and an empty value where a metric is undefined"
         ) from error
 
 
-def to_fractions(rows: pd.DataFrame, path: Path) -> tuple[pd.Series, bool]:
-    """Return the column `value` in [0, 1], and whether it was in percent.
+def is_percent(rows: pd.DataFrame, path: Path) -> bool:
+    """Return whether the column `value` is in percent: every metric has a value above 1.
 
-    Values are in percent if every metric has one above 1. Raise `InputError` where only some
-    metrics do, and for values that are no metrics.
+    Raise `InputError` where only some metrics do, and for values that are no metrics.
     """
     highest = rows.groupby("metric")["value"].max().dropna()
-    in_percent = highest > 1
-    if in_percent.any() and not in_percent.all():
+    above = highest > 1
+    if above.any() and not above.all():
         raise InputError(
-            f"{path} mixes percent ({in_percent.idxmax()}) and fractions ({in_percent.idxmin()}): "
+            f"{path} mixes percent ({above.idxmax()}) and fractions ({above.idxmin()}): "
             "give all values in [0, 1]"
         )
-    scale = PERCENT if in_percent.any() else 1.0
-    if rows["value"].lt(0).any() or rows["value"].gt(scale).any():
-        extreme = rows["value"].min() if rows["value"].lt(0).any() else rows["value"].max()
-        raise InputError(f"{path} has the value {extreme:g}: expected values in [0, 1]")
-    return rows["value"] / scale, bool(in_percent.any())
+    limit = PERCENT if above.any() else 1.0
+    wrong = rows["value"][(rows["value"] < 0) | (rows["value"] > limit)]
+    if len(wrong):
+        raise InputError(f"{path} has the value {wrong.iloc[0]:g}: expected values in [0, 1]")
+    return bool(above.any())
 
 
 def describe_row(row: pd.Series) -> str:

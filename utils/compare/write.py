@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from utils.compare.tables import PIXELS, Comparison
@@ -18,7 +19,7 @@ LEGEND = (
     "not corrected for the number of comparisons. Wins, ties and losses count categories."
 )
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
-MARKS = (r"\textbf{%s}", r"\underline{%s}")  # of the best and the second-best number
+MARKS = {1: r"\textbf{%s}", 2: r"\underline{%s}"}  # of the best and the second-best number
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
@@ -82,20 +83,14 @@ def signed(value: float) -> str:
 def by_result(rows: pd.DataFrame, names: list[str], key: str) -> dict[str, dict[str, tuple]]:
     """Return (text, rank) of each result by the column `key`: {key: {result: (text, rank)}}.
 
-    Ranks are 0 for the best number, 1 for the second best and so on, equal for numbers that are
-    equal with one decimal; None if there is no number.
+    Ranks are 1 for the best number, 2 for the second best and so on, equal for numbers that are
+    equal with one decimal; NaN if there is no number.
     """
-    cells = {}
-    for name, group in rows.groupby(key, sort=False):
-        shown = group.set_index("result")["mean"].round(1)
-        best = sorted(shown.dropna().unique(), reverse=True)
-        cells[name] = {result: (UNPUBLISHED, None) for result in names} | {
-            row.result: (
-                cell(row.mean, row.std) or UNDEFINED,
-                None if pd.isna(row.mean) else best.index(shown[row.result]),
-            )
-            for row in group.itertuples()
-        }
+    ranks = rows["mean"].round(1).groupby(rows[key]).rank(method="dense", ascending=False)
+    cells = {name: dict.fromkeys(names, (UNPUBLISHED, np.nan)) for name in rows[key].unique()}
+    columns = rows[key], rows["result"], map(cell, rows["mean"], rows["std"]), ranks
+    for name, result, text, rank in zip(*columns, strict=True):
+        cells[name][result] = text or UNDEFINED, rank
     return cells
 
 
@@ -120,10 +115,9 @@ def latex_floats(comparison: Comparison) -> str:
     return "\n".join(floats)
 
 
-def mark(text: str, rank: int | None) -> str:
+def mark(text: str, rank: float) -> str:
     """Return a cell as LaTeX, marked if it is the best or the second best."""
-    pattern = MARKS[rank] if rank is not None and rank < len(MARKS) else "%s"
-    return pattern % escape(text)
+    return MARKS.get(rank, "%s") % escape(text)
 
 
 def html_page(comparison: Comparison) -> str:

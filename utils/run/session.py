@@ -15,7 +15,7 @@ from tqdm import tqdm
 from datasets.decode import open_image
 from datasets.images import Resize
 from datasets.tiles import multi_crop, tile_grid, tile_side
-from models.device import check_precision, resolve_device, to_device
+from models.device import check_precision, describe_device, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, spaced_words
 from models.text import encode_states, find_truncated
@@ -36,7 +36,6 @@ from utils.results.features import FOLDER as FEATURES_FOLDER
 from utils.results.folder import (
     ResultFolder,
     check_writable,
-    describe_device,
     lock_folder,
     read_finished,
 )
