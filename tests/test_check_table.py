@@ -137,3 +137,10 @@ def test_names_that_are_not_published_raise_one_sentence(rows, message):
     rows = pd.DataFrame(rows, columns=["category", "metric", "value"])
     with pytest.raises(InputError, match=message):
         check_table.check(rows, "mvtec")
+
+
+def test_two_values_of_one_number_raise_one_sentence(tmp_path):
+    path = tmp_path / "theirs.csv"
+    pd.concat([published("winclip_paper")] * 2).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"has two values of image_\w+ of bottle; keep one"):
+        check_table.main(check_table.Options(path))

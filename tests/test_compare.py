@@ -219,7 +219,11 @@ def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
     same = mean_of(compare(read_sources(results[:2])), "b")
     assert (row.mean, row.difference) == pytest.approx((same.mean, same.difference))
     assert np.isnan(row.low)
+    page = write_comparison(comparison, tmp_path / "out")
+    assert re.search(r"\| +-: \| +-+: \|\n", page)  # under "p", which has no digits
+    assert "None is recorded in two or more results." in page
     text = "\n".join(comparison.remarks)
+    assert "a CSV file, so its settings, weights and data are unknown" in text
     assert "it holds numbers, not the scores of the images" in text
     assert "values in percent were divided by 100" in text
     assert "its rows of means were left out" in text

@@ -4,7 +4,7 @@ A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed 
 metric, and value in [0, 1], empty if undefined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,39 +83,42 @@ def read_source(path: Path, name: str) -> Source:
         file = path / "metrics.csv"
     else:
         remarks.append("a CSV file, so its settings, weights and data are unknown")
-    rows = read_columns(file)
+    rows = read_columns(file, dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True)))
     is_mean = rows["category"] == MEAN
     if is_mean.any():
         remarks.append("its rows of means were left out; means are computed here")
     rows = rows[~is_mean].reset_index(drop=True)
-    repeated = rows[rows.duplicated(COLUMNS[:-1])]
-    if len(repeated):
-        raise InputError(f"{file} has two values of {describe_row(repeated.iloc[0])}; keep one")
     if is_percent(rows, file):
         remarks.append("values in percent were divided by 100")
         rows["value"] /= PERCENT
     return Source(name, path, rows, record, remarks)
 
 
-def read_columns(path: Path) -> pd.DataFrame:
-    """Read the COLUMNS of a CSV file; raise `InputError` if they are missing or malformed."""
-    types = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
+def read_columns(path: Path, types: Mapping[str, object]) -> pd.DataFrame:
+    """Read some columns of a CSV file, among them `value`, which the others identify.
+
+    Raise `InputError` if they are missing or malformed.
+    """
     text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
     try:
         rows = pd.read_csv(path, na_values=[""], **text)
-        missing = [name for name in COLUMNS if name not in rows]
+        missing = [name for name in types if name not in rows]
         if missing or rows.empty:
             raise ValueError(f"no column {missing[0]}" if missing else "no rows")
         if rows[["category", "metric"]].isna().any(axis=None):
             raise ValueError("an empty category or metric")
-        return rows[COLUMNS].astype(types)
+        rows = rows[list(types)].astype(types)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; give a result folder or a CSV file") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a table ({describe_error(error)}); expected a CSV file with "
-            f"the columns {', '.join(COLUMNS)}, and an empty value where a metric is undefined"
+            f"the columns {', '.join(types)}, and an empty value where a metric is undefined"
         ) from error
+    repeated = rows[rows.drop(columns="value").duplicated()]
+    if len(repeated):
+        raise InputError(f"{path} has two values of {describe_row(repeated.iloc[0])}; keep one")
+    return rows
 
 
 def is_percent(rows: pd.DataFrame, path: Path) -> bool:
@@ -138,9 +141,10 @@ def is_percent(rows: pd.DataFrame, path: Path) -> bool:
 
 
 def describe_row(row: pd.Series) -> str:
-    """Name the run, category and metric of a row: `image_auroc of grid, 1-shot seed 0`."""
-    seed = "" if pd.isna(row["seed"]) else f" seed {row['seed']}"
-    return f"{row['metric']} of {row['category']}, {row['shots']}-shot{seed}"
+    """Name metric, category and, where recorded, run: `image_auroc of grid, 1-shot seed 0`."""
+    shots = f", {row['shots']}-shot" if "shots" in row else ""
+    seed = "" if pd.isna(row.get("seed")) else f" seed {row['seed']}"
+    return f"{row['metric']} of {row['category']}{shots}{seed}"
 
 
 def describe_differences(sources: Sequence[Source]) -> list[list[str]]:

@@ -13,11 +13,13 @@ from utils.results.latex import escape, latex_float, latex_table, metric_title
 from utils.results.summary import MEAN
 
 LEGEND = (
-    "Percent, means over {categories} categories; ± is the sample standard deviation over seeds. "
+    "Percent, means over {categories}; ± is the sample standard deviation over seeds. "
     "Differences are to {first}. The interval (95 %) and the two-sided p-value come from a paired "
-    "bootstrap over images, within categories, and from the variance between seeds; p-values are "
-    "not corrected for the number of comparisons. Wins, ties and losses count categories."
+    "bootstrap over images (half of them, without replacement, within categories) and from the "
+    "variance between seeds; p-values are not corrected for the number of comparisons. Wins, ties "
+    "and losses count categories, at full precision."
 )
+NO_DIFFERENCES = "None is recorded in two or more results."
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
 MARKS = {1: r"\textbf{%s}", 2: r"\underline{%s}"}  # of the best and the second-best number
 
@@ -34,7 +36,13 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
 
 def legend(comparison: Comparison) -> str:
     """Say what the numbers are."""
-    return LEGEND.format(categories=len(comparison.categories), first=comparison.names[0])
+    return LEGEND.format(categories=count_categories(comparison), first=comparison.names[0])
+
+
+def count_categories(comparison: Comparison) -> str:
+    """Return "2 categories", or "1 category"."""
+    count = len(comparison.categories)
+    return f"{count} categor{'y' if count == 1 else 'ies'}"
 
 
 def shot_tables(comparison: Comparison) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -51,7 +59,7 @@ def markdown_page(comparison: Comparison) -> str:
         header = ["kind", "name", *comparison.names]
         blocks.append(table(header, comparison.differences, text_columns=len(header)))
     else:
-        blocks.append("None is recorded.")
+        blocks.append(NO_DIFFERENCES)
     blocks += comparison.remarks
     blocks += ["## Results", legend(comparison), PIXELS]
     for shots, rows in shot_tables(comparison):
@@ -106,7 +114,7 @@ def latex_floats(comparison: Comparison) -> str:
         ]
         notes = " ".join(f"{note}." for note in comparison.notes)
         caption = (
-            f"{shots}-shot: means over {len(comparison.categories)} categories in "
+            f"{shots}-shot: means over {count_categories(comparison)} in "
             "percent; ± is the sample standard deviation over seeds. Best in bold, second best "
             f"underlined. {notes}"
         )
@@ -139,6 +147,7 @@ def html_page(comparison: Comparison) -> str:
         comparison=comparison,
         legend=[legend(comparison), PIXELS],
         header=HEADER,
+        no_differences=NO_DIFFERENCES,
         sections=sections,
         css=asset("report.css"),
     )
