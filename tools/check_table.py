@@ -3,9 +3,9 @@
     python tools/check_table.py theirs.csv
     python tools/check_table.py theirs.csv --dataset visa
 
-The CSV file has the columns category, metric and value (percent; category "mean": over all), or is
-a summary.csv or metrics.csv of a run. The command prints the table beside the paper's numbers, or
-those of the closest public code, and names each known fault whose fingerprint the numbers carry.
+The CSV file has the columns category, metric and value (percent), or is a run's summary.csv or
+metrics.csv. The command prints its means beside the paper's, or the closest public code's where the
+paper has none, and names each known fault whose fingerprint the numbers carry.
 """
 
 import sys
@@ -36,7 +36,7 @@ class Options:
     """The options of the command line."""
 
     table: Positional[Path]
-    """CSV file with the columns category, metric and value, or that of a run."""
+    """CSV file with the columns category, metric and value, or summary.csv of a run."""
     dataset: Literal["mvtec", "visa", "mpdd"] = "mvtec"
     """Benchmark of the table."""
 

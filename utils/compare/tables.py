@@ -166,7 +166,7 @@ def no_interval(first: Source, other: Source, categories: Sequence[str], shots: 
         if seeds[0] != seeds[1]:
             names = [" ".join(map(str, values)) or "none" for values in seeds]
             return (
-                f"{head} at {shots} shots: its seeds of {category} are {names[1]}, those of "
+                f"{head} at {shots}-shot: its seeds of {category} are {names[1]}, those of "
                 f"{first.name} {names[0]}."
             )
         if min(labels.sum(), (~labels).sum()) < 2:
