@@ -233,7 +233,7 @@ def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows.drop(columns="seed"), "no column seed"),
+        (lambda rows: rows.drop(columns="shots"), "no column shots"),
         (lambda rows: rows.iloc[:0], "no rows"),
         (lambda rows: rows.assign(value="n/a"), "cannot be read as a table"),
         (lambda rows: pd.concat([rows, rows.iloc[:1]]), "two values of image_auroc of bottle"),
@@ -267,6 +267,14 @@ def test_a_missing_or_repeated_result_raises_one_sentence(results, tmp_path):
         read_sources([results[0], tmp_path / "none.csv"])
     with pytest.raises(InputError, match=r"settings\.json"):
         read_sources([results[0], tmp_path])
+
+
+def test_a_table_may_lack_seeds_and_separate_columns_by_semicolons(results, tmp_path):
+    rows = pd.read_csv(results[0] / "metrics.csv").query("seed == 0 and shots == 1")
+    path = tmp_path / "theirs.csv"
+    rows.drop(columns="seed").to_csv(path, sep=";", index=False)
+    row = mean_of(compare(read_sources([results[0], path])), "theirs.csv")
+    assert row.mean == pytest.approx(100 * rows.query("metric == @row.metric")["value"].mean())
 
 
 def test_undefined_stays_undefined(results, tmp_path):

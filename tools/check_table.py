@@ -21,7 +21,7 @@ import tyro
 from tyro.conf import Positional
 
 from utils.cli import parse_options, run_cli
-from utils.compare.sources import describe_row, read_zero_shot
+from utils.compare.sources import describe_row, read_zero_shot, remark_on_categories
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.report.markdown import UNPUBLISHED, cell, table
@@ -106,9 +106,7 @@ def squashed(checked: Checked) -> str | None:
     return text if checked.dataset == "visa" and is_lower else None
 
 
-RULES = (
-    *(fractions, undefined_as_zero, inverted_states, constant_windows, mean_iou_as_pro, squashed),
-)
+RULES = fractions, undefined_as_zero, inverted_states, constant_windows, mean_iou_as_pro, squashed
 
 
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
@@ -139,6 +137,7 @@ def main(options: Options) -> None:
     """Print the table beside the published one, and the faults."""
     rows, remarks = read_zero_shot(options.table.expanduser())
     checked, faults = check(rows, options.dataset)
+    remarks += remark_on_categories(rows, options.dataset)
     columns = checked.theirs, checked.published, checked.theirs - checked.published
     body = [[m, *(cell(column[m]) or UNPUBLISHED for column in columns)] for m in METRICS]
     print("".join(f"{options.table.name}: {remark}.\n\n" for remark in remarks), end="")

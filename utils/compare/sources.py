@@ -1,7 +1,7 @@
 """Read the results to compare, result folders or CSV files, and describe how their runs differ.
 
-A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed (may be empty),
-metric, and value in [0, 1], empty if undefined.
+A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed (may be empty or
+missing), metric, and value in [0, 1], empty if undefined; commas, semicolons or tabs separate them.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +18,7 @@ from utils.evaluation.metrics import METRICS
 from utils.files import sha256_of
 from utils.results.folder import abbreviate, describe_change, read_json
 from utils.results.scores import load_arrays
-from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT
+from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT, published_for
 
 TYPES = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
 NOT_RECORDED = "not recorded"
@@ -72,6 +72,9 @@ def read_image_scores(path: Path) -> ImageScores:
 def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Read two or more results; each has the name of its file or folder."""
     paths = [path.expanduser() for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no {path}; give result folders or CSV files")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
@@ -89,7 +92,9 @@ def read_source(path: Path, name: str) -> Source:
         file = path / "metrics.csv"
     else:
         remarks.append("a CSV file, so its settings, weights and data are unknown")
-    rows = read_columns(file)
+    rows = read_columns(file, optional=("seed",))
+    if "seed" not in rows:
+        rows["seed"] = pd.array([pd.NA] * len(rows), "Int64")
     is_mean = rows["category"] == MEAN
     if is_mean.any():
         remarks.append("its rows of means were left out; means are computed here")
@@ -122,6 +127,20 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
     return rows.drop(index=others.index)[["category", "metric", "value"]], remarks
 
 
+def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
+    """Name the categories of `rows` and of the table published for `dataset` that differ."""
+    given = set(rows["category"]) - {MEAN}
+    published = set(published_for(dataset)["category"]) - {MEAN}
+    remarks = []
+    if unknown := sorted(given - published):
+        remarks.append(f"not checked, because not published for {dataset}: {', '.join(unknown)}")
+    if missing := sorted(published - given) if given else []:
+        remarks.append(
+            f"it lacks {len(missing)} of {len(published)} categories, such as {missing[0]}"
+        )
+    return remarks
+
+
 def read_columns(path: Path, optional: Collection[str] = ()) -> pd.DataFrame:
     """Read the COLUMNS of a CSV file; the `optional` ones may be missing.
 
@@ -131,7 +150,10 @@ def read_columns(path: Path, optional: Collection[str] = ()) -> pd.DataFrame:
     required = [name for name in COLUMNS if name not in optional]
     text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
     try:
-        rows = pd.read_csv(path, na_values=[""], **text)
+        with path.open(encoding="utf-8-sig") as stream:
+            header = stream.readline()
+        separator = max(",;\t", key=header.count)
+        rows = pd.read_csv(path, sep=separator, na_values=[""], **text)
         if "value" not in rows:
             rows = rows.rename(columns={"mean": "value"})
         missing = [name for name in required if name not in rows]

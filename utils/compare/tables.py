@@ -16,7 +16,7 @@ from utils.evaluation.metrics import IMAGE_METRICS, metric_order
 from utils.results.summary import MEAN, PERCENT, category_means, mean_or_nan, std_or_nan
 
 MAX_NAMES = 5  # of the categories that a remark lists
-TIE = 1e-9  # percent: above rounding, below any difference between metrics
+TIE = 0.005  # percent: less than the tables show
 PIXELS = (
     "Metrics other than image AUROC, AUPR and F1-max have no interval: it would need every mask, "
     "and thousands of evaluations of all pixels. Their ± is the deviation over seeds."
