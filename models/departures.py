@@ -1,4 +1,4 @@
-"""Departures from WinCLIP: its equations and prompts as ablations and other codes have them.
+"""Departures from WinCLIP: equations and prompts of ablations and of other implementations.
 
 Each departure is a value of `Equations`, whose defaults are those of `models.winclip`, or a
 smaller prompt ensemble. Names and shapes are those of `models.winclip`.

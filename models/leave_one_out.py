@@ -1,11 +1,12 @@
-"""Score reference images against all others (leave-one-out), computing only what decides.
+"""Score references leave-one-out, computing only the distances that can affect the result.
 
-A score needs the maximum of a map, whose values are averages of minima over the references. A
-minimum over some references is an upper bound of that over all, and so are averages of such minima.
-This is lazy evaluation (Minoux, 1978), and early breaking as in the directed Hausdorff distance
-(Taha and Hanbury, 2015): compute the position with the highest bound exactly, and stop where no
-other bound exceeds an exact value. The first bounds compare each window with the one at the same
-position in the other images, usually its nearest: 1/196 of all pairs for windows of 2 x 2 patches.
+Each reference image is scored against all others. A score needs the maximum of a map, whose values
+are averages of minima over the references. A minimum over some references is an upper bound of that
+over all, and so are averages of such minima. This is lazy evaluation (Minoux, 1978), and early
+breaking as in the directed Hausdorff distance (Taha and Hanbury, 2015): compute the position with
+the highest bound exactly, and stop where no other bound exceeds an exact value. The first bounds
+compare each window with the one at the same position in the other images, usually its nearest:
+1/196 of all pairs for windows of 2 x 2 patches.
 
 Example with four positions, of which two are computed:
 

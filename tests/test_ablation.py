@@ -1,6 +1,8 @@
 """The ablation: departures from the equations, shares of the switches, and whole runs."""
 
 import itertools
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from models.departures import (
     IMAGE,
@@ -28,13 +31,18 @@ from models.winclip import (
 )
 from models.windows import arithmetic_aggregation, harmonic_aggregation
 from utils.ablation.analysis import effects, means
+from utils.ablation.run import all_square, open_folder
 from utils.ablation.run import run as run_ablation
+from utils.ablation.scoring import variant_prompts
 from utils.ablation.settings import AblationSettings
 from utils.ablation.shares import bootstrap_interval, shapley_shares, walk
-from utils.ablation.variants import PAPER, PUBLIC, SWITCHES, corners, departures
+from utils.ablation.variants import PAPER, PAPER_ROWS, PUBLIC, SWITCHES, corners, departures
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
+from utils.report.ablation import Ablation, markdown_page, published_means
+from utils.results.summary import published_for
 from utils.run.benchmark import run
+from utils.run.settings import Settings
 
 GRID, SCALES = (4, 5), (2, 3)
 
@@ -158,6 +166,79 @@ def test_the_corners_are_all_combinations_and_contain_both_presets():
     assert len(set(names)) == len(names)
 
 
+PROMPTS = {  # the number of normal prompts and the last anomalous one
+    "paper": (7 * 22, "a photo of the metal nut with damage for anomaly detection."),
+    "two-class prompts": (1, "anomalous metal nut"),
+    "without states": (22, "a photo of the anomalous metal nut for anomaly detection."),
+    "without templates": (7, "metal nut with damage"),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_prompts_of_a_variant(name):
+    variants = {variant.name: variant for variant in (*corners(("tile",)), *departures(SCALES))}
+    normal, anomalous = variant_prompts(variants[name], "metal_nut", Settings("mvtec"))
+    assert (len(normal), anomalous[-1]) == PROMPTS[name]
+
+
+FULL = sorted(set(published_for("mvtec")["category"]) - {"mean"})  # the 15 categories
+
+
+def fixed_ablation(**changes) -> Ablation:
+    """Return an ablation of MVTec AD with two switches; `changes` are those of its record."""
+    steps = [  # switch, value, gain, share, low, high
+        ("public", 80.0, *[np.nan] * 4),
+        ("templates", 81.0, 1.0, 2.0, -0.04, 3.25),
+        ("resize", 84.0, 3.0, 2.0, np.nan, np.nan),
+    ]
+    columns = ["shots", "metric", "switch", "value", "gain", "share", "low", "high"]
+    walks = pd.DataFrame([(0, m, *step) for m in METRICS for step in steps], columns=columns)
+    values = {"paper": 84.0, "two-class prompts": 70.5, "arithmetic averaging": 84.02}
+    rows = [("departure", name, 0, m, value) for name, value in values.items() for m in METRICS]
+    table = pd.DataFrame(rows, columns=["kind", "variant", "shots", "metric", "mean"])
+    settings = {"dataset": "mvtec", "limit": None, "order": ["templates", "resize"]}
+    record = {"title": "MVTec AD", "categories": FULL, "finished": FULL, "notes": []}
+    record |= {"settings": settings | changes.pop("settings", {})} | changes
+    return Ablation(record, walks, table, list(values)[1:], PAPER_ROWS)
+
+
+def test_the_lines_of_a_page():
+    page = re.sub(" +", " ", markdown_page(fixed_ablation()))
+    metrics = len(METRICS)
+    for line in (
+        "- image AUROC from 80.0 (public) to 84.0 (paper): +4.0; pixel AUROC from 80.0 (public) to "
+        "84.0 (paper): +4.0",
+        "- templates: +2.0 image AUROC, 95 % interval [0.0, 3.2] over categories; +2.0 pixel AUROC,"
+        " 95 % interval [0.0, 3.2] over categories",
+        "- resize: +2.0 image AUROC, interval n/a; +2.0 pixel AUROC, interval n/a",
+        "| templates |" + " +2.0 [0.0, 3.2] |" * metrics,
+        "| + templates |" + " 81.0 |" * metrics,
+        "| two-class prompts | ours |" + " 70.5 (−13.5) |" * metrics,
+        "| two-class prompts | paper | 74.0 |",
+        "| arithmetic averaging | ours |" + " 84.0 (0.0) |" * metrics,
+        "| paper | ours |" + " 84.0 |" * metrics,
+        "| paper | paper | 90.8 |",
+    ):
+        assert f"\n{line}" in page
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"limit": 3}},
+        {"settings": {"dataset": "folder"}},
+        {"finished": FULL[1:]},
+        {"categories": FULL[1:], "finished": FULL[1:]},
+    ],
+    ids=["limit", "dataset", "unfinished", "split"],
+)
+def test_the_numbers_of_the_paper_are_beside_those_of_all_images_only(changes):
+    ablation = fixed_ablation(**changes)
+    assert "| two-class prompts | ours" not in re.sub(" +", " ", markdown_page(ablation))
+    assert published_means(fixed_ablation(), 0, METRICS[0])[1] > 90
+    assert np.isnan(published_means(ablation, 0, METRICS[0])).all()
+
+
 @pytest.fixture(scope="module")
 def ablation_settings(visa_settings) -> AblationSettings:
     """Return the settings of an ablation of images that are not square."""
@@ -244,6 +325,51 @@ def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings)
     run_ablation(replace(ablation_settings, order=SWITCHES[::-1]))
     assert record.stat().st_mtime_ns == times
     assert (ablation / "ablation.csv").read_bytes() == before
+
+
+def test_a_variant_that_needs_references_has_no_rows_of_0_shot(ablation):
+    table = pd.read_csv(ablation / "ablation.csv", engine="python")
+    names = {v.name for v in departures(SCALES) if v.needs_references}
+    assert len(names) == 3
+    shots = table.groupby("variant")["shots"].agg(set)
+    assert all(
+        shots[name] == {1} if name in names else shots[name] == {0, 1} for name in shots.index
+    )
+
+
+def test_deleted_features_are_encoded_again(ablation, ablation_settings, tmp_path):
+    """The ablation was stopped while it scored a category, after the images were encoded."""
+    folder = shutil.copytree(ablation, tmp_path / "r")
+    (folder / "done" / "capsules.json").unlink()
+    files = sorted((folder / "tile/features").rglob("*.JPG.safetensors"))
+    files[0].unlink()
+    run_ablation(replace(ablation_settings, result_dir=str(folder)))
+    assert (folder / "ablation.csv").read_bytes() == (ablation / "ablation.csv").read_bytes()
+    assert all(file.exists() for file in files)
+
+
+def test_other_settings_are_refused_before_images_are_encoded(ablation, ablation_settings):
+    with pytest.raises(InputError, match=f"--limit was 2, now 3: .* {re.escape(str(ablation))},"):
+        run_ablation(replace(ablation_settings, limit=3))
+
+
+def test_other_variants_are_named_in_one_sentence(ablation, ablation_settings):
+    runs = {name: ablation_settings.run_settings(name).resolve() for name in ("tile", "squash")}
+    with pytest.raises(
+        InputError, match=r"variants: removed 2 x 2 .* and \d+ more: choose"
+    ) as caught:
+        open_folder(ablation, ablation_settings, runs, corners(("tile", "squash"))[:24])
+    assert len(str(caught.value)) < 500
+
+
+def test_whether_all_images_are_square(ablation_settings, mvtec_result, mvtec_settings, tmp_path):
+    assert all_square(mvtec_settings)
+    assert not all_square(ablation_settings.run_settings("tile"))
+    # A reference image counts as well.
+    root = shutil.copytree(mvtec_settings.data_root, tmp_path / "raw")
+    for path in (root / "bottle/train/good").iterdir():
+        Image.new("RGB", (32, 48)).save(path)
+    assert not all_square(replace(mvtec_settings, data_root=str(root)))
 
 
 def test_unknown_crops_are_named_with_the_constant():

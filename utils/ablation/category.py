@@ -7,8 +7,9 @@ once.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import product
 
-from datasets.references import NO_SEED
+from datasets.references import NO_SEED, ShotSetting
 from models.weights import LoadedClip
 from utils.ablation.scoring import VariantScorer, text_banks
 from utils.ablation.source import StoredCategory
@@ -49,20 +50,6 @@ class VariantResult:
             values = {name: getattr(scores, name)[batch] for name in PER_COLUMN}
             yield evaluate_columns, replace(scores, **values), self.result.masks
 
-    def rows(self, metrics: Sequence[Metrics], indices: Sequence[int]) -> list[tuple]:
-        """Return rows (variant, shots, seed, metric, value) from the metrics of distinct columns.
-
-        `indices` are those of `distinct`. A variant that needs references has no rows of 0 shots.
-        """
-        rows, settings = [], self.task.shot_settings
-        for column, index in enumerate(indices):
-            variant, run = divmod(column, len(settings))
-            name, setting = self.variants[variant].name, settings[run]
-            if setting.shots or not self.variants[variant].needs_references:
-                seed = None if setting.seed == NO_SEED else setting.seed
-                rows += [(name, setting.shots, seed, *pair) for pair in metrics[index]]
-        return rows
-
 
 def score_category(
     variants: Sequence[Variant],
@@ -83,6 +70,26 @@ def score_category(
             results += split_by_image([item], scores, maps, maximum=False)
     columns = replace(task, shot_settings=list(task.shot_settings) * len(variants))
     return VariantResult(variants, task, collect(columns, results, None, 0))
+
+
+def metric_rows(
+    variants: Sequence[Variant],
+    shot_settings: Sequence[ShotSetting],
+    metrics: Sequence[Metrics],
+    indices: Sequence[int],
+) -> list[tuple]:
+    """Return rows (variant, shots, seed, metric, value) from the metrics of distinct columns.
+
+    `indices` are those of `VariantResult.distinct`. A variant that needs references has no rows of
+    0 shots.
+    """
+    rows = []
+    columns = product(variants, shot_settings)  # in the order of the columns
+    for (variant, setting), index in zip(columns, indices, strict=True):
+        if setting.shots or not variant.needs_references:
+            seed = None if setting.seed == NO_SEED else setting.seed
+            rows += [(variant.name, setting.shots, seed, *pair) for pair in metrics[index]]
+    return rows
 
 
 def evaluate_columns(scores: Scores, masks: Masks, clock: Stopwatch) -> list[Metrics]:

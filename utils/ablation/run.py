@@ -13,12 +13,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import asdict
 from pathlib import Path
 
+from datasets.decode import open_image
 from datasets.demo import render_if_needed
 from datasets.references import reference_rows
 from models.device import resolve_device, to_device
 from models.weights import build_clip, locate_clip
 from utils.ablation.analysis import effects, long_form, means
-from utils.ablation.category import VariantResult, score_category
+from utils.ablation.category import VariantResult, metric_rows, score_category
 from utils.ablation.settings import AblationSettings
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import PAPER_ROWS, Variant, corners, departures, single_changes
@@ -31,6 +32,7 @@ from utils.results.folder import (
     ResultFolder,
     describe_changes,
     lock_folder,
+    read_finished,
     read_json,
 )
 from utils.results.scores import load_scores
@@ -44,7 +46,7 @@ from utils.run.distributed import (
     worker_pool,
 )
 from utils.run.plan import CategoryTask, plan_benchmark
-from utils.run.session import find_features
+from utils.run.session import find_features, images_of
 from utils.run.settings import NOT_FINGERPRINTED, Settings, parse_settings
 from utils.stopwatch import WORKERS, Stopwatch
 
@@ -75,11 +77,33 @@ def run(settings: AblationSettings, context: DistributedContext = SINGLE_PROCESS
     runs = {"tile": settings.run_settings("tile").resolve()}
     if context.is_main:
         refuse_other_settings(Path(runs["tile"].result_dir).parent, settings)
-    benchmark.run(runs["tile"], context=context)
-    if context.broadcast(context.is_main and not all_square(Path(runs["tile"].result_dir))):
+    encode(runs["tile"], context)
+    if context.broadcast(context.is_main and not all_square(runs["tile"])):
         runs["squash"] = settings.run_settings("squash").resolve()
-        benchmark.run(runs["squash"], context=context)
+        encode(runs["squash"], context)
     return score_and_compare(settings, runs) if context.is_main else ""
+
+
+def encode(settings: Settings, context: DistributedContext) -> None:
+    """Start or resume an encoding run.
+
+    Categories that are still to be scored but lack features, which somebody has deleted, are marked
+    as unfinished first, so that the run encodes the missing images again.
+    """
+    if context.is_main:
+        folder = Path(settings.result_dir)
+        encoded = read_finished(folder).keys() - read_finished(folder.parent).keys()
+        if encoded:
+            experiment = plan_benchmark(settings)
+            tasks = [task for task in experiment.tasks if task.category in encoded]
+            source = locate_clip(settings.model, settings.pretrained)
+            with lock_folder(folder):
+                features = find_features(settings, experiment, source, tasks, SINGLE_PROCESS)
+                for task in tasks:
+                    if features.missing(images_of([task])):
+                        (folder / "done" / f"{task.category}.json").unlink()
+    context.barrier()
+    benchmark.run(settings, context=context)
 
 
 def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
@@ -97,10 +121,18 @@ def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
         )
 
 
-def all_square(folder: Path) -> bool:
-    """Return whether all test images of a finished run are square."""
-    sizes = (load_scores(path).size for path in (folder / "scores").glob("*.npz"))
-    return all((size[:, 0] == size[:, 1]).all() for size in sizes)
+def all_square(settings: Settings) -> bool:
+    """Return whether all reference images and test images of a finished run are square."""
+    scores = (Path(settings.result_dir) / "scores").glob("*.npz")
+    sizes = (size for path in scores for size in load_scores(path).size.tolist())
+    if not all(height == width for height, width in sizes):
+        return False
+    experiment = plan_benchmark(settings)
+    for sample in (sample for task in experiment.tasks for sample in task.references):
+        with open_image(experiment.root / sample.image) as image:
+            if image.height != image.width:
+                return False
+    return True
 
 
 def score_and_compare(settings: AblationSettings, runs: Runs) -> str:
@@ -126,7 +158,8 @@ def open_folder(
     keys = "title", "categories", "notes", "weights", "device", "processes", "fingerprint"
     record = read_json(Path(runs["tile"].result_dir) / "settings.json", *keys)
     record = {key: record[key] for key in keys}
-    fingerprint = record.pop("fingerprint") | {"variants": [variant.name for variant in variants]}
+    fingerprint = record.pop("fingerprint")
+    fingerprint["variants"] = {variant.name: variant.kind for variant in variants}
     return ResultFolder(path, record | {"settings": asdict(settings)}, fingerprint)
 
 
@@ -146,7 +179,7 @@ def score_categories(
             clip = build_clip(source, text_only=True)
             device = resolve_device(tile.device, tile.deterministic)
             to_device(clip.model, device, tile.precision)
-            kept = {
+            features = {
                 resize: find_features(settings, experiment, source, tasks, SINGLE_PROCESS)
                 for resize, settings in runs.items()
             }
@@ -154,11 +187,12 @@ def score_categories(
         for task in tasks:
             pending = []
             for resize, settings in runs.items():
-                stored = StoredCategory(task, settings, eval_size, kept[resize], device)
+                stored = StoredCategory(task, settings, eval_size, features[resize], device)
                 group = [v for v in variants if v.protocol["resize"] == resize]
                 result = score_category(group, stored, settings, clip, clock)
                 name = folder.path / f".{task.category}-{resize}"
-                pending.append(start_evaluation(result, pool, name, clock))
+                processes = tile.num_workers if pool else 1
+                pending.append(start_evaluation(result, pool, processes, name, clock))
             log.info(f"{task.category}: scored in {len(variants)} variants")
             waiting.append((task, pending))
             if len(waiting) > MAX_WAITING:
@@ -168,16 +202,17 @@ def score_categories(
 
 
 def start_evaluation(
-    result: VariantResult, pool: Executor | None, name: Path, clock: Stopwatch
+    result: VariantResult, pool: Executor | None, processes: int, name: Path, clock: Stopwatch
 ) -> Callable[[], list[tuple]]:
     """Evaluate a result, in the pool's worker processes if there is one.
 
-    Returns a function that waits and returns the rows of `VariantResult.rows`. `name` is the start
-    of the paths of temporary files.
+    Returns a function that waits and returns the rows of `metric_rows`. It keeps no maps. `name` is
+    the start of the paths of temporary files.
     """
     columns, indices = result.distinct()
+    variants, shot_settings = result.variants, result.task.shot_settings
     batches: list[Future] = []
-    for number, call in enumerate(result.calls(columns, getattr(pool, "_max_workers", 1))):
+    for number, call in enumerate(result.calls(columns, processes)):
         path = name.with_name(f"{name.name}-{number}.part")
         store_call(path, call)
         if pool is not None:
@@ -189,7 +224,8 @@ def start_evaluation(
     def wait() -> list[tuple]:
         for batch in batches:
             clock.add(batch.result()[1], WORKERS if pool else "")
-        return result.rows([row for batch in batches for row in batch.result()[0]], indices)
+        metrics = [row for batch in batches for row in batch.result()[0]]
+        return metric_rows(variants, shot_settings, metrics, indices)
 
     return wait
 
@@ -217,6 +253,5 @@ def compare(folder: ResultFolder, variants: Sequence[Variant], order: Sequence[s
     write_text(folder.path / "ablation.csv", table.to_csv(index=False, lineterminator="\n"))
     record = folder.record | {"finished": list(finished)}
     compared = [*single_changes(variants), *(v.name for v in variants if v.kind == "departure")]
-    paper_rows = PAPER_ROWS if folder.record["settings"]["dataset"] == "mvtec" else {}
-    ablation = Ablation(record, effects(table, variants, order), means(table), compared, paper_rows)
+    ablation = Ablation(record, effects(table, variants, order), means(table), compared, PAPER_ROWS)
     return write_pages(folder.path, ablation)

@@ -106,6 +106,15 @@ def select_kinds(features: AllFeatures) -> KindFeatures:
     return {kind: features.select(kind) for kind in get_args(PatchTokens)}
 
 
+def variant_prompts(
+    variant: Variant, category: str, settings: Settings
+) -> tuple[list[str], list[str]]:
+    """Return the normal and the anomalous prompts of a variant."""
+    if variant.states and variant.templates:
+        return compose_prompts(replace(settings, **variant.protocol), category)
+    return reduced_ensemble(spaced_words(category), variant.states, variant.templates)
+
+
 def text_banks(
     variants: Sequence[Variant], category: str, settings: Settings, clip: LoadedClip
 ) -> list[TextBank]:
@@ -125,10 +134,6 @@ def text_banks(
     banks = []
     for variant in variants:
         protocol = variant.protocol
-        if variant.states and variant.templates:
-            prompts = compose_prompts(replace(settings, **protocol), category)
-        else:
-            prompts = reduced_ensemble(spaced_words(category), variant.states, variant.templates)
-        key = tuple(map(tuple, prompts))
+        key = tuple(map(tuple, variant_prompts(variant, category, settings)))
         banks.append(bank(key, protocol["temperature"], protocol["normalise_prompts"]))
     return banks

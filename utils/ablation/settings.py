@@ -98,11 +98,11 @@ class AblationSettings:
             if getattr(self, name) != "auto":
                 given[name] = getattr(self, name)
         kind = FolderSettings if self.dataset == "folder" else Settings
-        own = {"name": self.name} if self.dataset == "folder" else {}
+        named = {"name": self.name} if self.dataset == "folder" else {}
         fixed = {"heatmaps": "none", "features": "keep", "resize": resize}
         if resize == "tile":  # crops depart from `paper`, which has it
             fixed["kept_crops"] = self.multi_crops
-        settings = kind(self.dataset, **values, **given, **own, **fixed)
+        settings = kind(self.dataset, **values, **given, **named, **fixed)
         return replace(settings, result_dir=str(self.result_folder(settings) / resize))
 
     def result_folder(self, settings: Settings) -> Path:

@@ -26,12 +26,12 @@ class StoredCategory:
     task: CategoryTask
     settings: Settings  # of the run, resolved
     eval_size: EvalSize
-    kept: KeptFeatures
+    store: KeptFeatures
     device: torch.device  # of the features that it returns
 
     def features(self, image: str) -> AllFeatures:
         """Return the features of an image's T tiles."""
-        return self.kept.read([image], self.device)
+        return self.store.read([image], self.device)
 
     def tests(self) -> Iterator[tuple[Item, AllFeatures]]:
         """Yield each test image, without its pixels, and its features."""
@@ -42,7 +42,7 @@ class StoredCategory:
             shape = eval_shape(height, width, self.eval_size, settings.resize)
             mask = np.zeros(shape, bool)
             if sample.mask:
-                pixels = read_mask(self.kept.root / sample.mask, (width, height))
+                pixels = read_mask(self.store.root / sample.mask, (width, height))
                 mask = resize_mask(pixels, shape)
             pixels = np.empty((grid[0] * grid[1], 0))
             item = Item(sample.image, pixels, tuple(grid), mask, (height, width), b"")

@@ -72,7 +72,7 @@ def corner_name(protocol: Mapping[str, object]) -> str:
 
 
 def departures(scales: Sequence[int], multi_crops: Sequence[CropVariant] = ()) -> list[Variant]:
-    """Return the departures from `paper` that the paper's ablation or public codes contain.
+    """Return the departures from `paper` that the paper's ablation or public implementations have.
 
     Those with crops are of the variants in `multi_crops`.
     """

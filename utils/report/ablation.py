@@ -4,7 +4,8 @@ They show the tables of `utils.ablation.analysis`, in percent: the effects of th
 means of all variants. ablation.html needs no other file and no network.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from utils.results.latex import escape, latex_float, latex_table
 from utils.results.summary import MEAN, dataset_name, published_for
 
 HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
-# For each switch, what the public code and what the paper does.
+# For each switch, what the closest public implementation does and what the paper does.
 MEANINGS = {
     "templates": ("21 prompt templates, one of them twice", "the paper's 22 prompt templates"),
     "class_words": ('class names as "metal_nut"', 'class names as words: "metal nut"'),
@@ -36,18 +37,21 @@ MEANINGS = {
 }
 SHARE_TEXT = (
     "The share of a switch is its effect averaged over all orders in which the switches can be "
-    "set (its Shapley value), so that the shares add up to the whole gap and depend on no order."
+    "set (its Shapley value). The shares add up to the whole gap and do not depend on an order."
 )
-SHARE_TABLE_TEXT = "Shapley values; brackets hold 95 % bootstrap intervals over categories."
-WALK_TEXT = "The mean after each switch, set in this order; every row is a protocol of its own."
+SHARE_TABLE_TEXT = "Shapley values with 95 % bootstrap intervals over categories in brackets."
+WALK_TEXT = "The means after setting one switch after another, in this order."
 DEPARTURES = "Single departures from paper"
-DEPARTURE_TEXT = "Each row changes one thing in the paper's protocol; brackets show the difference."
-
-PAPER_TEXT = (
-    "The source paper is its own ablation on MVTec AD (arXiv 2303.14814); its row for our protocol "
-    "is the one before multi-crop. It does not define multi-crop, so that row is below each of "
-    "ours."
+DEPARTURE_TEXT = (
+    "Each row changes one thing in the paper's protocol; differences are in parentheses."
 )
+PAPER_TEXT = (
+    'Rows with the source "paper" are from the paper: its ablation on MVTec AD (arXiv 2303.14814), '
+    "whose row for our protocol is the one before multi-crop. The paper does not define "
+    "multi-crop, so its row with multi-crop is repeated below each of ours."
+)
+
+published = cache(published_for)  # every chart and table asks for the same numbers
 
 
 class Ablation(NamedTuple):
@@ -57,7 +61,8 @@ class Ablation(NamedTuple):
     effects: pd.DataFrame  # of `utils.ablation.analysis`
     means: pd.DataFrame
     departures: Sequence[str]  # the variants to compare with `paper`, in order
-    paper_rows: Mapping[str, Mapping[str, float]]  # the paper's ablation: variant, metric, percent
+    # The paper's own ablation on MVTec AD, 0-shot: variant to metric to percent.
+    paper_rows: Mapping[str, Mapping[str, float]]
 
 
 class Table(NamedTuple):
@@ -82,14 +87,14 @@ def write_pages(folder: Path, ablation: Ablation) -> str:
 def markdown_page(ablation: Ablation) -> str:
     """Return the tables and sentences as Markdown."""
     blocks = [f"# {title(ablation)}", *(f"**{note}**" for note in ablation.record["notes"])]
-    texts = [f"Percent, means over {category_count(ablation)}.", SHARE_TEXT, left_out(ablation)]
+    texts = [f"Means over {category_count(ablation)}, in percent.", SHARE_TEXT, left_out(ablation)]
     blocks.append(" ".join(filter(None, texts)))
     for shots in shots_of(ablation):
         blocks.append(f"## {shots}-shot")
         blocks.append("\n".join(f"- {sentence}" for sentence in sentences(ablation, shots)))
-        for part in tables(ablation, shots):
-            blocks += [f"### {part.title}", part.text]
-            blocks.append(table(part.header, part.rows, part.text_columns))
+        for content in tables(ablation, shots):
+            blocks += [f"### {content.title}", content.text]
+            blocks.append(table(content.header, content.rows, content.text_columns))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -98,12 +103,13 @@ def latex_page(ablation: Ablation) -> str:
     notes = [f"{note}." for note in ablation.record["notes"]]
     dataset, floats = dataset_name(ablation.record["settings"]), []
     for shots in shots_of(ablation):
-        for number, part in enumerate(tables(ablation, shots)):
-            name = f"{part.title}, {title(ablation)}, {shots}-shot."
-            caption = " ".join([name, part.text, "Percent.", *notes])
-            rows = [[escape(cell) for cell in row] for row in part.rows]
-            body = latex_table([escape(cell) for cell in part.header], rows, part.text_columns)
-            label = f"ablation-{dataset}-{shots}-shot-{number}"
+        for index, content in enumerate(tables(ablation, shots)):
+            name = f"{content.title}, {title(ablation)}, {shots}-shot."
+            caption = " ".join([name, content.text, "Percent.", *notes])
+            rows = [[escape(cell) for cell in row] for row in content.rows]
+            header = [escape(cell) for cell in content.header]
+            body = latex_table(header, rows, content.text_columns)
+            label = f"ablation-{dataset}-{shots}-shot-{index}"
             floats.append(latex_float(body, escape(caption), label))
     return "\n".join(floats)
 
@@ -142,7 +148,8 @@ def title(ablation: Ablation) -> str:
 def category_count(ablation: Ablation) -> str:
     """Say how many categories the means are over."""
     count, total = len(ablation.record["finished"]), len(ablation.record["categories"])
-    return f"{count} categories" if count == total else f"{count} of {total} categories"
+    noun = "category" if total == 1 else "categories"
+    return f"{count} {noun}" if count == total else f"{count} of {total} {noun}"
 
 
 def left_out(ablation: Ablation) -> str:
@@ -214,6 +221,7 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     values = ablation.means[ablation.means["shots"] == shots].set_index(["variant", "metric"])[
         "mean"
     ]
+    paper_rows = ablation.paper_rows if shots == 0 and is_full_mvtec(ablation) else {}
     present = [name for name in ("paper", *ablation.departures) if (name, METRICS[0]) in values]
     body = []
     for name in present:
@@ -222,8 +230,8 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
             changes = [difference(values[name, m] - values["paper", m]) for m in METRICS]
             cells = [f"{cell} ({change})" for cell, change in zip(cells, changes, strict=True)]
         body.append([name, "ours", *cells])
-        if shots == 0 and name in ablation.paper_rows:
-            numbers = ablation.paper_rows[name]
+        if name in paper_rows:
+            numbers = paper_rows[name]
             cells = [f"{numbers[m]:.1f}" if m in numbers else UNPUBLISHED for m in METRICS]
             body.append([name, "paper", *cells])
     header = ["variant", "source", *(METRIC_NAMES[metric] for metric in METRICS)]
@@ -260,23 +268,36 @@ def chart(ablation: Ablation, shots: int, metric: str) -> Markup | None:
 
 
 def published_means(ablation: Ablation, shots: int, metric: str) -> tuple[float, float]:
-    """Return the published means of the public code and of the paper; NaN if there are none.
+    """Return the means of the closest public implementation and of the paper; NaN if unpublished.
 
-    They are over all categories, so a partial ablation has none.
+    They are over all images of all categories, so a partial ablation has none.
     """
-    record = ablation.record
-    if len(record["finished"]) != len(record["categories"]):
+    rows = published(ablation.record["settings"]["dataset"])
+    if not is_full(ablation, set(rows["category"]) - {MEAN}):
         return float("nan"), float("nan")
-    rows = published_for(record["settings"]["dataset"])
     row = rows[(rows["category"] == MEAN) & (rows["shots"] == shots) & (rows["metric"] == metric)]
     return tuple(row[["public", "paper"]].iloc[0]) if len(row) else (float("nan"),) * 2
+
+
+def is_full_mvtec(ablation: Ablation) -> bool:
+    """Return whether the means are over all images of MVTec AD."""
+    categories = set(published("mvtec")["category"]) - {MEAN}
+    return ablation.record["settings"]["dataset"] == "mvtec" and is_full(ablation, categories)
+
+
+def is_full(ablation: Ablation, categories: Collection[str]) -> bool:
+    """Return whether the means are over all images of `categories`, all of the benchmark."""
+    finished, record = set(ablation.record["finished"]), ablation.record
+    every = finished == set(record["categories"]) and finished.issuperset(categories)
+    return every and record["settings"]["limit"] is None
 
 
 def interval(row: pd.Series) -> str:
     """Format the interval of a share: `[0.1, 1.1]`; "" if there is none."""
     if pd.isna(row.low):
         return ""
-    return f"[{row.low:.1f}, {row.high:.1f}]".replace("-0.0", "0.0").replace("-", "−")
+    bounds = (f"{round(bound, 1) + 0:.1f}" for bound in (row.low, row.high))  # -0.0 + 0 is 0.0
+    return f"[{', '.join(bounds)}]".replace("-", "−")
 
 
 def number(value: float) -> str:

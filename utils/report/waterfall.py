@@ -30,8 +30,8 @@ def waterfall_chart(
 ) -> Markup:
     """Draw a bar for each step from `start`, the value of public, to the value of paper.
 
-    Numbers are percent. `published` are those of the public code, a short line, and of the paper,
-    a hollow diamond; NaN if there are none. `label` is the text for screen readers.
+    Numbers are percent. `published` are those of the public implementation, a short line, and of
+    the paper, a hollow diamond; NaN if there are none. `label` is the text for screen readers.
     """
     levels = [start]
     for step in steps:
