@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,11 +19,11 @@ from datasets.images import Item, Resize
 from datasets.tiles import MultiCrop, distinct_crops, multi_crop
 from models.encoder import AllFeatures, PatchTokens
 from models.winclip import Features
-from utils.errors import InputError
-from utils.features.store import FEATURES_JSON, FeatureStore, read_encoding
+from utils.errors import ANOTHER_FOLDER, InputError
+from utils.features.store import EXACT, FEATURES_JSON, FeatureStore, read_encoding
 from utils.files import atomic_path
 from utils.log import log
-from utils.results.folder import describe_changes
+from utils.results.folder import describe_changes, read_json
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,27 @@ class KeptFeatures:
         return features
 
 
+def required_precision(result_dir: Path, features: str, features_precision: str) -> str | None:
+    """Return the precision of the features to be scored; None: that of the first store.
+
+    `features` and `features_precision` are the settings. A resumed run goes on as it began. Raises
+    `InputError` if FEATURES prevents this.
+    """
+    required = {"keep": features_precision, "off": EXACT}.get(features)
+    path = result_dir / "settings.json"
+    if not path.exists():
+        return required
+    recorded = read_json(path, "fingerprint")["fingerprint"].get("features_precision", EXACT)
+    if required not in (None, recorded):
+        keeps = features == "keep"
+        option = f"--features-precision {recorded}" if keeps else "--features auto"
+        raise InputError(
+            f"FEATURES: the scores in {result_dir} are those of {recorded} features, not "
+            f"{required}; add {option}, or choose {ANOTHER_FOLDER}"
+        )
+    return recorded
+
+
 def open_stores(
     folders: Mapping[Path, bool],
     encoding: Mapping,
@@ -183,3 +206,21 @@ def find_kept(
         results = list(pool.map(look_up, images))
     store_of = {i: store for i, (store, _) in zip(images, results, strict=True) if store}
     return store_of, [reason for _, reasons in results for reason in reasons]
+
+
+def log_shares(
+    shares: Sequence[tuple[int, int, Counter, Sequence[str]]], variants: Sequence[MultiCrop]
+) -> None:
+    """Log in which folders the images of all processes have kept features.
+
+    The share of a process is the number of its images, of those that lack some of the crops of
+    `variants`, of those in each folder, and why files are passed over.
+    """
+    totals, lacking, counts, reasons = zip(*shares, strict=True)
+    for folder, count in sum(counts, Counter()).items():
+        log.info(f"features of {count} of {sum(totals)} images are kept in {folder}")
+    if messages := [*chain.from_iterable(reasons)]:
+        log.info(f"{len(messages)} files of features are not used; the first: {messages[0]}")
+    if any(lacking):
+        crops = " ".join(variants)
+        log.info(f"{sum(lacking)} of them lack crops ({crops}), which are encoded now")

@@ -17,8 +17,14 @@ from models.prompts import prompt_ensemble, spaced_words
 from models.text import encode_states, find_truncated
 from models.weights import ClipSource, LoadedClip, build_clip, locate_clip
 from models.winclip import TextBank
-from utils.errors import ANOTHER_FOLDER, InputError
-from utils.features.kept import KeptFeatures, find_kept, open_stores
+from utils.errors import InputError
+from utils.features.kept import (
+    KeptFeatures,
+    find_kept,
+    log_shares,
+    open_stores,
+    required_precision,
+)
 from utils.features.space import MAX_MEASURED, bytes_per_tile, check_space, mean_tiles
 from utils.features.store import EXACT, FeatureStore
 from utils.features.store import FOLDER as FEATURES_FOLDER
@@ -30,7 +36,6 @@ from utils.results.folder import (
     describe_device,
     lock_folder,
     read_finished,
-    read_json,
 )
 from utils.run.distributed import DistributedContext, reuse_freed_memory, worker_pool
 from utils.run.plan import CategoryTask, Experiment
@@ -190,7 +195,8 @@ def find_features(
         return None
     encoding["features_precision"] = precision
     store = FeatureStore(Path(settings.result_dir) / FEATURES_FOLDER, encoding, settings.resize)
-    store_of, reasons = find_kept(stores, images_of(shards), experiment.root)
+    images = images_of(shards)
+    store_of, reasons = find_kept(stores, images, experiment.root)
     variants = settings.encoded_crops
     without_crops = {
         image
@@ -202,7 +208,7 @@ def find_features(
         *(settings.patch_tokens, settings.multi_crop, variants, without_crops),
     )
     counts = Counter(store.folder for store in store_of.values())
-    log_features(len(images_of(shards)), counts, kept_features, reasons, context)
+    log_shares(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
     return kept_features
 
 
@@ -213,7 +219,8 @@ def find_stores(
 
     Raises `InputError` if the folder that FEATURES names has no features of them.
     """
-    precision = required_precision(settings)
+    result_dir = Path(settings.result_dir)
+    precision = required_precision(result_dir, settings.features, settings.features_precision)
     stores = open_stores(settings.features_folders(), encoding, precision, settings.resize, images)
     folder = settings.named_features
     if folder and folder not in [store.folder for store in stores]:
@@ -222,51 +229,6 @@ def find_stores(
             'give "auto", "keep", "off" or the result folder of a run with --features keep'
         )
     return stores, precision or (stores[0].precision if stores else EXACT)
-
-
-def required_precision(settings: Settings) -> str | None:
-    """Return the precision of the features to be scored; None: that of the first store.
-
-    A resumed run goes on as it began. Raises `InputError` if FEATURES prevents this.
-    """
-    required = {"keep": settings.features_precision, "off": EXACT}.get(settings.features)
-    path = Path(settings.result_dir) / "settings.json"
-    if not path.exists():
-        return required
-    recorded = read_json(path, "fingerprint")["fingerprint"].get("features_precision", EXACT)
-    if required not in (None, recorded):
-        keeps = settings.features == "keep"
-        option = f"--features-precision {recorded}" if keeps else "--features auto"
-        raise InputError(
-            f"FEATURES: the scores in {path.parent} are those of {recorded} features, not "
-            f"{required}; add {option}, or choose {ANOTHER_FOLDER}"
-        )
-    return recorded
-
-
-def log_features(
-    count: int,
-    counts: Counter,
-    kept_features: KeptFeatures,
-    reasons: Sequence[str],
-    context: DistributedContext,
-) -> None:
-    """Log in which folders the images of all processes have kept features.
-
-    `count` and `counts` are the number of images of this process and those in each folder;
-    `reasons` say why files are passed over.
-    """
-    lacking = len(kept_features.without_crops)
-    shares = context.all_gather((count, lacking, counts, reasons))
-    total, lacking = (sum(share[index] for share in shares) for index in range(2))
-    reasons = [reason for *_, reasons in shares for reason in reasons]
-    for folder, count in sum((counts for *_, counts, _ in shares), Counter()).items():
-        log.info(f"features of {count} of {total} images are kept in {folder}")
-    if reasons:
-        log.info(f"{len(reasons)} files of features are not used; the first: {reasons[0]}")
-    if lacking:
-        variants = " ".join(kept_features.variants)
-        log.info(f"{lacking} of them lack crops ({variants}), which are encoded now")
 
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
