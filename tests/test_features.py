@@ -22,6 +22,7 @@ from utils.features.store import FeatureStore
 from utils.results.scores import Scores, load_scores
 from utils.run import session, stream
 from utils.run.benchmark import run
+from utils.run.distributed import DistributedContext
 from utils.run.settings import Settings
 
 ENCODING = {"model": "small", "precision": "fp32", "scales": (2, 3), "features_precision": "fp32"}
@@ -178,14 +179,14 @@ def test_fp32_features_give_the_scores_of_a_plain_run_without_the_vision_tower(
 ):
     run(replace(bottle, result_dir=str(tmp_path / "plain")))
     plain = scores_of(replace(bottle, result_dir=str(tmp_path / "plain")))
-    kept = replace(bottle, features="keep", features_precision="fp32")
-    run(kept)
-    assert_equal_scores(scores_of(kept), plain)
+    keep_run = replace(bottle, features="keep", features_precision="fp32")
+    run(keep_run)
+    assert_equal_scores(scores_of(keep_run), plain)
     models = []
     monkeypatch.setattr(
         session, "build_clip", lambda *given: models.append(build_clip(*given)) or models[-1]
     )
-    used = replace(bottle, features=kept.result_dir, result_dir=str(tmp_path / "used"))
+    used = replace(bottle, features=keep_run.result_dir, result_dir=str(tmp_path / "used"))
     run(used)
     assert_equal_scores(scores_of(used), plain)
     (clip,) = models
@@ -194,18 +195,18 @@ def test_fp32_features_give_the_scores_of_a_plain_run_without_the_vision_tower(
 
 
 def test_a_resumed_run_and_one_that_lacks_features_give_the_same_bits(bottle, tmp_path, caplog):
-    kept = replace(bottle, features="keep")
-    run(kept)
-    expected, folder = scores_of(kept), kept.result_folder
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
+    expected, folder = scores_of(keep_run), keep_run.result_folder
     lost = sorted(folder.rglob("features/**/test/**/*.safetensors"))[::2]
     for path in [folder / "done" / "bottle.json", *lost]:
         path.unlink()
-    used = replace(bottle, features=kept.result_dir, result_dir=str(tmp_path / "used"))
+    used = replace(bottle, features=keep_run.result_dir, result_dir=str(tmp_path / "used"))
     run(used)
     assert_equal_scores(scores_of(used), expected)
     assert not (used.result_folder / "features").exists()
-    run(kept)
-    assert_equal_scores(scores_of(kept), expected)
+    run(keep_run)
+    assert_equal_scores(scores_of(keep_run), expected)
     assert all(path.exists() for path in lost)
     record = json.loads((folder / "settings.json").read_text())
     assert record["fingerprint"]["features_precision"] == "fp16"
@@ -216,17 +217,17 @@ def test_features_in_the_default_folder_are_used_if_they_fit(
     bottle, tmp_path, monkeypatch, caplog, capsys
 ):
     monkeypatch.setattr(Settings, "default_features", lambda self: [tmp_path / "r/features"])
-    kept = replace(bottle, features="keep")
-    run(kept)
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
     other = replace(bottle, result_dir=str(tmp_path / "other"))
     run(other)
-    assert_equal_scores(scores_of(other), scores_of(kept))
+    assert_equal_scores(scores_of(other), scores_of(keep_run))
     foreign = replace(bottle, result_dir=str(tmp_path / "foreign"), scales=(2,), shots=(0,))
     run(foreign)
     log = (foreign.result_folder / "run.log").read_text()
     assert "are not used: --scales was 2 3, now 2" in log
     with pytest.raises(InputError, match=r"--scales was 2 3, now 2: choose another"):
-        run(replace(foreign, result_dir=kept.result_dir))
+        run(replace(foreign, result_dir=keep_run.result_dir))
 
 
 @pytest.fixture
@@ -256,9 +257,9 @@ def test_a_run_goes_on_as_it_began(bottle, defaults, tmp_path):
     run(exact)
     expected = scores_of(exact)
     assert "features_precision" not in record_of(exact)["fingerprint"]  # as in earlier versions
-    kept = replace(bottle, features="keep")
-    run(kept)
-    defaults.append(kept.result_folder / "features")
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
+    defaults.append(keep_run.result_folder / "features")
     interrupt(exact)
     run(exact)
     assert "are not used: --features-precision was fp16, now fp32" in log_of(exact)
@@ -272,15 +273,15 @@ def test_a_run_goes_on_as_it_began(bottle, defaults, tmp_path):
     defaults.clear()
     interrupt(rounded)
     run(rounded)
-    assert_equal_scores(scores_of(rounded), scores_of(kept))
+    assert_equal_scores(scores_of(rounded), scores_of(keep_run))
     with pytest.raises(InputError, match=r"are those of fp16 features, .*add --features auto"):
         run(replace(rounded, features="off"))
 
 
 def test_off_neither_reads_nor_writes(bottle, defaults, tmp_path):
-    kept = replace(bottle, features="keep", features_precision="fp32")
-    run(kept)
-    defaults.append(kept.result_folder / "features")
+    keep_run = replace(bottle, features="keep", features_precision="fp32")
+    run(keep_run)
+    defaults.append(keep_run.result_folder / "features")
     off = replace(bottle, features="off", result_dir=str(tmp_path / "off"))
     run(off)
     assert "features" not in log_of(off)
@@ -288,9 +289,9 @@ def test_off_neither_reads_nor_writes(bottle, defaults, tmp_path):
 
 
 def test_unusable_files_of_the_default_folder_are_passed_over(bottle, defaults, tmp_path):
-    kept = replace(bottle, features="keep", features_precision="fp32")
-    run(kept)
-    folder = kept.result_folder / "features"
+    keep_run = replace(bottle, features="keep", features_precision="fp32")
+    run(keep_run)
+    folder = keep_run.result_folder / "features"
     defaults.append(folder)
     first, second, *_ = sorted((folder / "tile").rglob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:500])
@@ -298,37 +299,44 @@ def test_unusable_files_of_the_default_folder_are_passed_over(bottle, defaults, 
     auto = replace(bottle, result_dir=str(tmp_path / "auto"))
     run(auto)
     assert "2 files of features are not used; the first: " in log_of(auto)
-    assert_equal_scores(scores_of(auto), scores_of(kept))
+    assert_equal_scores(scores_of(auto), scores_of(keep_run))
     for name in ("ln_post.safetensors", "features.json"):
         (folder / name).write_bytes(b"half")
         interrupt(auto)
         run(auto)
         assert f"the features in {folder} are not used: {folder / name} is " in log_of(auto)
     with pytest.raises(InputError, match=r"features\.json is damaged"):
-        run(replace(auto, features=kept.result_dir))
+        run(replace(auto, features=keep_run.result_dir))
 
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_keep_copies_the_features_of_the_default_folder(
     bottle, defaults, tmp_path, monkeypatch, linked
 ):
-    kept = replace(bottle, features="keep")
-    run(kept)
-    folder = kept.result_folder / "features"
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
+    folder = keep_run.result_folder / "features"
     defaults.append(folder)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file())
     (folder / files[-1]).unlink()
     if not linked:
         monkeypatch.setattr(os, "link", lambda *_: Path("/nowhere").stat())
-    second = replace(kept, result_dir=str(tmp_path / "second"))
-    run(second)
+    second = replace(keep_run, result_dir=str(tmp_path / "second"))
     copies = second.result_folder / "features"
+    ready = []  # at the barrier: other processes write after it
+    monkeypatch.setattr(
+        DistributedContext,
+        "barrier",
+        lambda _: ready.append([path.name for path in copies.rglob("*.*") if path.is_file()]),
+    )
+    run(second)
+    assert sorted(ready[-1]) == ["features.json", "ln_post.safetensors"]
     assert sorted(p.relative_to(copies) for p in copies.rglob("*.*") if p.is_file()) == files
     assert (copies / files[-2]).samefile(folder / files[-2]) == linked
     shutil.rmtree(folder)
     third = replace(bottle, features=second.result_dir, result_dir=str(tmp_path / "third"))
     run(third)
-    assert_equal_scores(scores_of(third), scores_of(kept))
+    assert_equal_scores(scores_of(third), scores_of(keep_run))
 
 
 def test_the_size_of_the_features_is_announced_and_a_full_disk_refused(bottle, monkeypatch):

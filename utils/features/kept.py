@@ -79,8 +79,8 @@ class KeptFeatures:
             store = self.store_of[image]
             source = store.find(image)
             target = self.writer.folder / source.relative_to(store.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 os.link(source, target)
             except OSError:  # another disk, or a file system without hard links
                 with atomic_path(target) as path:

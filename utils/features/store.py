@@ -48,8 +48,8 @@ class FeatureStore:
     """The features of images in `folder`, one file per image; call `open` or `create`.
 
     `encoding` is a JSON object: what the features depend on besides the images. Its keys scales
-    and features_precision ("fp16" or "fp32") are read here. In a `strict` store, damaged
-    files and features of changed images are errors; elsewhere they are passed over.
+    and features_precision ("fp16" or "fp32") are read here. In a `strict` store, damaged files and
+    features of changed images are errors; in others, `find_kept` passes them over.
     """
 
     folder: Path
@@ -114,8 +114,8 @@ class FeatureStore:
         if changed:
             raise InputError(
                 f"{file} does not hold the features of {source} (its {' and '.join(changed)} "
-                f"{'differs' if len(changed) == 1 else 'differ'}); "
-                "delete it to have the image encoded again, or use another folder"
+                f"{'differs' if len(changed) == 1 else 'differ'}); delete it to have the image "
+                "encoded again, or use another folder"
             )
         return True
 
@@ -230,7 +230,8 @@ def damaged_file(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        deleted = file.parent if file.name == LN_POST else file
         raise InputError(
-            f"{file} is missing or damaged ({describe_error(error)}); delete it and start again: "
-            "the image is then encoded again"
+            f"{file} is missing or damaged ({describe_error(error)}); delete {deleted} and start "
+            "again: what it holds is then encoded again"
         ) from error
