@@ -20,6 +20,7 @@ LAYERS = (
     ("runners", "tools", "benchmarks"),  # "runners": the modules beside README.md
     ("utils.ablation",),
     ("utils.run",),
+    ("utils.features",),
     ("utils.compare",),
     ("utils.report",),
     ("utils.results",),
