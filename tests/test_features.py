@@ -22,6 +22,7 @@ from utils.features.store import FeatureStore
 from utils.results.scores import Scores, load_scores
 from utils.run import session, stream
 from utils.run.benchmark import run
+from utils.run.custom import CustomSettings, plan_custom
 from utils.run.distributed import DistributedContext
 from utils.run.settings import Settings
 
@@ -367,3 +368,23 @@ def test_the_text_tower_alone_has_the_weights_of_the_file(tmp_path, name):
     (save_file if name.endswith("s") else torch.save)(state, str(tmp_path / name))
     with pytest.raises(InputError, match="text_projection"):
         build_clip(source, text_only=True)
+
+
+def test_kept_features_serve_another_class_name(bottle, mvtec_settings, tmp_path):
+    first = CustomSettings(
+        images=str(Path(mvtec_settings.data_root) / "bottle/test/good"),
+        class_name="bottle",
+        model=bottle.model,
+        pretrained=bottle.pretrained,
+        features="keep",
+        heatmaps="none",
+        num_workers=0,
+        quiet=True,
+        result_dir=str(tmp_path / "bottle"),
+    )
+    run(first, plan_custom(first))
+    second = replace(
+        first, class_name="jar", features=first.result_dir, result_dir=str(tmp_path / "jar")
+    )
+    run(second, plan_custom(second))
+    assert "features of 3 of 3 images are kept in" in log_of(second)

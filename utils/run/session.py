@@ -238,7 +238,8 @@ def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSo
         "scales": list(settings.scales),
         "tile": settings.tile,
         "exif": experiment.apply_exif,
-        "depth": {name: asdict(white) for name, white in experiment.white.items()},
+        # In the order of the categories, not by name: a class name is only a part of the prompts.
+        "depth": [asdict(white) for _, white in sorted(experiment.white.items())],
     }
 
 

@@ -58,6 +58,7 @@ NOT_FINGERPRINTED = (
     *("recursive", "good_folder"),
 )
 MAX_WORKERS = 8  # of NUM_WORKERS = "auto"
+MAX_EVAL_SIZE = 8192  # a map of this size takes 268 MB
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,11 @@ class Settings:
                 raise InputError(f"{name.upper()} = {values}: expected distinct whole numbers >= 0")
         sizes = [size for size in self.eval_size if size != "source"]
         distinct = len(set(self.eval_size)) == len(self.eval_size)
-        if not self.eval_size or not distinct or min(sizes, default=1) < 1:
+        in_range = all(1 <= size <= MAX_EVAL_SIZE for size in sizes)
+        if not (self.eval_size and distinct and in_range):
             raise InputError(
-                f'EVAL_SIZE = {self.eval_size}: expected distinct whole numbers >= 1, or "source"'
+                f"EVAL_SIZE = {self.eval_size}: expected distinct whole numbers from 1 to "
+                f'{MAX_EVAL_SIZE}, or "source"'
             )
         minima = {"batch_size": 1, "limit": 1, "num_workers": 0, "heatmap_size": 64, "tile": 0}
         for name, minimum in minima.items():
