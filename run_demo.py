@@ -32,7 +32,7 @@ BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 NUM_WORKERS = 0  # worker processes, or "auto"; small images are decoded fastest without
 # The results
 HEATMAPS = 1  # "all", "none", or the first N of each defect
-FEATURES = "discard"  # "keep": score other prompts later in seconds; or a result folder to use
+FEATURES = "auto"  # use kept features; "keep": also write them; "off": neither; or a result folder
 RESULT_DIR = "auto"  # "auto": result/demo/
 # --------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 # The results
 HEATMAPS = "all"  # "all", "none", or the first N of each defect
-FEATURES = "discard"  # "keep": score other prompts later in seconds; or a result folder to use
+FEATURES = "auto"  # use kept features; "keep": also write them; "off": neither; or a result folder
 RESULT_DIR = "auto"  # "auto": result/mpdd/
 # --------------------------------------------------------------------------------------------------
 

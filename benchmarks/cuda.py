@@ -35,6 +35,7 @@ from models import encoder as encoder_module
 from models.device import (
     DTYPES,
     check_precision,
+    describe_device,
     matmul_precision,
     resolve_device,
     to_device,
@@ -43,7 +44,6 @@ from models.encoder import WindowedEncoder
 from models.weights import RANDOM, LoadedClip, load_clip
 from utils.cli import run_cli
 from utils.errors import InputError
-from utils.results.folder import describe_device
 
 PEAK_SIZE = 8192  # rows and columns of the product that measures the peak
 REPEATS = 7

@@ -24,10 +24,9 @@ import pandas as pd
 import torch
 
 from datasets.demo import render_if_needed
-from models.device import check_precision, resolve_device
+from models.device import check_precision, describe_device, resolve_device
 from utils.cli import run_cli
 from utils.errors import InputError
-from utils.results.folder import describe_device
 from utils.results.scores import load_scores
 from utils.results.summary import MEAN
 from utils.run import benchmark

@@ -31,14 +31,13 @@ from torch import Tensor
 from benchmarks.peers import anomalib_winclip
 from datasets.references import ShotSetting, draw_references
 from datasets.splits import Sample
-from models.device import resolve_device, to_device
+from models.device import describe_device, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble
 from models.text import encode_states
 from models.weights import RANDOM, LoadedClip, load_clip
 from models.winclip import Features, TextBank, VisualBank, winclip
 from utils.cli import run_cli
-from utils.results.folder import describe_device
 from utils.run.distributed import reuse_freed_memory
 
 SHOTS, SEEDS = (0, 1, 2, 4), (0, 1, 2, 3, 4)

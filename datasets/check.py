@@ -1,9 +1,9 @@
-"""Decode the image and the mask of a sample, and say what the results of a dataset must mention.
+"""Decode the image and mask of a sample, and write the warnings that accompany its results.
 
 A damaged file is a fault, which prevents a split. What can be read but is doubtful becomes a note
-beside all results: masks that may be inverted, tiny images, and test images of another size than
-the reference images. Images of more than 8 bits get one scale for each category, which is recorded
-beside the split as <name>_depth.json.
+beside all results: masks that may be inverted, tiny images, and test images that differ in size
+from the reference images. Images of more than 8 bits get one scale for each category, which is
+recorded beside the split as <name>_depth.json.
 """
 
 import json
@@ -85,7 +85,7 @@ def notes_on_sizes(tests: Mapping[str, Size], references: Mapping[str, Size]) ->
     if references and unlike:
         width, height = next(iter(references.values()))
         notes.append(
-            f"ANOTHER SIZE THAN THE REFERENCE IMAGES: {describe_sizes(unlike)}, reference images "
+            f"DIFFERENT SIZE FROM THE REFERENCE IMAGES: {describe_sizes(unlike)}, reference images "
             f"such as {width} x {height}; objects are compared at different scales"
         )
     return notes

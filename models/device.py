@@ -161,3 +161,12 @@ def cpu_has_bf16() -> bool:
     except OSError:  # not Linux; older versions of torch lack the function
         return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return not BF16_FLAGS.isdisjoint(words)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the name of the GPU, or the CPU's threads and instruction set."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'' if count == 1 else 's'}"
+    return f"CPU, {threads}, {torch.backends.cpu.get_cpu_capability()}"

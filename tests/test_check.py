@@ -100,7 +100,7 @@ def test_images_of_another_size_than_all_references_are_noted(tests, references,
     sizes = [{str(i): size for i, size in enumerate(group)} for group in (tests, references)]
     notes = notes_on_sizes(*sizes)
     assert len(notes) == bool(words)
-    assert all(note.startswith("ANOTHER SIZE THAN THE REFERENCE IMAGES: ") for note in notes)
+    assert all(note.startswith("DIFFERENT SIZE FROM THE REFERENCE IMAGES: ") for note in notes)
     assert all(words in note for note in notes)
 
 
@@ -111,5 +111,7 @@ def test_sizes_are_noted_for_each_category(tmp_path):
     for path in (tmp_path / "other/gear/train/good").iterdir():
         path.replace(root / "gear/train/good" / path.name)
     first, second = read_notes(prepare_folder(root, tmp_path))
-    assert first.startswith("gear: ANOTHER SIZE THAN THE REFERENCE IMAGES: 7 images, such as gear/")
+    assert first.startswith(
+        "gear: DIFFERENT SIZE FROM THE REFERENCE IMAGES: 7 images, such as gear/"
+    )
     assert second.startswith("nut: SMALLER THAN 32 PIXELS: 11 images, such as nut/test/")

@@ -9,7 +9,7 @@ from tools import check_table
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.evaluation.metrics import image_metrics, pixel_metrics
-from utils.results.summary import load_published
+from utils.results.summary import load_published, write_tables
 
 SIDE = 48
 
@@ -81,7 +81,7 @@ def test_mean_iou_in_place_of_aupro_is_found():
     values = pixel_metrics(maps, masks)
     assert values["pixel_aupro"] > 0.5
     values = {"pixel_auroc": 100 * values["pixel_auroc"], "pixel_aupro": 100 * iou}
-    assert faults(replaced(published("accurate_winclip"), values)) == ["mean IoU sold as PRO"]
+    assert faults(replaced(published("accurate_winclip"), values)) == ["mean IoU reported as PRO"]
 
 
 def test_inverted_states_are_found():
@@ -121,19 +121,54 @@ def test_the_command_prints_both_tables_and_the_faults(tmp_path, capsys, monkeyp
     text = capsys.readouterr().out
     assert "| image_auroc  |   91.8 |      91.8 |        0.0 |" in text
     assert "Fault: constant windows: pixel AUROC 60.0" in text
-    published("winclip_paper").to_csv(path, index=False)
+    rows = published("winclip_paper").replace("bottle", "flask")
+    rows.to_csv(path, index=False)
     check_table.main(options)
-    assert "No known fault found." in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "No known fault found." in text
+    assert "not checked, because not published for mvtec: flask" in text
+    assert "it lacks 1 of 15 categories, such as bottle" in text
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([("bottle", "auroc", 90.0)], 'unknown metric "auroc"; the metrics are image_auroc'),
+        ([("bottle", "image_auroc", 910.0)], "image_auroc of bottle is 910: expected 0 to 100"),
+        ([("bottle", "pixel_auroc", -85.0)], "pixel_auroc of bottle is -85: expected 0 to 100"),
+        ([("bottle", "image_auroc", 90.0)] * 2, "two values of image_auroc of bottle; keep one"),
         ([("engine", "image_auroc", 90.0)], "no category of the table, nor a mean, is published"),
     ],
 )
-def test_names_that_are_not_published_raise_one_sentence(rows, message):
+def test_a_bad_table_raises_one_sentence(rows, message):
     rows = pd.DataFrame(rows, columns=["category", "metric", "value"])
     with pytest.raises(InputError, match=message):
         check_table.check(rows, "mvtec")
+
+
+def test_two_values_of_one_number_raise_one_sentence(tmp_path):
+    path = tmp_path / "theirs.csv"
+    pd.concat([published("winclip_paper")] * 2).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"has two values of image_\w+ of bottle; keep one"):
+        check_table.main(check_table.Options(path))
+
+
+def test_the_tables_of_a_run_are_checked_at_0_shots(tmp_path, capsys):
+    paper = published("winclip_paper").query("metric == 'image_auroc'")
+    categories = paper["category"].tolist()
+    extra = paper.assign(metric="pixel_auroc@400")
+    zero = pd.concat([paper, extra]).assign(shots=0, seed=None)
+    one = pd.concat([zero.assign(shots=1, seed=seed, value=50.0) for seed in (0, 1)])
+    metrics = pd.concat([zero, one]).eval("value = value / 100")
+    write_tables(tmp_path, metrics, "mvtec", categories)
+    for name in ("metrics.csv", "summary.csv"):
+        check_table.main(check_table.Options(tmp_path / name))
+        text = capsys.readouterr().out
+        assert f"{name}: only its 0-shot rows are checked." in text
+        assert f"{name}: not checked, because not published: pixel_auroc@400." in text
+        assert ("multiplied by 100" in text) == (name == "metrics.csv")
+        assert "| image_auroc  |   91.8 |      91.8 |        0.0 |" in text
+        assert "No known fault found." in text
+    one.to_csv(tmp_path / "one.csv")
+    with pytest.raises(InputError, match=r"one\.csv has no 0-shot rows"):
+        check_table.main(check_table.Options(tmp_path / "one.csv"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from tools import compare as tool
 from tools.interval_coverage import coverage
-from utils.compare.bootstrap import count_draws, interval, resampled_metrics, standard_errors
+from utils.compare.intervals import compare_category, draw_halves, interval, resampled_metrics
 from utils.compare.sources import read_sources
 from utils.compare.tables import compare
 from utils.compare.write import by_result, latex_floats, write_comparison
@@ -109,41 +110,56 @@ def test_the_standard_error_of_auroc_is_that_of_delong():
     rng = np.random.default_rng(0)
     labels = np.arange(100) >= 40
     one, two = rng.normal(size=(2, 100)) + np.outer([1.0, 1.5], labels)
-    errors = standard_errors(np.stack([one, two])[:, None], labels, rng, 4000)
+    compared = compare_category(np.stack([one, two])[:, None], labels, rng, 4000)
     wins = [scores[labels][:, None] > scores[~labels] for scores in (one, two)]
     difference = wins[1].astype(float) - wins[0]
     variance = [
         difference.mean(axis=axis).var(ddof=1) / difference.shape[1 - axis] for axis in (0, 1)
     ]
-    assert errors[0, 0] == pytest.approx(sum(variance) ** 0.5, rel=0.05)
+    assert compared.variances[0, 0, 0] ** 0.5 == pytest.approx(sum(variance) ** 0.5, rel=0.05)
+    assert compared.means[0, 0] == pytest.approx(difference.mean(), abs=1e-6)
+    assert compared.freedoms == [39]
 
 
 def test_the_variance_between_seeds_is_added_and_equal_rankings_do_not_differ():
     rng = np.random.default_rng(0)
     labels = np.arange(40) >= 20
     scores = rng.normal(size=(1, 3, 40)) + labels
-    same = standard_errors(np.concatenate([scores, np.exp(scores)]), labels, rng, 200)
-    assert same.tolist() == [[0, 0, 0]]
+    same = compare_category(np.concatenate([scores, np.exp(scores)]), labels, rng, 200)
+    assert not same.means.any()
+    assert not same.variances.any()
     perfect = np.repeat(labels[None] * 1.0, 3, axis=0)
     mixed = perfect * np.array([[1], [1], [-1]])  # AUROC 1, 1 and 0, in every resample
-    errors = standard_errors(np.stack([perfect, mixed]), labels, rng, 20)
-    assert errors[0, 0] == pytest.approx((1 / 3 / 3) ** 0.5)  # of the mean of the three
+    compared = compare_category(np.stack([perfect, mixed]), labels, rng, 20)
+    assert compared.variances[:, 0, 0] == pytest.approx([0, 1 / 3 / 3])  # of the mean of the three
+    assert compared.freedoms == [19, 2]
 
 
-def test_draws_are_one_fewer_than_images():
-    assert count_draws(np.array([[0, 0, 2]])).ravel().tolist() == [2, 0, 1, 0]
+def test_half_of_the_images_are_drawn_without_replacement():
+    rng = np.random.default_rng(0)
+    for size in (2, 5, 6):
+        counts = draw_halves(rng, size, 400)
+        assert counts[:, 0].tolist() == [1] * size
+        halves = counts[:, 1:]
+        assert set(halves.ravel()) == {0, 1}
+        assert set(halves.sum(axis=0)) == {size // 2, (size + 1) // 2}
+        assert halves.mean(axis=1) == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_interval_has_the_normal_quantiles():
-    low, high, p = interval(1.0, 0.5)
-    assert (low, high, p) == pytest.approx((0.0200180, 1.9799820, 0.0455003), abs=1e-6)
-    assert interval(0.0, 0.0) == (0, 0, 1)
-    assert np.isnan(interval(1.0, 0.0).p)
+def test_the_interval_has_the_quantiles_of_student_t():
+    low, high, p = interval(1.0, np.array([0.25]), [4])  # t of 4 degrees: 2.7764451
+    assert (low, high, p) == pytest.approx((-0.3882226, 2.3882226, 0.1161165), abs=1e-6)
+    equal = interval(1.0, np.array([0.125, 0.125]), [2, 2])  # together 4 degrees (Satterthwaite)
+    assert equal == pytest.approx((low, high, p))
+    assert interval(0.0, np.zeros(2), [4, 4]) == (0, 0, 1)
+    assert np.isnan(interval(1.0, np.zeros(2), [4, 4]).p)
 
 
 def test_the_coverage_counts_the_intervals_with_the_mean_difference():
-    trials = np.array([[[0.0] * 3, [1.0] * 3]] * 3 + [[[4.0] * 3, [1.0] * 3]])  # mean 1
-    assert coverage(trials).tolist() == [0.75] * 3
+    trials = np.array(
+        [[[0.0] * 3, [-2.0] * 3, [2.0] * 3]] * 3 + [[[4.0] * 3, [2.0] * 3, [6.0] * 3]]
+    )
+    assert coverage(trials).tolist() == [0.75] * 3  # the mean is 1
 
 
 def test_means_differences_and_wins_are_those_of_the_metrics(results):
@@ -164,6 +180,19 @@ def test_means_differences_and_wins_are_those_of_the_metrics(results):
     assert np.isnan(mean_of(comparison, "a").difference)
     assert np.isnan(mean_of(comparison, "b", "pixel_auroc").low)
     assert mean_of(comparison, "b", "pixel_auroc").ties == 3
+
+
+def test_metrics_are_sorted_by_size_and_unknown_ones_come_last(results, tmp_path):
+    names = ["ours", "pixel_aupro@source", "pixel_auroc@400", "mean_of_seven", "image_aupr"]
+    paths = []
+    for name in "ab":
+        rows = [("grid", 0, None, metric, 0.5) for metric in names]
+        paths.append(tmp_path / f"{name}.csv")
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(paths[-1], index=False)
+    table = compare(read_sources(paths)).table
+    assert list(dict.fromkeys(table["metric"])) == [
+        *("image_aupr", "mean_of_seven", "pixel_auroc@400", "pixel_aupro@source", "ours")
+    ]
 
 
 def test_a_clear_difference_is_significant_and_the_seed_fixes_the_result(results):
@@ -191,7 +220,11 @@ def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
     same = mean_of(compare(read_sources(results[:2])), "b")
     assert (row.mean, row.difference) == pytest.approx((same.mean, same.difference))
     assert np.isnan(row.low)
+    page = write_comparison(comparison, tmp_path / "out")
+    assert re.search(r"\| +-: \| +-+: \|\n", page)  # under "p", which has no digits
+    assert "No differences are recorded." in page
     text = "\n".join(comparison.remarks)
+    assert "a CSV file, so its settings, weights and data are unknown" in text
     assert "it holds numbers, not the scores of the images" in text
     assert "values in percent were divided by 100" in text
     assert "its rows of means were left out" in text
@@ -200,7 +233,7 @@ def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows.drop(columns="seed"), "no column seed"),
+        (lambda rows: rows.drop(columns="shots"), "no column shots"),
         (lambda rows: rows.iloc[:0], "no rows"),
         (lambda rows: rows.assign(value="n/a"), "cannot be read as a table"),
         (lambda rows: pd.concat([rows, rows.iloc[:1]]), "two values of image_auroc of bottle"),
@@ -236,6 +269,14 @@ def test_a_missing_or_repeated_result_raises_one_sentence(results, tmp_path):
         read_sources([results[0], tmp_path])
 
 
+def test_a_table_may_lack_seeds_and_separate_columns_by_semicolons(results, tmp_path):
+    rows = pd.read_csv(results[0] / "metrics.csv").query("seed == 0 and shots == 1")
+    path = tmp_path / "theirs.csv"
+    rows.drop(columns="seed").to_csv(path, sep=";", index=False)
+    row = mean_of(compare(read_sources([results[0], path])), "theirs.csv")
+    assert row.mean == pytest.approx(100 * rows.query("metric == @row.metric")["value"].mean())
+
+
 def test_undefined_stays_undefined(results, tmp_path):
     path = write_csv(
         tmp_path / "theirs.csv",
@@ -268,7 +309,8 @@ def test_only_common_categories_and_shots_are_compared(results, tmp_path):
     [
         ("image", np.array([f"{index}.png" for index in range(24)]), "its images of bottle"),
         ("label", np.arange(24) % 2, "its labels of bottle"),
-        ("shots", np.array([0, 1, 1, 4]), "at 1 shots: it has 2 seeds, a 3"),
+        ("shots", np.array([0, 1, 1, 4]), "its seeds of bottle are 0 1, those of a 0 1 2"),
+        ("seed", np.array([NO_SEED, 0, 1, 3]), "its seeds of bottle are 0 1 3, those of a 0 1 2"),
     ],
 )
 def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field, value, message):
@@ -282,6 +324,40 @@ def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field,
     assert np.isnan(mean_of(comparison, "c").low)
 
 
+def test_seeds_are_paired_by_value(results, tmp_path):
+    reversed_runs = tmp_path / "c"
+    shutil.copytree(results[1], reversed_runs)
+    for path in (reversed_runs / "scores").iterdir():
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        runs = {name: arrays[name][::-1] for name in ("shots", "seed", "image_scores", "maps")}
+        np.savez_compressed(path, **arrays | runs)
+    expected, row = (
+        mean_of(compare(read_sources([results[0], path])), path.name)
+        for path in (results[1], reversed_runs)
+    )
+    assert (row.low, row.high, row.p) == (expected.low, expected.high, expected.p)
+
+
+def test_many_images_that_differ_are_counted_and_the_first_are_named(results, tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path, start in zip(paths, (0, 5), strict=True):
+        shutil.copytree(results[0], path)
+        record = json.loads((path / "settings.json").read_text())
+        images = {f"{index:03}.png": "ab" * 32 for index in range(start, start + 200)}
+        record["fingerprint"] |= {"images": images, "labels": images, "masks": {}, "depth": start}
+        (path / "settings.json").write_text(json.dumps(record))
+    change = (
+        "200 entries: added 200.png, 201.png, 202.png and 2 more, removed 000.png, 001.png, "
+        "002.png and 2 more"
+    )
+    assert compare(read_sources(paths)).differences == [
+        ["data", "images", "200 entries", change],
+        ["data", "labels", "200 entries", change],
+        ["data", "depth", "0", "5"],
+    ]
+
+
 def test_the_best_is_bold_and_the_second_underlined(results):
     text = latex_floats(compare(read_sources(results)))
     best = next(line for line in text.splitlines() if "textless" in line)
@@ -293,7 +369,7 @@ def test_the_best_is_bold_and_the_second_underlined(results):
         columns=["result", "metric", "mean", "std"],
     )
     cells = by_result(rows, ["x", "y", "z"], "metric")["m"]
-    assert [cells[name][1] for name in "xyz"] == [0, 0, 1]  # equal with one decimal
+    assert [cells[name][1] for name in "xyz"] == [1, 1, 2]  # equal with one decimal
 
 
 def test_the_command_writes_all_files(results, tmp_path, monkeypatch, capsys):

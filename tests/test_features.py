@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +17,12 @@ from models.encoder import AllFeatures, WindowedEncoder
 from models.weights import build_clip, locate_clip
 from tests.clips import small_clip
 from utils.errors import InputError
-from utils.results.features import FeatureStore
+from utils.features import space
+from utils.features.store import FeatureStore
 from utils.results.scores import Scores, load_scores
 from utils.run import session, stream
 from utils.run.benchmark import run
+from utils.run.distributed import DistributedContext
 from utils.run.settings import Settings
 
 ENCODING = {"model": "small", "precision": "fp32", "scales": (2, 3), "features_precision": "fp32"}
@@ -89,22 +92,21 @@ def test_an_overflow_is_refused(encoder, features, tmp_path):
         create(tmp_path / "half", encoder, "fp16").round(large)
 
 
-@pytest.mark.parametrize(("size", "found"), [((20, 20), True), ((10, 20), False)])
+@pytest.mark.parametrize(("size", "expected"), [((20, 20), True), ((10, 20), False)])
 def test_only_a_square_image_has_the_same_features_tiled_and_squashed(
-    encoder, features, image, tmp_path, size, found
+    encoder, features, image, tmp_path, size, expected
 ):
     create(tmp_path, encoder, resize="squash").write("a.png", image, size, features)
-    assert create(tmp_path, encoder, resize="tile").has("a.png", image) == found
+    assert create(tmp_path, encoder, resize="tile").has("a.png", image) == expected
 
 
-def test_features_of_another_image_are_refused_or_passed_over(encoder, features, image, tmp_path):
+def test_features_of_another_image_are_refused(encoder, features, image, tmp_path):
     store = create(tmp_path, encoder)
     assert not store.has("a.png", image)
     store.write("a.png", image, (10, 20), features)
     assert store.has("a.png", image)
     image.write_bytes(b"another image")
-    assert not replace(store, strict=False).has("a.png", image)
-    with pytest.raises(InputError, match=r"a\.png\.safetensors .*another sha256.*delete it"):
+    with pytest.raises(InputError, match=r"a\.png\.safetensors .*its sha256 differs.*delete it"):
         store.has("a.png", image)
 
 
@@ -114,7 +116,9 @@ def test_features_of_another_encoding_are_refused(encoder, features, image, tmp_
     changed = dict(store.encoding, precision="bf16", scales=[2])
     with pytest.raises(InputError, match=r"--precision was fp32, now bf16; --scales was 2 3, now"):
         FeatureStore.open(store.folder, changed, "tile")
-    with pytest.raises(InputError, match="another encoding"):  # a file copied from another store
+    with pytest.raises(
+        InputError, match="its encoding differs"
+    ):  # a file copied from another store
         replace(store, encoding=changed).has("a.png", image)
 
 
@@ -175,14 +179,14 @@ def test_fp32_features_give_the_scores_of_a_plain_run_without_the_vision_tower(
 ):
     run(replace(bottle, result_dir=str(tmp_path / "plain")))
     plain = scores_of(replace(bottle, result_dir=str(tmp_path / "plain")))
-    kept = replace(bottle, features="keep", features_precision="fp32")
-    run(kept)
-    assert_equal_scores(scores_of(kept), plain)
+    keep_run = replace(bottle, features="keep", features_precision="fp32")
+    run(keep_run)
+    assert_equal_scores(scores_of(keep_run), plain)
     models = []
     monkeypatch.setattr(
         session, "build_clip", lambda *given: models.append(build_clip(*given)) or models[-1]
     )
-    used = replace(bottle, features=kept.result_dir, result_dir=str(tmp_path / "used"))
+    used = replace(bottle, features=keep_run.result_dir, result_dir=str(tmp_path / "used"))
     run(used)
     assert_equal_scores(scores_of(used), plain)
     (clip,) = models
@@ -191,18 +195,18 @@ def test_fp32_features_give_the_scores_of_a_plain_run_without_the_vision_tower(
 
 
 def test_a_resumed_run_and_one_that_lacks_features_give_the_same_bits(bottle, tmp_path, caplog):
-    kept = replace(bottle, features="keep")
-    run(kept)
-    expected, folder = scores_of(kept), kept.result_folder
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
+    expected, folder = scores_of(keep_run), keep_run.result_folder
     lost = sorted(folder.rglob("features/**/test/**/*.safetensors"))[::2]
     for path in [folder / "done" / "bottle.json", *lost]:
         path.unlink()
-    used = replace(bottle, features=kept.result_dir, result_dir=str(tmp_path / "used"))
+    used = replace(bottle, features=keep_run.result_dir, result_dir=str(tmp_path / "used"))
     run(used)
     assert_equal_scores(scores_of(used), expected)
     assert not (used.result_folder / "features").exists()
-    run(kept)
-    assert_equal_scores(scores_of(kept), expected)
+    run(keep_run)
+    assert_equal_scores(scores_of(keep_run), expected)
     assert all(path.exists() for path in lost)
     record = json.loads((folder / "settings.json").read_text())
     assert record["fingerprint"]["features_precision"] == "fp16"
@@ -212,24 +216,133 @@ def test_a_resumed_run_and_one_that_lacks_features_give_the_same_bits(bottle, tm
 def test_features_in_the_default_folder_are_used_if_they_fit(
     bottle, tmp_path, monkeypatch, caplog, capsys
 ):
-    monkeypatch.setattr(Settings, "features_folders", lambda self: [tmp_path / "r/features"])
-    kept = replace(bottle, features="keep")
-    run(kept)
+    monkeypatch.setattr(Settings, "default_features", lambda self: [tmp_path / "r/features"])
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
     other = replace(bottle, result_dir=str(tmp_path / "other"))
     run(other)
-    assert_equal_scores(scores_of(other), scores_of(kept))
+    assert_equal_scores(scores_of(other), scores_of(keep_run))
     foreign = replace(bottle, result_dir=str(tmp_path / "foreign"), scales=(2,), shots=(0,))
     run(foreign)
     log = (foreign.result_folder / "run.log").read_text()
     assert "are not used: --scales was 2 3, now 2" in log
     with pytest.raises(InputError, match=r"--scales was 2 3, now 2: choose another"):
-        run(replace(foreign, result_dir=kept.result_dir))
+        run(replace(foreign, result_dir=keep_run.result_dir))
+
+
+@pytest.fixture
+def defaults(monkeypatch) -> list[Path]:
+    """Return the folders that stand for those of the default result folder; empty at first."""
+    folders = []
+    monkeypatch.setattr(Settings, "default_features", lambda self: folders)
+    return folders
+
+
+def log_of(settings: Settings) -> str:
+    return (settings.result_folder / "run.log").read_text(encoding="utf-8")
+
+
+def record_of(settings: Settings) -> dict:
+    return json.loads((settings.result_folder / "settings.json").read_text(encoding="utf-8"))
+
+
+def interrupt(settings: Settings) -> None:
+    """Undo the only category of a finished run."""
+    (settings.result_folder / "done" / "bottle.json").unlink()
+
+
+def test_a_run_goes_on_as_it_began(bottle, defaults, tmp_path):
+    """Kept features in fp16 are not used by a run that began without; and the reverse."""
+    exact = replace(bottle, result_dir=str(tmp_path / "exact"))
+    run(exact)
+    expected = scores_of(exact)
+    assert "features_precision" not in record_of(exact)["fingerprint"]  # as in earlier versions
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
+    defaults.append(keep_run.result_folder / "features")
+    interrupt(exact)
+    run(exact)
+    assert "are not used: --features-precision was fp16, now fp32" in log_of(exact)
+    assert_equal_scores(scores_of(exact), expected)
+    with pytest.raises(
+        InputError, match=r"are those of fp32 features, .*--features-precision fp32"
+    ):
+        run(replace(exact, features="keep"))
+    rounded = replace(bottle, result_dir=str(tmp_path / "rounded"))
+    run(rounded)
+    defaults.clear()
+    interrupt(rounded)
+    run(rounded)
+    assert_equal_scores(scores_of(rounded), scores_of(keep_run))
+    with pytest.raises(InputError, match=r"are those of fp16 features, .*add --features auto"):
+        run(replace(rounded, features="off"))
+
+
+def test_off_neither_reads_nor_writes(bottle, defaults, tmp_path):
+    keep_run = replace(bottle, features="keep", features_precision="fp32")
+    run(keep_run)
+    defaults.append(keep_run.result_folder / "features")
+    off = replace(bottle, features="off", result_dir=str(tmp_path / "off"))
+    run(off)
+    assert "features" not in log_of(off)
+    assert not (off.result_folder / "features").exists()
+
+
+def test_unusable_files_of_the_default_folder_are_passed_over(bottle, defaults, tmp_path):
+    keep_run = replace(bottle, features="keep", features_precision="fp32")
+    run(keep_run)
+    folder = keep_run.result_folder / "features"
+    defaults.append(folder)
+    first, second, *_ = sorted((folder / "tile").rglob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:500])
+    second.write_bytes((folder / "ln_post.safetensors").read_bytes())
+    auto = replace(bottle, result_dir=str(tmp_path / "auto"))
+    run(auto)
+    assert "2 files of features are not used; the first: " in log_of(auto)
+    assert_equal_scores(scores_of(auto), scores_of(keep_run))
+    for name in ("ln_post.safetensors", "features.json"):
+        (folder / name).write_bytes(b"half")
+        interrupt(auto)
+        run(auto)
+        assert f"the features in {folder} are not used: {folder / name} is " in log_of(auto)
+    with pytest.raises(InputError, match=r"features\.json is damaged"):
+        run(replace(auto, features=keep_run.result_dir))
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_keep_copies_the_features_of_the_default_folder(
+    bottle, defaults, tmp_path, monkeypatch, linked
+):
+    keep_run = replace(bottle, features="keep")
+    run(keep_run)
+    folder = keep_run.result_folder / "features"
+    defaults.append(folder)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file())
+    (folder / files[-1]).unlink()
+    if not linked:
+        monkeypatch.setattr(os, "link", lambda *_: Path("/nowhere").stat())
+    second = replace(keep_run, result_dir=str(tmp_path / "second"))
+    copies = second.result_folder / "features"
+    ready = []  # at the barrier: other processes write after it
+    monkeypatch.setattr(
+        DistributedContext,
+        "barrier",
+        lambda _: ready.append([path.name for path in copies.rglob("*.*") if path.is_file()]),
+    )
+    run(second)
+    assert sorted(ready[-1]) == ["features.json", "ln_post.safetensors"]
+    assert sorted(p.relative_to(copies) for p in copies.rglob("*.*") if p.is_file()) == files
+    assert (copies / files[-2]).samefile(folder / files[-2]) == linked
+    shutil.rmtree(folder)
+    third = replace(bottle, features=second.result_dir, result_dir=str(tmp_path / "third"))
+    run(third)
+    assert_equal_scores(scores_of(third), scores_of(keep_run))
 
 
 def test_the_size_of_the_features_is_announced_and_a_full_disk_refused(bottle, monkeypatch):
     encode = pytest.fail
     monkeypatch.setattr(stream.WindowedEncoder, "encode_all", encode)
-    monkeypatch.setattr(session.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
     with pytest.raises(InputError, match=r"features of \d+ images take about .* has only 0\.1 MB"):
         run(replace(bottle, features="keep"))
 

@@ -1,5 +1,6 @@
 """Test LaTeX tables, and summary.tex."""
 
+import re
 import shutil
 import subprocess
 
@@ -40,6 +41,16 @@ def test_the_summary_has_the_paper_the_closest_public_and_our_numbers():
     assert r"pipe\_fryum & accurate\_winclip & 88.0 \\" in one_shot
     assert r"RANDOM WEIGHTS: 100 \% noise." in means
     assert "2 seeds" in one_shot
+
+
+def test_labels_name_the_benchmark_so_that_a_paper_can_include_several():
+    labels = re.findall(r"\\label{(.*)}", visa_summary())
+    assert labels == ["tab:visa-mean", "tab:visa-0-shot", "tab:visa-1-shot"]
+    assert r"\label{tab:my-parts-零件}" in latex_float("", "", "my_parts 零件")
+
+
+def test_tables_and_report_name_metrics_alike():
+    assert "source & AUPRO to FPR 0.05" in visa_summary(metric="pixel_aupro_005")
 
 
 def test_the_summary_of_some_categories_has_no_published_mean():

@@ -20,6 +20,7 @@ LAYERS = (
     ("runners", "tools", "benchmarks"),  # "runners": the modules beside README.md
     ("utils.ablation",),
     ("utils.run",),
+    ("utils.features",),
     ("utils.compare",),
     ("utils.report",),
     ("utils.results",),
@@ -210,3 +211,10 @@ def test_loading_the_runners_loads_neither_report_nor_renderer():
     assert "models.winclip" in modules
     late = ("utils.report.page", "utils.report.charts", "datasets.render")
     assert [name for name in modules if name.startswith(late)] == []
+
+
+def test_comparing_results_does_not_load_torch():
+    code = "import sys, tools.compare, utils.report.page; print('torch' in sys.modules)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

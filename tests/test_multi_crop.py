@@ -144,7 +144,7 @@ def test_only_the_image_score_depends_on_crops():
 
 RUNS = {  # variant, average, and the features that are used
     "five": ("five", "embeddings", "keep"),
-    "scores": ("five", "scores", "discard"),
+    "scores": ("five", "scores", "off"),
     "scores of kept crops": ("five", "scores", "five"),
     "ten": ("ten", "embeddings", "five"),
 }

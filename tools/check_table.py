@@ -3,11 +3,9 @@
     python tools/check_table.py theirs.csv
     python tools/check_table.py theirs.csv --dataset visa
 
-The CSV file has the columns category, metric and value (percent); the category "mean" is the mean
-over all. Metrics are named as in metrics.csv. The command prints the table beside the paper's
-numbers, or those of the closest public code where the paper has none. Then it names each known
-fault of public implementations whose fingerprint the numbers carry. A fingerprint is a reason to
-look, not a proof.
+The CSV file has the columns category, metric and value (percent), or is a run's summary.csv or
+metrics.csv. The command prints its means beside the paper's, or the closest public code's where the
+paper has none, and names each known fault whose fingerprint the numbers carry.
 """
 
 import sys
@@ -23,11 +21,11 @@ import tyro
 from tyro.conf import Positional
 
 from utils.cli import parse_options, run_cli
-from utils.compare.sources import read_columns
+from utils.compare.sources import describe_row, read_zero_shot, remark_on_categories
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.report.markdown import UNPUBLISHED, cell, table
-from utils.results.summary import MEAN, published_for
+from utils.results.summary import MEAN, PERCENT, published_for
 
 KEYS = ["category", "metric"]
 NEAR = 5.0  # percent below the published mean: other settings, not a fault
@@ -38,7 +36,7 @@ class Options:
     """The options of the command line."""
 
     table: Positional[Path]
-    """CSV file with the columns category, metric and value."""
+    """CSV file with the columns category, metric and value, or summary.csv of a run."""
     dataset: Literal["mvtec", "visa", "mpdd"] = "mvtec"
     """Benchmark of the table."""
 
@@ -93,7 +91,7 @@ def constant_windows(checked: Checked) -> str | None:
 def mean_iou_as_pro(checked: Checked) -> str | None:
     """Recognise an AUPRO near 0 beside a sound pixel AUROC."""
     aupro = checked.theirs["pixel_aupro"]
-    text = f"mean IoU sold as PRO: AUPRO {aupro:.1f} beside a sound pixel AUROC"
+    text = f"mean IoU reported as PRO: AUPRO {aupro:.1f} beside a sound pixel AUROC"
     return text if 0 < aupro < 20 and checked.theirs["pixel_auroc"] > 70 else None
 
 
@@ -108,39 +106,41 @@ def squashed(checked: Checked) -> str | None:
     return text if checked.dataset == "visa" and is_lower else None
 
 
-RULES = (
-    *(fractions, undefined_as_zero, inverted_states, constant_windows, mean_iou_as_pro, squashed),
-)
+RULES = fractions, undefined_as_zero, inverted_states, constant_windows, mean_iou_as_pro, squashed
 
 
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
     """Compare rows of category, metric and value with the published ones; return the faults too.
 
-    Raise `InputError` for other metrics, and where no category or mean is published.
+    Raise `InputError` for other metrics, repeated rows and bad values, and if no row is published.
     """
-    unknown = sorted(set(rows["metric"]) - set(METRICS))
-    if unknown:
+    if unknown := sorted(set(rows["metric"]) - set(METRICS)):
         raise InputError(f'unknown metric "{unknown[0]}"; the metrics are {", ".join(METRICS)}')
+    if len(repeated := rows[rows.duplicated(KEYS)]):
+        raise InputError(f"two values of {describe_row(repeated.iloc[0])}; keep one")
+    if len(wrong := rows[(rows["value"] < 0) | (rows["value"] > PERCENT)]):
+        value = f"{wrong.iloc[0]['value']:g}"
+        raise InputError(f"{describe_row(wrong.iloc[0])} is {value}: expected 0 to 100 (percent)")
     published = published_for(dataset).query("shots == 0").set_index(KEYS)
-    published = published["paper"].fillna(published["public"]).dropna()
-    values = rows.set_index(KEYS)["value"]
-    both = pd.concat({"theirs": values, "published": published}, axis=1, join="inner")
+    published = published["paper"].fillna(published["public"]).dropna().rename("published")
+    both = rows.set_index(KEYS).join(published, how="inner")
     by_category = both.drop(MEAN, level="category", errors="ignore")
-    both = pd.concat([both, by_category]) if by_category.empty else by_category
+    both = both if by_category.empty else by_category
     if both.empty:
         raise InputError(f"no category of the table, nor a mean, is published for {dataset}")
     means = both.dropna().groupby("metric").mean().reindex(METRICS)
-    checked = Checked(dataset, rows, means["theirs"], means["published"])
+    checked = Checked(dataset, rows, means["value"], means["published"])
     return checked, [text for rule in RULES if (text := rule(checked))]
 
 
 def main(options: Options) -> None:
     """Print the table beside the published one, and the faults."""
-    types = {"category": str, "metric": str, "value": float}
-    rows = read_columns(options.table.expanduser(), types)
+    rows, remarks = read_zero_shot(options.table.expanduser())
     checked, faults = check(rows, options.dataset)
+    remarks += remark_on_categories(rows, options.dataset)
     columns = checked.theirs, checked.published, checked.theirs - checked.published
     body = [[m, *(cell(column[m]) or UNPUBLISHED for column in columns)] for m in METRICS]
+    print("".join(f"{options.table.name}: {remark}.\n\n" for remark in remarks), end="")
     print(table(["metric", "theirs", "published", "difference"], body, text_columns=1))
     print("\n".join(f"\nFault: {text}." for text in faults) or "\nNo known fault found.")
 

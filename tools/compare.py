@@ -4,7 +4,7 @@
     python tools/compare.py result/mvtec theirs.csv --output result/compare-theirs
 
 Results are result folders of this program, or CSV files from elsewhere with the columns category,
-shots, seed (may be empty), metric and value in [0, 1]. The first is the one that the others are
+shots, seed (may be missing), metric and value in [0, 1]. The first is the one that the others are
 compared with. The command prints the comparison and writes comparison.md, .csv, .tex and .html.
 """
 

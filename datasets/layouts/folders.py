@@ -91,8 +91,8 @@ def find_categories(given: Path, good_words: Collection[str]) -> tuple[Scan, lis
             return scan, folders
     raise InputError(
         f"--data-root: {given} has no known layout; expected {LAYOUT}, or one of the other "
-        "layouts in docs/own-data.md, or a CSV as --csv FILE; --good-folder NAME says how the "
-        "folder of the good images is called"
+        "layouts in docs/own-data.md, or a CSV as --csv FILE; pass the name of the folder of "
+        "good images as --good-folder NAME"
     )
 
 

@@ -13,7 +13,7 @@ from datasets.images import EvalSize, Item, eval_shape, resize_mask
 from models.encoder import AllFeatures, PatchTokens
 from models.winclip import VisualBank
 from utils.ablation.scoring import select_kinds
-from utils.results.features import KeptFeatures
+from utils.features.kept import KeptFeatures
 from utils.results.scores import load_scores
 from utils.run.plan import CategoryTask
 from utils.run.settings import Settings

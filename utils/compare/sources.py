@@ -1,10 +1,10 @@
 """Read the results to compare, result folders or CSV files, and describe how their runs differ.
 
-A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed (may be empty),
-metric, and value in [0, 1], empty if undefined.
+A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed (may be empty or
+missing), metric, and value in [0, 1], empty if undefined; commas, semicolons or tabs separate them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +14,19 @@ import pandas as pd
 
 from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
+from utils.evaluation.metrics import METRICS
 from utils.files import sha256_of
-from utils.results.folder import abbreviate, read_json
-from utils.results.scores import load_scores
-from utils.results.summary import COLUMNS, MEAN, PERCENT
+from utils.results.folder import abbreviate, describe_change, read_json
+from utils.results.scores import load_arrays
+from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT, published_for
 
+TYPES = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
 NOT_RECORDED = "not recorded"
+MAX_ENTRIES = 12  # of a mapping or list that is written out
 KINDS = {  # entries of the fingerprint that are no settings
     **dict.fromkeys(("model", "weights", "normalisation", "quick_gelu"), "weights"),
-    **dict.fromkeys(("dataset", "split_sha256", "images", "references", "limit"), "data"),
+    **dict.fromkeys(("dataset", "split_sha256", "recipe", "depth", "limit"), "data"),
+    **dict.fromkeys(("images", "labels", "masks", "references"), "data"),
 }
 
 
@@ -33,6 +37,7 @@ class ImageScores:
     image: np.ndarray  # (N,) str
     is_anomalous: np.ndarray  # (N,) bool
     shots: np.ndarray  # (R,) int
+    seed: np.ndarray  # (R,) int, ascending for each number of shots
     values: np.ndarray  # (R, N) float32
 
 
@@ -44,7 +49,7 @@ class Source:
     path: Path
     metrics: pd.DataFrame  # the COLUMNS of metrics.csv; values in [0, 1]
     record: dict  # settings.json; empty for a CSV file
-    remarks: tuple[str, ...]  # on what was changed in the numbers
+    remarks: list[str]  # on what is unknown, and what was changed in the numbers
 
     @cached_property
     def scores(self) -> dict[str, ImageScores]:
@@ -54,17 +59,22 @@ class Source:
 
 
 def read_image_scores(path: Path) -> ImageScores:
-    """Read the image scores in a file of scores/."""
-    scores = load_scores(path)
-    order = np.argsort(scores.image)
-    order = order[scores.label[order] != UNKNOWN]
-    labels = scores.label[order] == 1
-    return ImageScores(scores.image[order], labels, scores.shots, scores.image_scores[:, order])
+    """Read the image scores in a file of scores/, without the maps."""
+    arrays = load_arrays(path, ("image", "label", "shots", "seed", "image_scores"))
+    runs = np.lexsort((arrays["seed"], arrays["shots"]))
+    order = np.argsort(arrays["image"])
+    order = order[arrays["label"][order] != UNKNOWN]
+    labels = arrays["label"][order] == 1
+    shots, seed, values = (arrays[name][runs] for name in ("shots", "seed", "image_scores"))
+    return ImageScores(arrays["image"][order], labels, shots, seed, values[:, order])
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Read two or more results; each has the name of its file or folder."""
     paths = [path.expanduser() for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no {path}; give result folders or CSV files")
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
@@ -76,70 +86,120 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
 
 def read_source(path: Path, name: str) -> Source:
     """Read a result folder or a CSV file; raise `InputError` if it is neither."""
+    record, remarks, file = {}, [], path
     if path.is_dir():
         record = read_json(path / "settings.json", "settings", "fingerprint", "versions", "notes")
-        return Source(name, path, *read_metrics(path / "metrics.csv", record))
-    return Source(name, path, *read_metrics(path, {}))
-
-
-def read_metrics(path: Path, record: dict) -> tuple[pd.DataFrame, dict, tuple[str, ...]]:
-    """Return the rows of a file with COLUMNS, `record`, and remarks on what was changed."""
-    rows = read_columns(path, dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True)))
+        file = path / "metrics.csv"
+    else:
+        remarks.append("a CSV file, so its settings, weights and data are unknown")
+    rows = read_columns(file, optional=("seed",))
+    if "seed" not in rows:
+        rows["seed"] = pd.array([pd.NA] * len(rows), "Int64")
     is_mean = rows["category"] == MEAN
+    if is_mean.any():
+        remarks.append("its rows of means were left out; means are computed here")
     rows = rows[~is_mean].reset_index(drop=True)
-    repeated = rows[rows.duplicated(COLUMNS[:-1])]
-    if len(repeated):
-        raise InputError(f"{path} has two values of {describe_row(repeated.iloc[0])}; keep one")
-    remarks = ("its rows of means were left out; means are computed here",) if is_mean.any() else ()
-    rows["value"], is_percent = to_fractions(rows, path)
-    return rows, record, remarks + (("values in percent were divided by 100",) * is_percent)
+    if is_percent(rows, file):
+        remarks.append("values in percent were divided by 100")
+        rows["value"] /= PERCENT
+    return Source(name, path, rows, record, remarks)
 
 
-def read_columns(path: Path, types: Mapping[str, object]) -> pd.DataFrame:
-    """Read some columns of a CSV file; raise `InputError` if they are missing or malformed."""
+def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return category, metric and value of the 0-shot rows of a CSV file, and remarks on the rest.
+
+    summary.csv and metrics.csv of a run are read too: with a column `shots`, other rows are left
+    out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns.
+    """
+    rows, remarks = read_columns(path, optional=("shots", "seed")), []
+    if "shots" in rows:
+        rows = rows[rows["shots"] == 0]
+        if rows.empty:
+            raise InputError(f"{path} has no 0-shot rows; the published numbers are 0-shot")
+        remarks.append("only its 0-shot rows are checked")
+    if "seed" in rows and rows["value"].max() <= 1:
+        rows = rows.assign(value=rows["value"] * PERCENT)
+        remarks.append("fractions, as in metrics.csv, were multiplied by 100")
+    known = rows["metric"].str.partition("@")[0].isin(METRIC_NAMES)
+    others = rows["metric"][known & ~rows["metric"].isin(METRICS)]
+    if len(others):
+        remarks.append(f"not checked, because not published: {', '.join(others.unique())}")
+    return rows.drop(index=others.index)[["category", "metric", "value"]], remarks
+
+
+def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
+    """Name the categories of `rows` and of the table published for `dataset` that differ."""
+    given = set(rows["category"]) - {MEAN}
+    published = set(published_for(dataset)["category"]) - {MEAN}
+    remarks = []
+    if unknown := sorted(given - published):
+        remarks.append(f"not checked, because not published for {dataset}: {', '.join(unknown)}")
+    if missing := sorted(published - given) if given else []:
+        remarks.append(
+            f"it lacks {len(missing)} of {len(published)} categories, such as {missing[0]}"
+        )
+    return remarks
+
+
+def read_columns(path: Path, optional: Collection[str] = ()) -> pd.DataFrame:
+    """Read the COLUMNS of a CSV file; the `optional` ones may be missing.
+
+    The column `value` may have the name `mean`, as in summary.csv. Raise `InputError` if columns
+    are missing or malformed, and for two values in the same category, run and metric.
+    """
+    required = [name for name in COLUMNS if name not in optional]
     text = dict(dtype={"category": str}, keep_default_na=False)  # a category may be named "NA"
-    columns = ", ".join(types)
     try:
-        rows = pd.read_csv(path, na_values=[""], **text)
-        missing = [name for name in types if name not in rows]
+        with path.open(encoding="utf-8-sig") as stream:
+            header = stream.readline()
+        separator = max(",;\t", key=header.count)
+        rows = pd.read_csv(path, sep=separator, na_values=[""], **text)
+        if "value" not in rows:
+            rows = rows.rename(columns={"mean": "value"})
+        missing = [name for name in required if name not in rows]
         if missing or rows.empty:
             raise ValueError(f"no column {missing[0]}" if missing else "no rows")
         if rows[["category", "metric"]].isna().any(axis=None):
             raise ValueError("an empty category or metric")
-        return rows[list(types)].astype(types)
+        types = {name: kind for name, kind in TYPES.items() if name in rows}
+        rows = rows[list(types)].astype(types)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; give a result folder or a CSV file") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a table ({describe_error(error)}); expected a CSV file with "
-            f"the columns {columns}, and an empty value where a metric is undefined"
+            f"the columns {', '.join(required)}, and an empty value where a metric is undefined"
         ) from error
+    repeated = rows[rows.drop(columns="value").duplicated()]
+    if len(repeated):
+        raise InputError(f"{path} has two values of {describe_row(repeated.iloc[0])}; keep one")
+    return rows
 
 
-def to_fractions(rows: pd.DataFrame, path: Path) -> tuple[pd.Series, bool]:
-    """Return the column `value` in [0, 1], and whether it was in percent.
+def is_percent(rows: pd.DataFrame, path: Path) -> bool:
+    """Return whether the column `value` is in percent: every metric has a value above 1.
 
-    Values are in percent if every metric has one above 1. Raise `InputError` where only some
-    metrics do, and for values that are no metrics.
+    Raise `InputError` where only some metrics do, and for values that are no metrics.
     """
     highest = rows.groupby("metric")["value"].max().dropna()
-    in_percent = highest > 1
-    if in_percent.any() and not in_percent.all():
+    above = highest > 1
+    if above.any() and not above.all():
         raise InputError(
-            f"{path} mixes percent ({in_percent.idxmax()}) and fractions ({in_percent.idxmin()}): "
+            f"{path} mixes percent ({above.idxmax()}) and fractions ({above.idxmin()}): "
             "give all values in [0, 1]"
         )
-    scale = PERCENT if in_percent.any() else 1.0
-    if rows["value"].lt(0).any() or rows["value"].gt(scale).any():
-        extreme = rows["value"].min() if rows["value"].lt(0).any() else rows["value"].max()
-        raise InputError(f"{path} has the value {extreme:g}: expected values in [0, 1]")
-    return rows["value"] / scale, bool(in_percent.any())
+    limit = PERCENT if above.any() else 1.0
+    wrong = rows["value"][(rows["value"] < 0) | (rows["value"] > limit)]
+    if len(wrong):
+        raise InputError(f"{path} has the value {wrong.iloc[0]:g}: expected values in [0, 1]")
+    return bool(above.any())
 
 
 def describe_row(row: pd.Series) -> str:
-    """Name the run, category and metric of a row: `image_auroc of grid, 1-shot seed 0`."""
-    seed = "" if pd.isna(row["seed"]) else f" seed {row['seed']}"
-    return f"{row['metric']} of {row['category']}, {row['shots']}-shot{seed}"
+    """Name metric, category and, where recorded, run: `image_auroc of grid, 1-shot seed 0`."""
+    shots = f", {row['shots']}-shot" if "shots" in row else ""
+    seed = "" if pd.isna(row.get("seed")) else f" seed {row['seed']}"
+    return f"{row['metric']} of {row['category']}{shots}{seed}"
 
 
 def describe_differences(sources: Sequence[Source]) -> list[list[str]]:
@@ -149,20 +209,21 @@ def describe_differences(sources: Sequence[Source]) -> list[list[str]]:
     rows = []
     for kind in ("warnings", "settings", "weights", "data", "versions"):
         for key in (key for key in names if key[0] == kind):
-            recorded = {source.get(key, NOT_RECORDED) for source in facts if source}
-            if len(recorded) > 1:
-                rows.append([*key, *(source.get(key, NOT_RECORDED) for source in facts)])
+            recorded = [source.get(key, NOT_RECORDED) for source in facts if source]
+            if any(value != recorded[0] for value in recorded):
+                values = [source.get(key, NOT_RECORDED) for source in facts]
+                rows.append([*key, *describe_values(values)])
     return rows
 
 
-def run_facts(source: Source) -> dict[tuple[str, str], str]:
-    """Return what is recorded of a run, as text by (kind, name); empty for a CSV file."""
+def run_facts(source: Source) -> dict[tuple[str, str], object]:
+    """Return what is recorded of a run, by (kind, name); empty for a CSV file."""
     record = source.record
     if not record:
         return {}
     facts = {("settings", "protocol"): record["settings"].get("protocol", NOT_RECORDED)}
     for name, value in record["fingerprint"].items():
-        facts[KINDS.get(name, "settings"), name] = describe_value(value)
+        facts[KINDS.get(name, "settings"), name] = value
     weights = record.get("weights", {}).get("description", NOT_RECORDED)
     shots = source.path / "shots.csv"
     return facts | {
@@ -174,12 +235,29 @@ def run_facts(source: Source) -> dict[tuple[str, str], str]:
     }
 
 
-def describe_value(value: object) -> str:
-    """Return an entry of the fingerprint as text; a mapping becomes its entries, one after another.
+def describe_values(values: Sequence[object]) -> list[str]:
+    """Return an entry of the fingerprint in each run as text.
 
-    >>> describe_value([2, 3]), describe_value({"a.png": "1"})
-    ('2 3', 'a.png 1')
+    A mapping or list with more than MAX_ENTRIES becomes their number, and what differs from the
+    first run that has as many.
+
+    >>> describe_values([[2, 3], {"a.png": "1"}, "draw"])
+    ['2 3', 'a.png 1', 'draw']
+    >>> describe_values([list(range(15)), list(range(1, 14))])
+    ['15 entries', '13 entries: removed 0, 14']
     """
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {abbreviate(entry)}" for name, entry in value.items())
-    return abbreviate(value)
+    texts, first = [], None
+    for value in values:
+        if isinstance(value, list):
+            entries = dict.fromkeys(map(abbreviate, value))
+        else:
+            entries = value if isinstance(value, dict) else {}
+        if len(entries) > MAX_ENTRIES:
+            first, count = first or entries, f"{len(entries)} entries"
+            texts.append(count if entries == first else describe_change(count, first, entries))
+        elif isinstance(value, dict):
+            pairs = [f"{key} {abbreviate(entry)}" for key, entry in value.items()]
+            texts.append(", ".join(pairs) or "none")
+        else:
+            texts.append(abbreviate(value) or "none")
+    return texts

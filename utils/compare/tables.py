@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from utils.compare.bootstrap import interval, standard_errors
+from utils.compare.intervals import compare_category, interval
 from utils.compare.sources import Source, describe_differences, describe_row
 from utils.errors import InputError
-from utils.evaluation.metrics import IMAGE_METRICS, METRICS
+from utils.evaluation.metrics import IMAGE_METRICS, metric_order
 from utils.results.summary import MEAN, PERCENT, category_means, mean_or_nan, std_or_nan
 
 MAX_NAMES = 5  # of the categories that a remark lists
-TIE = 1e-9  # percent: above rounding, below any difference between metrics
+TIE = 0.005  # percent: less than the tables show
 PIXELS = (
     "Metrics other than image AUROC, AUPR and F1-max have no interval: it would need every mask, "
     "and thousands of evaluations of all pixels. Their ± is the deviation over seeds."
@@ -44,7 +44,7 @@ class Comparison:
 def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
     """Compare results with the first of them, in the categories that all have.
 
-    `seed` is that of the bootstrap.
+    `seed` is that of the resampling.
     """
     categories, remarks = common_categories(sources)
     tables = [source_means(source, categories) for source in sources]
@@ -53,30 +53,22 @@ def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
     first = tables[0].set_index(keys)["mean"].rename("first")
     table = pd.concat(tables, ignore_index=True).query("shots in @shots")
     table = table.merge(first, left_on=keys, right_index=True, how="left")
-    table["difference"] = (table["mean"] - table.pop("first")).where(
-        table["result"] != sources[0].name
-    )
+    table["difference"] = table["mean"] - table.pop("first")
+    table.loc[table["result"] == sources[0].name, "difference"] = np.nan
     rng = np.random.default_rng(seed)
-    errors, reasons = {}, []
+    variances, reasons = {}, []
     for count in shots:
-        shot_errors, shot_reasons = difference_errors(sources, categories, count, rng)
-        errors |= shot_errors
+        shot_variances, shot_reasons = difference_variances(sources, categories, count, rng)
+        variances |= shot_variances
         reasons += shot_reasons
+    source_remarks = [f"{source.name}: {text}" for source in sources for text in source.remarks]
     return Comparison(
         names=[source.name for source in sources],
         notes=[f"{s.name}: {note}" for s in sources for note in s.record.get("notes", ())],
         differences=describe_differences(sources),
-        remarks=[
-            *(
-                f"{s.name}: a CSV file, so its settings, weights and data are unknown"
-                for s in sources
-                if not s.record
-            ),
-            *(f"{source.name}: {remark}" for source in sources for remark in source.remarks),
-            *(remarks + shots_remarks + list(dict.fromkeys(reasons))),
-        ],
+        remarks=[*source_remarks, *remarks, *shots_remarks, *dict.fromkeys(reasons)],
         categories=categories,
-        table=add_statistics(table, errors).reset_index(drop=True),
+        table=add_statistics(table, variances),
     )
 
 
@@ -130,26 +122,30 @@ def source_means(source: Source, categories: Sequence[str]) -> pd.DataFrame:
     return table.assign(result=source.name)
 
 
-def difference_errors(
+def difference_variances(
     sources: Sequence[Source], categories: Sequence[str], shots: int, rng: np.random.Generator
-) -> tuple[dict[tuple, float], list[str]]:
-    """Return the standard errors of the differences, and why there is none for some results.
+) -> tuple[dict[tuple, tuple[np.ndarray, list[int]]], list[str]]:
+    """Return the variances of the differences, and why there are none for some results.
 
-    Keys are (result, shots, metric); each error is of the mean over `categories`.
+    Keys are (result, shots, metric); values are the second and third argument of `interval`, of the
+    mean over `categories`.
     """
     first, *others = [source for source in sources if shots in set(source.metrics["shots"])]
-    reasons = [no_interval(first, other, categories, shots) for other in others]
-    paired = [source for source, text in zip(others, reasons, strict=True) if not text]
+    reasons = {source.name: no_interval(first, source, categories, shots) for source in others}
+    paired = [source for source in others if not reasons[source.name]]
+    reasons = [text for text in reasons.values() if text]
     if not paired:
         return {}, reasons
-    variances = np.zeros((len(paired), len(IMAGE_METRICS)))
+    variances, freedoms = [], []
     for category in categories:
         results = [source.scores[category] for source in (first, *paired)]
         values = np.array([result.values[result.shots == shots] for result in results])
-        variances += standard_errors(values, results[0].is_anomalous, rng) ** 2
-    errors = PERCENT * variances**0.5 / len(categories)
+        compared = compare_category(values, results[0].is_anomalous, rng)
+        variances.append(compared.variances * (PERCENT / len(categories)) ** 2)
+        freedoms += compared.freedoms
+    components = np.concatenate(variances).transpose(1, 2, 0).reshape(-1, len(freedoms))
     keys = [(source.name, shots, metric) for source in paired for metric in IMAGE_METRICS]
-    return dict(zip(keys, errors.ravel().tolist(), strict=True)), list(filter(None, reasons))
+    return {key: (row, freedoms) for key, row in zip(keys, components, strict=True)}, reasons
 
 
 def no_interval(first: Source, other: Source, categories: Sequence[str], shots: int) -> str:
@@ -160,20 +156,27 @@ def no_interval(first: Source, other: Source, categories: Sequence[str], shots: 
             holder = "it" if source is other else source.name
             return f"{head}: {holder} holds numbers, not the scores of the images."
     for category in categories:
-        one, two = first.scores[category], other.scores[category]
-        counts = [int((result.shots == shots).sum()) for result in (one, two)]
-        if not np.array_equal(one.image, two.image):
+        scores = [source.scores[category] for source in (first, other)]
+        labels = scores[0].is_anomalous
+        seeds = [result.seed[result.shots == shots].tolist() for result in scores]
+        if not np.array_equal(*(result.image for result in scores)):
             return f"{head}: its images of {category} are not those of {first.name}."
-        if not np.array_equal(one.is_anomalous, two.is_anomalous):
+        if not np.array_equal(labels, scores[1].is_anomalous):
             return f"{head}: its labels of {category} are not those of {first.name}."
-        if counts[0] != counts[1]:
-            return f"{head} at {shots} shots: it has {counts[1]} seeds, {first.name} {counts[0]}."
-        if min(one.is_anomalous.sum(), (~one.is_anomalous).sum()) < 2:
+        if seeds[0] != seeds[1]:
+            names = [" ".join(map(str, values)) or "none" for values in seeds]
+            return (
+                f"{head} at {shots}-shot: its seeds of {category} are {names[1]}, those of "
+                f"{first.name} {names[0]}."
+            )
+        if min(labels.sum(), (~labels).sum()) < 2:
             return f"{head}: {category} has fewer than two good or two anomalous images."
     return ""
 
 
-def add_statistics(table: pd.DataFrame, errors: dict[tuple, float]) -> pd.DataFrame:
+def add_statistics(
+    table: pd.DataFrame, variances: dict[tuple, tuple[np.ndarray, list[int]]]
+) -> pd.DataFrame:
     """Add the columns from `low` on to the rows of means, and sort the table."""
     is_mean = table["category"] == MEAN
     signs = table[~is_mean].assign(
@@ -181,20 +184,23 @@ def add_statistics(table: pd.DataFrame, errors: dict[tuple, float]) -> pd.DataFr
         ties=table["difference"].abs() <= TIE,
         losses=table["difference"] < -TIE,
     )
-    keys = ["result", "shots", "metric"]
-    counts = signs.groupby(keys)[["wins", "ties", "losses"]].sum()
-    rows = []
+    counts = signs.groupby(["result", "shots", "metric"])[["wins", "ties", "losses"]].sum()
+    rows = {}
     for row in table[is_mean & table["difference"].notna()].itertuples():
         key = row.result, row.shots, row.metric
-        limits = (np.nan,) * 3
-        if key in errors:
-            limits = interval(row.difference, errors[key])
-        rows.append((row.Index, *limits, *counts.loc[key]))
+        limits = interval(row.difference, *variances[key]) if key in variances else [np.nan] * 3
+        rows[row.Index] = [*limits, *counts.loc[key]]
     names = ["low", "high", "p", "wins", "ties", "losses"]
-    statistics = pd.DataFrame(rows, columns=["index", *names]).set_index("index")
-    table = table.join(statistics)
-    known = {metric: index for index, metric in enumerate(METRICS)}
-    metrics = sorted(dict.fromkeys(table["metric"]), key=lambda name: known.get(name, len(known)))
-    rank = {name: index for index, name in enumerate(metrics)}
-    table["rank"] = table["metric"].map(rank)
-    return table.sort_values(["shots", "rank"], kind="stable").drop(columns="rank")
+    table = table.join(pd.DataFrame.from_dict(rows, orient="index", columns=names))
+    order = sorted(table["metric"].unique(), key=rank)
+    table["metric"] = pd.Categorical(table["metric"], order)
+    table = table.sort_values(["shots", "metric"], kind="stable", ignore_index=True)
+    return table.astype({"metric": str})
+
+
+def rank(metric: str) -> tuple:
+    """Return the sort key of a metric; unknown ones of a CSV file come last."""
+    try:
+        return metric_order(metric)
+    except ValueError:
+        return (float("inf"), float("inf"))

@@ -3,22 +3,25 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from utils.compare.tables import PIXELS, Comparison
 from utils.files import write_text
 from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, table
-from utils.results.latex import escape, latex_float, latex_table, metric_title
-from utils.results.summary import MEAN
+from utils.results.latex import escape, latex_float, latex_table
+from utils.results.summary import MEAN, metric_title
 
 LEGEND = (
-    "Percent, means over {categories} categories; ± is the sample standard deviation over seeds. "
+    "Percent, means over {categories}; ± is the sample standard deviation over seeds. "
     "Differences are to {first}. The interval (95 %) and the two-sided p-value come from a paired "
-    "bootstrap over images, within categories, and from the variance between seeds; p-values are "
-    "not corrected for the number of comparisons. Wins, ties and losses count categories."
+    "bootstrap over images (half of them, without replacement, within categories) and from the "
+    "variance between seeds; p-values are not corrected for the number of comparisons. Wins, ties "
+    "and losses count categories, at full precision."
 )
+NO_DIFFERENCES = "No differences are recorded."
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
-MARKS = (r"\textbf{%s}", r"\underline{%s}")  # of the best and the second-best number
+MARKS = {1: r"\textbf{%s}", 2: r"\underline{%s}"}  # of the best and the second-best number
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
@@ -33,7 +36,13 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
 
 def legend(comparison: Comparison) -> str:
     """Say what the numbers are."""
-    return LEGEND.format(categories=len(comparison.categories), first=comparison.names[0])
+    return LEGEND.format(categories=count_categories(comparison), first=comparison.names[0])
+
+
+def count_categories(comparison: Comparison) -> str:
+    """Return "2 categories", or "1 category"."""
+    count = len(comparison.categories)
+    return f"{count} categor{'y' if count == 1 else 'ies'}"
 
 
 def shot_tables(comparison: Comparison) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -50,7 +59,7 @@ def markdown_page(comparison: Comparison) -> str:
         header = ["kind", "name", *comparison.names]
         blocks.append(table(header, comparison.differences, text_columns=len(header)))
     else:
-        blocks.append("None is recorded.")
+        blocks.append(NO_DIFFERENCES)
     blocks += comparison.remarks
     blocks += ["## Results", legend(comparison), PIXELS]
     for shots, rows in shot_tables(comparison):
@@ -82,20 +91,14 @@ def signed(value: float) -> str:
 def by_result(rows: pd.DataFrame, names: list[str], key: str) -> dict[str, dict[str, tuple]]:
     """Return (text, rank) of each result by the column `key`: {key: {result: (text, rank)}}.
 
-    Ranks are 0 for the best number, 1 for the second best and so on, equal for numbers that are
-    equal with one decimal; None if there is no number.
+    Ranks are 1 for the best number, 2 for the second best and so on, equal for numbers that are
+    equal with one decimal; NaN if there is no number.
     """
-    cells = {}
-    for name, group in rows.groupby(key, sort=False):
-        shown = group.set_index("result")["mean"].round(1)
-        best = sorted(shown.dropna().unique(), reverse=True)
-        cells[name] = {result: (UNPUBLISHED, None) for result in names} | {
-            row.result: (
-                cell(row.mean, row.std) or UNDEFINED,
-                None if pd.isna(row.mean) else best.index(shown[row.result]),
-            )
-            for row in group.itertuples()
-        }
+    ranks = rows["mean"].round(1).groupby(rows[key]).rank(method="dense", ascending=False)
+    cells = {name: dict.fromkeys(names, (UNPUBLISHED, np.nan)) for name in rows[key].unique()}
+    columns = rows[key], rows["result"], map(cell, rows["mean"], rows["std"]), ranks
+    for name, result, text, rank in zip(*columns, strict=True):
+        cells[name][result] = text or UNDEFINED, rank
     return cells
 
 
@@ -111,19 +114,19 @@ def latex_floats(comparison: Comparison) -> str:
         ]
         notes = " ".join(f"{note}." for note in comparison.notes)
         caption = (
-            f"{shots}-shot: means over {len(comparison.categories)} categories in "
+            f"{shots}-shot: means over {count_categories(comparison)} in "
             "percent; ± is the sample standard deviation over seeds. Best in bold, second best "
             f"underlined. {notes}"
         )
         tabular = latex_table(list(map(escape, header)), body, text_columns=1)
-        floats.append(latex_float(tabular, escape(caption.strip()), f"compare-{shots}-shot"))
+        label = "-".join(["compare", *comparison.names, f"{shots}-shot"])
+        floats.append(latex_float(tabular, escape(caption.strip()), label))
     return "\n".join(floats)
 
 
-def mark(text: str, rank: int | None) -> str:
+def mark(text: str, rank: float) -> str:
     """Return a cell as LaTeX, marked if it is the best or the second best."""
-    pattern = MARKS[rank] if rank is not None and rank < len(MARKS) else "%s"
-    return pattern % escape(text)
+    return MARKS.get(rank, "%s") % escape(text)
 
 
 def html_page(comparison: Comparison) -> str:
@@ -145,6 +148,7 @@ def html_page(comparison: Comparison) -> str:
         comparison=comparison,
         legend=[legend(comparison), PIXELS],
         header=HEADER,
+        no_differences=NO_DIFFERENCES,
         sections=sections,
         css=asset("report.css"),
     )

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from datasets.tiles import tile_boxes
 
@@ -22,6 +20,9 @@ def stitch_tiles(
     array([[1., 2., 3.],
            [1., 2., 3.]], dtype=float32)
     """
+    import torch  # slow to load, and tools that read only image scores do not need it
+    import torch.nn.functional as F
+
     side = max(1, round(side * min(shape)))
     size = shape if len(maps) == 1 else (side, side)
     grids = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[:, None]

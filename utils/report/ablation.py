@@ -18,7 +18,7 @@ from utils.report.markdown import UNDEFINED, UNPUBLISHED, table
 from utils.report.page import METRIC_NAMES, asset, difference, template
 from utils.report.waterfall import Step, waterfall_chart
 from utils.results.latex import escape, latex_float, latex_table
-from utils.results.summary import MEAN, published_for
+from utils.results.summary import MEAN, dataset_name, published_for
 
 HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
 # For each switch, what the closest public implementation does and what the paper does.
@@ -101,7 +101,7 @@ def markdown_page(ablation: Ablation) -> str:
 def latex_page(ablation: Ablation) -> str:
     """Return the tables as LaTeX floats, with the notes in every caption."""
     notes = [f"{note}." for note in ablation.record["notes"]]
-    floats = []
+    dataset, floats = dataset_name(ablation.record["settings"]), []
     for shots in shots_of(ablation):
         for index, content in enumerate(tables(ablation, shots)):
             name = f"{content.title}, {title(ablation)}, {shots}-shot."
@@ -109,7 +109,8 @@ def latex_page(ablation: Ablation) -> str:
             rows = [[escape(cell) for cell in row] for row in content.rows]
             header = [escape(cell) for cell in content.header]
             body = latex_table(header, rows, content.text_columns)
-            floats.append(latex_float(body, escape(caption), f"ablation-{shots}-{index}"))
+            label = f"ablation-{dataset}-{shots}-shot-{index}"
+            floats.append(latex_float(body, escape(caption), label))
     return "\n".join(floats)
 
 

@@ -229,7 +229,8 @@ def cell(mean: float, std: float = float("nan")) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
     """Format an aligned Markdown table; all but the first `text_columns` are flush right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    columns = zip(header, *rows, strict=True)
+    widths = [max(2, *map(len, column)) for column in columns]  # a rule needs a hyphen and a colon
 
     def line(cells: Sequence[str]) -> str:
         padded = (

@@ -46,6 +46,7 @@ from utils.results.defects import read_defects
 from utils.results.folder import read_finished, read_json
 from utils.results.summary import (
     MEAN,
+    METRIC_NAMES,
     dataset_name,
     load_sources,
     other_results,
@@ -54,18 +55,6 @@ from utils.results.summary import (
 from utils.results.thresholds import REFERENCES, Threshold, explain_threshold
 
 FOLDER = Path(__file__).resolve().parent  # of the template, styles and scripts
-METRIC_NAMES = {
-    "image_auroc": "image AUROC",
-    "image_aupr": "image AUPR",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_aupr": "pixel AUPR",
-    "pixel_f1_max": "pixel F1-max",
-    "pixel_aupro": "AUPRO",
-    "pixel_aupro_005": "AUPRO to FPR 0.05",
-    "pixel_iou_max": "pixel IoU-max",
-    "mean_of_seven": "mean of seven",
-}
 ROC_AXES = ("false positive rate", "true positive rate")
 CURVES = {  # by the metric that is the area under it: title, names of the axes, end of the x axis
     "image_auroc": ("Image ROC", ROC_AXES, 1),

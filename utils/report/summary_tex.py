@@ -24,8 +24,8 @@ from utils.report.markdown import (
     shown_rows,
 )
 from utils.results.folder import read_json
-from utils.results.latex import escape, latex_float, latex_table, metric_title
-from utils.results.summary import MEAN, read_summary
+from utils.results.latex import escape, latex_float, latex_table
+from utils.results.summary import MEAN, dataset_name, metric_title, read_summary
 
 USAGE = r"% \usepackage{booktabs, graphicx}; \input this file. Written by each run: do not edit."
 
@@ -52,14 +52,15 @@ def summary_tex(summary: pd.DataFrame, record: Mapping) -> str:
         sections.append(
             (f"{shots}-shot", "category", title, rows.replace({"category": MEAN}, label))
         )
-    floats = [USAGE]
+    dataset, floats = dataset_name(record["settings"]), [USAGE]
     for name, by, title, rows in sections:
         for size, metrics in groupby(metrics_of(rows), key=size_of):
             at = f", maps at {size}" if size else ""
             words = [f"WinCLIP on {record['title']}, {title}{at}.", legend(record, summary)]
             caption = " ".join([*words, *(f"{note}." for note in record["notes"])])
             table = source_table(rows, by, list(metrics))
-            floats.append(latex_float(table, escape(caption), "-".join(filter(None, [name, size]))))
+            words = filter(None, [dataset, name, size])
+            floats.append(latex_float(table, escape(caption), "-".join(words)))
     return "\n".join(floats)
 
 

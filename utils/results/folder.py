@@ -21,14 +21,16 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from string import hexdigits
+from typing import TYPE_CHECKING
 
 import cv2
-import torch
 from filelock import FileLock, Timeout
 
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
-from utils.stopwatch import Stopwatch
+
+if TYPE_CHECKING:  # it loads torch
+    from utils.stopwatch import Stopwatch
 
 MAX_CHANGES = 2  # of the settings that an error message describes
 MAX_NAMES = 3  # of the images that it names
@@ -92,7 +94,7 @@ class ResultFolder:
         text = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
         write_text(self.path / "settings.json", text)
 
-    def write_times(self, clock: Stopwatch) -> None:
+    def write_times(self, clock: "Stopwatch") -> None:
         """Record the seconds so far in settings.json."""
         self.record |= {"seconds": clock.seconds, "seconds_total": clock.total()}
         self._write_record()
@@ -246,12 +248,3 @@ def git_revision() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def describe_device(device: torch.device) -> str:
-    """Return the name of the GPU, or the CPU's threads and instruction set."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    count = torch.get_num_threads()
-    threads = f"{count} thread{'' if count == 1 else 's'}"
-    return f"CPU, {threads}, {torch.backends.cpu.get_cpu_capability()}"

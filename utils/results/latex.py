@@ -4,6 +4,7 @@ A document needs `\\usepackage{booktabs, graphicx}`. pdfLaTeX reads the files as
 scripts other than Latin need XeLaTeX or LuaLaTeX and a font that has them.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -20,7 +21,6 @@ SPECIAL = {
     "[": "{[}",  # a row that starts with one would be read as an argument of the row before it
     "*": "{*}",
 }
-ABBREVIATIONS = {"auroc": "AUROC", "aupr": "AUPR", "aupro": "AUPRO", "f1": "F1", "iou": "IoU"}
 FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%"  # shrinks, never grows
 
 
@@ -31,17 +31,6 @@ def escape(text: str) -> str:
     metal\_nut, 93.1 $\pm$ 2.0 \%
     """
     return " ".join(text.splitlines()).translate(str.maketrans(SPECIAL))
-
-
-def metric_title(metric: str) -> str:
-    """Return the name of a metric for the head of a table.
-
-    >>> metric_title("image_f1_max"), metric_title("pixel_auroc@400")
-    ('image F1-max', 'pixel AUROC@400')
-    """
-    name, at, size = metric.partition("@")
-    words = (ABBREVIATIONS.get(word, word) for word in name.split("_"))
-    return " ".join(words).replace(" max", "-max") + at + size
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
@@ -75,7 +64,9 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_colum
 def latex_float(table: str, caption: str, label: str) -> str:
     """Put a tabular into a table float that fits the width of the text.
 
-    `caption` is LaTeX; `label` may have letters, digits and hyphens.
+    `caption` is LaTeX. In `label`, all but letters and digits become hyphens. LaTeX needs a
+    different label for each float of a document.
     """
+    label = re.sub(r"[\W_]+", "-", label)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{label}}}"]
     return "\n".join([*lines, r"\medskip", FIT, f"{table}%", "}", r"\end{table}"]) + "\n"

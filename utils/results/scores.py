@@ -93,9 +93,14 @@ def save_scores(path: Path, scores: Scores) -> None:
 
 def load_scores(path: Path) -> Scores:
     """Read a file written by `save_scores`; raise `InputError` if it is missing or damaged."""
+    return Scores(**load_arrays(path, [field.name for field in fields(Scores)]))
+
+
+def load_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Read some fields of `Scores` by name, or else raise like `load_scores`."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return Scores(**{field.name: archive[field.name] for field in fields(Scores)})
+            return {name: archive[name] for name in names}
     except FileNotFoundError as error:
         raise InputError(f"there is no score file {path}; run the benchmark to write it") from error
     except Exception as error:  # NumPy and zipfile document no common base class for damaged files

@@ -37,6 +37,18 @@ SUMMARY_COLUMNS = [  # of summary.csv
     *("paper", "paper_std", "public", "public_source", "other_sources"),
 ]
 PERCENT = 100.0  # metrics are in [0, 1], published numbers and summaries in percent
+METRIC_NAMES = {
+    "image_auroc": "image AUROC",
+    "image_aupr": "image AUPR",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_aupr": "pixel AUPR",
+    "pixel_f1_max": "pixel F1-max",
+    "pixel_aupro": "AUPRO",
+    "pixel_aupro_005": "AUPRO to FPR 0.05",
+    "pixel_iou_max": "pixel IoU-max",
+    "mean_of_seven": "mean of seven",
+}
 
 
 @lru_cache
@@ -128,6 +140,16 @@ def sort_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
 def metrics_of(rows: pd.DataFrame) -> list[str]:
     """Return the distinct metrics in the column `metric`, in the order of `metric_order`."""
     return sorted(set(rows["metric"]), key=metric_order)
+
+
+def metric_title(metric: str) -> str:
+    """Return the name of a metric for the head of a table; an unknown one is returned as it is.
+
+    >>> metric_title("pixel_auroc@400"), metric_title("pixel_aupro_005"), metric_title("ours")
+    ('pixel AUROC@400', 'AUPRO to FPR 0.05', 'ours')
+    """
+    name, at, size = metric.partition("@")
+    return METRIC_NAMES.get(name, name) + at + size
 
 
 def summarise(

@@ -18,12 +18,13 @@ import torch
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error
 from utils.errors import InputError, describe_error
+from utils.features.store import FEATURES_JSON
+from utils.features.store import FOLDER as FEATURES_FOLDER
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
-from utils.results.features import FOLDER as FEATURES_FOLDER
 from utils.results.summary import COLUMNS, dataset_name, write_tables
 from utils.run.category import CategoryWriter
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
@@ -170,8 +171,10 @@ def finish(session: Session) -> str:
 def explain_kept_features(settings: Settings) -> str:
     """Return how the features that a run has kept are scored again."""
     folder = Path(settings.result_dir) / FEATURES_FOLDER
-    found = folder in settings.features_folders()
-    option = "" if found else f" --features {shlex.quote(settings.result_dir)}"
+    if not (folder / FEATURES_JSON).exists():  # all categories were finished before
+        return "no features are kept: all categories were finished before; use a new result folder"
+    default = folder in settings.default_features()
+    option = "" if default else f" --features {shlex.quote(settings.result_dir)}"
     return (
         f"features are kept in {folder}; to score them in seconds with other prompts, shots or "
         f"seeds, change these options of the command and add --result-dir NEW_DIR{option}"

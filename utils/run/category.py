@@ -73,8 +73,8 @@ class CategoryWriter:
     """Write scored categories, in the session's worker processes if it has any.
 
     A category that all workers have written is marked as finished, in the main process;
-    `after_category` is then called. As a context, wait at the end for all scored categories, also
-    after an error, but not if the run is interrupted. The first error is raised.
+    `after_category` is then called. On exit, wait for all scored categories, even after an error,
+    but not if the run is interrupted. The first error is raised.
     """
 
     def __init__(self, session: Session, after_category: Callable[[], object]):

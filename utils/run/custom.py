@@ -118,12 +118,10 @@ class CustomSettings(Settings, CustomOptions):
         owner = str(images) if str(images) in owners else ""
         return next((f for f, o in zip(folders, owners, strict=True) if o == owner), folders[-1])
 
-    def features_folders(self) -> list[Path]:
-        """Return the folders as `Settings` does: those of runs with and without references."""
-        if self.features not in ("discard", "keep"):
-            return super().features_folders()
+    def default_features(self) -> list[Path]:
+        """Return the folders of runs with and without references."""
         runs = [replace(self, references=references) for references in ("", "with")]
-        return [folder for run in runs for folder in Settings.features_folders(run)]
+        return [folder for run in runs for folder in Settings.default_features(run)]
 
 
 def scored_images(folder: Path) -> str:

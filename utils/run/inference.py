@@ -80,8 +80,8 @@ def score_category(
 ) -> CategoryResult | None:
     """Encode this process's shard of a category and score all of its runs.
 
-    `after_batch` is called now and then. Returns the result of all processes in the main process,
-    None elsewhere.
+    `after_batch` is called after each batch. Returns the result of all processes in the main
+    process, None elsewhere.
     """
     text = session.text_bank(task.category)
     shard = task.shard(session.context)

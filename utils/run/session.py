@@ -1,42 +1,38 @@
 """Set up a run: lock, log, clock, model, result folder and feature stream."""
 
-import math
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from datasets.decode import open_image
-from datasets.images import Resize
-from datasets.tiles import multi_crop, tile_grid, tile_side
-from models.device import check_precision, resolve_device, to_device
+from datasets.tiles import multi_crop
+from models.device import check_precision, describe_device, resolve_device, to_device
 from models.encoder import WindowedEncoder
 from models.prompts import prompt_ensemble, spaced_words
 from models.text import encode_states, find_truncated
 from models.weights import ClipSource, LoadedClip, build_clip, locate_clip
 from models.winclip import TextBank
 from utils.errors import InputError
-from utils.files import sha256_of
-from utils.log import log, log_to_console, log_to_file, progress_bar
-from utils.results.features import (
-    EXACT,
-    PRECISIONS,
-    FeatureStore,
+from utils.features.kept import (
     KeptFeatures,
     find_kept,
+    log_shares,
     open_stores,
+    required_precision,
 )
-from utils.results.features import FOLDER as FEATURES_FOLDER
+from utils.features.space import MAX_MEASURED, bytes_per_tile, check_space, mean_tiles
+from utils.features.store import EXACT, FeatureStore
+from utils.features.store import FOLDER as FEATURES_FOLDER
+from utils.files import sha256_of
+from utils.log import log, log_to_console, log_to_file, progress_bar
 from utils.results.folder import (
     ResultFolder,
     check_writable,
-    describe_device,
     lock_folder,
     read_finished,
 )
@@ -45,8 +41,6 @@ from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
-
-MAX_MEASURED = 100  # images whose number of tiles is read to estimate the size of kept features
 
 
 @dataclass(frozen=True)
@@ -88,35 +82,26 @@ def open_session(
     clock = Stopwatch()
     with ExitStack() as stack:
         stack.enter_context(log_to_console(settings.quiet or not context.is_main))
-        pool = None
+        pool, finished = None, []
         if context.is_main:
-            path = Path(settings.result_dir)
-            check_writable(path)
-            stack.enter_context(lock_folder(path))  # released when no worker can write any more
-            pool = stack.enter_context(worker_pool(pool_size(settings)))  # before CUDA starts
-            stack.enter_context(log_to_file(path / "run.log"))
+            pool = stack.enter_context(locked_folder(settings))  # before CUDA starts
+            finished = list(read_finished(Path(settings.result_dir)))
         reuse_freed_memory()
-        log.info(f"loading {settings.model}, {settings.pretrained}")
+        finished = context.broadcast(finished)
+        pending = [task for task in experiment.tasks if task.category not in finished]
+        shards = [task.shard(context) for task in pending]
         with clock.stage("start-up"):
-            source = locate_clip(settings.model, settings.pretrained)
-            finished = context.broadcast(list(read_finished(path)) if context.is_main else [])
-            pending = [task for task in experiment.tasks if task.category not in finished]
-            shards = [task.shard(context) for task in pending]
-            kept = find_features(settings, experiment, source, shards, context)
-            complete = kept is not None and not kept.missing(images_of(shards))
-            text_only = all(context.all_gather(complete))
-            clip, encoder = load_encoder(settings, context, source, text_only)
-        for task in experiment.tasks:
-            check_prompts(settings, task.category, clip)
+            clip, encoder, kept_features = load(settings, experiment, shards, context)
         folder = None
         if context.is_main:
-            folder = open_folder(settings, experiment, clip, kept, context.world_size)
+            folder = open_folder(settings, experiment, clip, kept_features, context.world_size)
             clock.add_earlier(*folder.earlier_times())
-        if kept and kept.writer:
-            prepare_store(kept, settings, shards, encoder, context)
+        if kept_features and kept_features.writer:
+            prepare_store(kept_features, settings, shards, encoder, context)
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
+        complete = kept_features and not kept_features.missing(images_of(shards))
         variants = () if complete else settings.encoded_crops
         loader = make_loader(settings, experiment, shards, clip.image_size, variants)
         progress = progress_bar(
@@ -125,11 +110,42 @@ def open_session(
             smoothing=0.1,
             disable=settings.quiet or not context.is_main or not pending,
         )
-        stream = FeatureStream(loader, clip, encoder, clock, kept)
+        stream = FeatureStream(loader, clip, encoder, clock, kept_features)
         yield Session(
             *(settings, experiment, context, pending, clip),
             *(stream, folder, clock, progress, pool),
         )
+
+
+@contextmanager
+def locked_folder(settings: Settings) -> Iterator[Executor | None]:
+    """Lock the result folder and log to it; yield the worker processes that write results."""
+    path = Path(settings.result_dir)
+    check_writable(path)
+    # The lock is released when no worker can write any more.
+    with lock_folder(path), worker_pool(pool_size(settings)) as pool, log_to_file(path / "run.log"):
+        yield pool
+
+
+def load(
+    settings: Settings,
+    experiment: Experiment,
+    shards: Sequence[CategoryTask],
+    context: DistributedContext,
+) -> tuple[LoadedClip, WindowedEncoder | None, KeptFeatures | None]:
+    """Load the model and find the kept features of this process's images.
+
+    There is no encoder if no process needs it. Raises `InputError` for a prompt that is too long.
+    """
+    log.info(f"loading {settings.model}, {settings.pretrained}")
+    source = locate_clip(settings.model, settings.pretrained)
+    kept_features = find_features(settings, experiment, source, shards, context)
+    complete = kept_features is not None and not kept_features.missing(images_of(shards))
+    text_only = all(context.all_gather(complete))
+    clip, encoder = load_encoder(settings, context, source, text_only)
+    for task in experiment.tasks:
+        check_prompts(settings, task.category, clip)
+    return clip, encoder, kept_features
 
 
 def pool_size(settings: Settings) -> int:
@@ -166,50 +182,52 @@ def find_features(
 ) -> KeptFeatures | None:
     """Find the kept features of this process's images; None if the run has no store.
 
-    Raises `InputError` for features of other settings or images in the run's own folder, or in the
-    one that FEATURES names.
+    Raises `InputError` for features of other settings or images in the run's result folder, or in
+    the one that FEATURES names.
     """
-    own, keep = Path(settings.result_dir) / FEATURES_FOLDER, settings.features == "keep"
-    named = settings.features not in ("discard", "keep")
     encoding = describe_encoding(settings, experiment, source)
-    stores = []
+    stores, precision = [], EXACT
     if context.is_main:
-        folders = {own: True}  # in the order of preference; maps to whether they must fit
-        folders |= {folder: named for folder in settings.features_folders() if folder != own}
-        precision = settings.features_precision if keep else None
-        images = images_of(experiment.tasks)
-        stores = open_stores(folders, encoding, precision, settings.resize, images)
-        if named and not stores:
-            raise InputError(
-                f'FEATURES = "{settings.features}": no features of these images are kept there; '
-                'give "discard", "keep" or the result folder of a run with --features keep'
-            )
-    stores = context.broadcast(stores)
-    writer = None
-    if keep:
-        encoding["features_precision"] = settings.features_precision
-        writer = FeatureStore(own, encoding, settings.resize)
-    if not (stores or keep):
+        stores, precision = find_stores(settings, encoding, images_of(experiment.tasks))
+    stores, precision = context.broadcast((stores, precision))
+    if precision == EXACT and settings.features != "keep" and not stores:
         return None
+    encoding["features_precision"] = precision
+    store = FeatureStore(Path(settings.result_dir) / FEATURES_FOLDER, encoding, settings.resize)
     images = images_of(shards)
-    store_of = find_kept(stores, images, experiment.root)
+    store_of, reasons = find_kept(stores, images, experiment.root)
     variants = settings.encoded_crops
     without_crops = {
         image
-        for image, store in store_of.items()
-        if variants and not store.has_crops(image, variants)
+        for image, source_store in store_of.items()
+        if variants and not source_store.has_crops(image, variants)
     }
-    counts = Counter(store.folder for store in store_of.values())
-    shares = context.all_gather((len(images), len(without_crops), counts))
-    total, lacking = (sum(share[index] for share in shares) for index in range(2))
-    for folder, count in sum((counts for *_, counts in shares), Counter()).items():
-        log.info(f"features of {count} of {total} images are kept in {folder}")
-    if lacking:
-        log.info(f"{lacking} of them lack crops ({' '.join(variants)}), which are encoded now")
-    return KeptFeatures(
-        *(store_of, writer or stores[0], writer, experiment.root),
+    kept_features = KeptFeatures(
+        *(store_of, store, store if settings.features == "keep" else None, experiment.root),
         *(settings.patch_tokens, settings.multi_crop, variants, without_crops),
     )
+    counts = Counter(store.folder for store in store_of.values())
+    log_shares(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
+    return kept_features
+
+
+def find_stores(
+    settings: Settings, encoding: dict, images: Sequence[str]
+) -> tuple[list[FeatureStore], str]:
+    """Return the stores with features of the images, and the precision of scored features.
+
+    Raises `InputError` if the folder that FEATURES names has no features of them.
+    """
+    result_dir = Path(settings.result_dir)
+    precision = required_precision(result_dir, settings.features, settings.features_precision)
+    stores = open_stores(settings.features_folders(), encoding, precision, settings.resize, images)
+    folder = settings.named_features
+    if folder and folder not in [store.folder for store in stores]:
+        raise InputError(
+            f'FEATURES = "{settings.features}": no features of these images are kept there; '
+            'give "auto", "keep", "off" or the result folder of a run with --features keep'
+        )
+    return stores, precision or (stores[0].precision if stores else EXACT)
 
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
@@ -236,68 +254,39 @@ def describe_model(settings: Settings, source: ClipSource | LoadedClip) -> dict:
 
 
 def prepare_store(
-    kept: KeptFeatures,
+    kept_features: KeptFeatures,
     settings: Settings,
     shards: Sequence[CategoryTask],
     encoder: WindowedEncoder | None,
     context: DistributedContext,
 ) -> None:
-    """Create the store that gets new features and announce its size, in the main process.
+    """Create the store that gets new features, after announcing their size, and copy features.
 
-    Raises `InputError` if the disk has too little space.
+    Those in other folders are copied into it. Raises `InputError` if the disk has too little space.
     """
-    images = kept.missing(images_of(shards))
-    count = sum(context.all_gather(len(images)))
+    images = images_of(shards)
+    missing, copied = kept_features.missing(images), kept_features.to_copy(images)
+    shares = context.all_gather((len(missing), len(copied)))
+    count, copies = map(sum, zip(*shares, strict=True))
     if not count:
-        log.info("there is nothing to encode, so no features are written")
-    if not context.is_main or not count:
-        return
-    writer = kept.writer
-    FeatureStore.create(writer.folder, writer.encoding, writer.resize, encoder.visual.ln_post)
-    paths = [kept.root / image for image in images[:: len(images) // MAX_MEASURED + 1]]
-    tiles = mean_tiles(paths, settings.resize, settings.tile)
-    crops = sum(len(multi_crop(name, encoder.visual.image_size[0])) for name in kept.variants)
-    size = int(count * tiles * bytes_per_tile(encoder, writer.precision, crops))
-    free = shutil.disk_usage(writer.folder).free
-    text = f"features of {count} images take about {describe_bytes(size)} in {writer.precision}"
-    if size > free:
-        raise InputError(
-            f"{text}, but {writer.folder} has only {describe_bytes(free)} left; free some space, "
-            "choose a folder on another disk with --result-dir, or do not keep features"
-        )
-    log.info(f"{text}, to be written to {writer.folder} ({describe_bytes(free)} free)")
+        log.info("there is nothing to encode, so no features are computed")
+    if context.is_main and count:
+        side, writer = encoder.visual.image_size[0], kept_features.writer
+        paths = [kept_features.root / image for image in missing]
+        tiles = mean_tiles(paths[:: len(paths) // MAX_MEASURED + 1], settings.resize, settings.tile)
+        crops = sum(len(multi_crop(name, side)) for name in kept_features.variants)
+        check_space(writer, count, tiles * bytes_per_tile(encoder, writer.precision, crops))
+    if context.is_main and (count or copies):
+        kept_features.create_writer(encoder.visual.ln_post if encoder else None)
+    context.barrier()  # no process writes before
+    kept_features.copy(copied)
+    if copies:
+        log.info(f"features of {copies} images are copied to {kept_features.writer.folder}")
 
 
 def images_of(tasks: Sequence[CategoryTask]) -> list[str]:
     """Return the paths of all images of some tasks."""
     return [s.image for task in tasks for s in (*task.references, *task.tests)]
-
-
-def mean_tiles(paths: Sequence[Path], resize: Resize, tile: int) -> float:
-    """Return the mean number of tiles of some images; unreadable ones count as one tile."""
-    counts = [1]
-    for path in paths if resize == "tile" else ():
-        with suppress(InputError), open_image(path) as image:
-            height, width = image.height, image.width
-            counts.append(math.prod(tile_grid(height, width, tile_side(height, width, tile))))
-    return sum(counts[1:] or counts) / max(1, len(counts) - 1)
-
-
-def bytes_per_tile(encoder: WindowedEncoder, precision: str, crops: int) -> int:
-    """Return the size of the kept features of one tile with some crops."""
-    (patches, width), embedding = encoder.visual.positional_embedding[1:].shape, encoder.visual.proj
-    sequences = sum(count for count, _ in encoder.group_shapes)
-    values = (sequences + crops) * embedding.shape[1] + 2 * patches * width
-    return values * PRECISIONS[precision].itemsize
-
-
-def describe_bytes(size: int) -> str:
-    """Return a size in MB or GB.
-
-    >>> describe_bytes(1_300_000), describe_bytes(2_500_000_000)
-    ('1.3 MB', '2.5 GB')
-    """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def load_encoder(
@@ -322,14 +311,16 @@ def open_folder(
     settings: Settings,
     experiment: Experiment,
     clip: LoadedClip,
-    kept: KeptFeatures | None,
+    kept_features: KeptFeatures | None,
     processes: int,
 ) -> ResultFolder:
     """Open the result folder and record title, settings, notes, weights and device."""
     weights, device = clip.weights, next(clip.model.parameters()).device
-    precision = kept.rounding.precision if kept else EXACT
+    precision = kept_features.rounding.precision if kept_features else EXACT
     fingerprint = settings.fingerprint() | describe_model(settings, clip)
-    fingerprint |= {"device": device.type, "features_precision": precision}
+    fingerprint["device"] = device.type
+    if precision != EXACT:  # otherwise as before there were kept features
+        fingerprint["features_precision"] = precision
     notes = notes_on_weights(clip) + experiment.notes
     if precision != EXACT:
         notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")

@@ -18,8 +18,8 @@ from models.weights import RANDOM
 from models.winclip import CropAverage
 from utils.cli import parse_options
 from utils.errors import InputError
+from utils.features.store import FOLDER as FEATURES_FOLDER
 from utils.files import PROJECT, is_printable_name, user_path
-from utils.results.features import FOLDER as FEATURES_FOLDER
 
 # What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
 # docs/protocol.md explains each field.
@@ -139,11 +139,12 @@ class Settings:
     """Also write defects_coco.json: the detected defects in COCO's format."""
     limit: int | None = None
     """Use only the first N good test images and the first N of each defect, for a trial."""
-    features: str = "discard"
-    """"discard", "keep": also write the features of all images, so that other prompts, shots or
-    seeds can be scored without encoding again; or a result folder with features to use."""
+    features: str = "auto"
+    """"auto": use kept features, if any; "keep": also write them, to score other prompts, shots or
+    seeds without encoding again; "off": neither; or a result folder whose features to use."""
     features_precision: Literal["fp16", "fp32"] = "fp16"
-    """Precision in which features are kept, and scored; fp32 takes twice the space."""
+    """Precision in which FEATURES = "keep" writes features, and scores them; fp32 takes twice the
+    space."""
     result_dir: str = "auto"
     """Folder of the results; "auto": result/<dataset>, with -random appended for random weights."""
     quiet: bool = False
@@ -235,13 +236,29 @@ class Settings:
     @property
     def encoded_crops(self) -> tuple[CropVariant, ...]:
         """Return the variants of MULTI_CROP whose crops the run encodes."""
-        kept = self.kept_crops if self.features == "keep" else ()
-        return tuple(dict.fromkeys(name for name in (self.multi_crop, *kept) if name != "none"))
+        further = self.kept_crops if self.features == "keep" else ()
+        return tuple(dict.fromkeys(name for name in (self.multi_crop, *further) if name != "none"))
 
-    def features_folders(self) -> list[Path]:
-        """Return the folders in which kept features of the same images are looked for."""
-        if self.features not in ("discard", "keep"):
-            return [user_path(self.features) / FEATURES_FOLDER]
+    @property
+    def named_features(self) -> Path | None:
+        """Return the folder of the features that FEATURES names; None if it names none."""
+        named = self.features not in ("auto", "keep", "off")
+        return user_path(self.features) / FEATURES_FOLDER if named else None
+
+    def features_folders(self) -> dict[Path, bool]:
+        """Return the folders in which kept features are looked for, in the order of preference.
+
+        Each is mapped to whether its features must fit: those of the default folder need not.
+        """
+        if self.features == "off":
+            return {}
+        folder = self.result_folder / FEATURES_FOLDER
+        if self.named_features:
+            return {folder: True, self.named_features: True}
+        return {path: path == folder for path in (folder, *self.default_features())}
+
+    def default_features(self) -> list[Path]:
+        """Return the folders of features in the default result folders of the same images."""
         return [replace(self, result_dir="auto").result_folder / FEATURES_FOLDER]
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from models.encoder import AllFeatures, WindowedEncoder
 from models.weights import LoadedClip
 from models.winclip import Features
 from utils.errors import InputError
-from utils.results.features import KeptFeatures
+from utils.features.kept import KeptFeatures
 from utils.results.heatmaps import MAX_ASPECT, fit
 from utils.run.distributed import exit_with_parent, start_workers
 from utils.run.plan import CategoryTask, Experiment
@@ -45,7 +45,7 @@ class FeatureStream:
         clip: LoadedClip,
         encoder: WindowedEncoder | None,
         clock: Stopwatch,
-        kept: KeptFeatures | None = None,
+        kept_features: KeptFeatures | None = None,
     ):
         with start_workers():
             self.batches = iter(loader)
@@ -54,7 +54,7 @@ class FeatureStream:
         self.mean, self.std = statistics[:, :, None, None]
         self.encoder = encoder
         self.clock = clock
-        self.kept = kept
+        self.kept_features = kept_features
         self.on_cpu = self.device.type == "cpu"
         # On a CPU, batching is no faster, and scores stay independent of the batch.
         self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
@@ -69,7 +69,7 @@ class FeatureStream:
             items = self._decode()
             count -= len(items)
             for batch in group_items(items, self.tiles_per_pass):
-                if self.kept is None:
+                if self.kept_features is None:
                     features = self._encode_tiles(batch, self.encoder.encode_images)
                     if batch[0].crops:
                         features = replace(features, crops=self._encode_crops(batch))
@@ -119,26 +119,26 @@ class FeatureStream:
 
     def _read_or_encode(self, items: list[Item]) -> Iterator[tuple[list[Item], Features]]:
         """Yield items with their features as the stores give them back."""
-        kept = self.kept
+        stores = self.kept_features
 
         def has_features(item: Item) -> tuple[bool, bool]:  # of its tiles, and of their crops
-            in_store = item.image in kept.store_of
-            return in_store, in_store and item.image not in kept.without_crops
+            in_store = item.image in stores.store_of
+            return in_store, in_store and item.image not in stores.without_crops
 
         for (has_tiles, has_crops), group in groupby(items, has_features):
             batch = list(group)
             if has_tiles:
                 with self.clock.stage("read features"):
-                    features = kept.read([item.image for item in batch], self.device)
+                    features = stores.read([item.image for item in batch], self.device)
             else:
                 features = self._encode_tiles(batch, self.encoder.encode_all)
-            if kept.variants and not has_crops:
+            if stores.variants and not has_crops:
                 side = batch[0].tiles.shape[-1]
-                features = kept.add_crops(features, self._encode_crops(batch), side)
+                features = stores.add_crops(features, self._encode_crops(batch), side)
             if not has_crops:
                 with self.clock.stage("keep features"):
-                    features = kept.keep(batch, features)
-            yield batch, kept.select(features)
+                    features = stores.keep(batch, features)
+            yield batch, stores.select(features)
 
 
 class HostCopy:

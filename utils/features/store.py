@@ -16,12 +16,10 @@ a square image, so each uses the other's file of it.
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -29,14 +27,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from datasets.decode import THREADS
-from datasets.images import Item, Resize
-from datasets.tiles import MultiCrop, distinct_crops, multi_crop
-from models.encoder import AllFeatures, PatchTokens
-from models.winclip import Features
+from datasets.images import Resize
+from datasets.tiles import MultiCrop
+from models.encoder import AllFeatures
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
-from utils.log import log
 from utils.results.folder import MAX_CHANGES, describe_changes, read_json
 
 FOLDER = "features"  # in a result folder
@@ -53,8 +48,8 @@ class FeatureStore:
     """The features of images in `folder`, one file per image; call `open` or `create`.
 
     `encoding` is a JSON object: what the features depend on besides the images. Its keys scales
-    and features_precision ("fp16" or "fp32") are read here. A store that is not `strict` lacks the
-    features of an image that has changed; a strict one refuses them.
+    and features_precision ("fp16" or "fp32") are read here. In a `strict` store, damaged files and
+    features of changed images are errors; in others, `find_kept` passes them over.
     """
 
     folder: Path
@@ -109,20 +104,20 @@ class FeatureStore:
     def has(self, image: str, source: Path) -> bool:
         """Return whether the store has the features of an image, whose file is `source`.
 
-        Raises `InputError` for a damaged file and, in a strict store, for features of another
-        image.
+        Raises `InputError` for a damaged file and for the features of another image.
         """
         file = self.find(image)
-        if file is None or not source.is_file():  # whoever decodes the image reports it
+        if file is None or not source.is_file():  # decoding reports the missing file
             return False
         metadata, expected = read_metadata(file), self._metadata(image, source)
         changed = [name for name in expected if metadata.get(name) != expected[name]]
-        if changed and self.strict:
+        if changed:
             raise InputError(
-                f"{file} does not hold the features of {source} (another {' and '.join(changed)}); "
-                "delete it to have the image encoded again, or use another folder"
+                f"{file} does not hold the features of {source} (its {' and '.join(changed)} "
+                f"{'differs' if len(changed) == 1 else 'differ'}); delete it to have the image "
+                "encoded again, or use another folder"
             )
-        return not changed
+        return True
 
     def has_crops(self, image: str, variants: Collection[MultiCrop]) -> bool:
         """Return whether the file of an image has the crops of some variants.
@@ -210,112 +205,9 @@ class FeatureStore:
         return self.folder / resize / f"{image}.safetensors"
 
 
-@dataclass(frozen=True)
-class KeptFeatures:
-    """The stores of a run, all in one precision."""
-
-    store_of: Mapping[str, FeatureStore]  # of the images that have kept features
-    rounding: FeatureStore  # rounds new features
-    writer: FeatureStore | None  # the store that gets them
-    root: Path  # of the images' paths
-    patch_tokens: PatchTokens  # those that are scored
-    multi_crop: MultiCrop  # the crops that are scored
-    variants: tuple[MultiCrop, ...]  # of crops that all features have
-    without_crops: Collection[str]  # the images whose kept features lack some of them
-
-    def read(self, images: Sequence[str], device: torch.device) -> AllFeatures:
-        """Return the kept features of all tiles of some images, on a device.
-
-        They have no crops if an image is in `without_crops`; then all must be.
-        """
-        variants = () if images[0] in self.without_crops else self.variants
-        kept = [self.store_of[image].read(image, variants) for image in images]
-        features = AllFeatures.concatenate(kept).map(lambda tensor: tensor.to(device))
-        return replace(features, ln_post=features.ln_post.to(device))
-
-    def missing(self, images: Sequence[str]) -> list[str]:
-        """Return the images of which something must be encoded."""
-        return [
-            image for image in images if image not in self.store_of or image in self.without_crops
-        ]
-
-    def add_crops(self, features: AllFeatures, embeddings: Tensor, side: int) -> AllFeatures:
-        """Return features with their crops, from the embeddings (B, C, E) of `distinct_crops`.
-
-        `side` is the side of a crop in pixels.
-        """
-        columns = {crop: i for i, crop in enumerate(distinct_crops(self.variants, side))}
-        crops = {
-            name: embeddings[:, [columns[crop] for crop in multi_crop(name, side)]]
-            for name in self.variants
-        }
-        return replace(features, crops=crops)
-
-    def select(self, features: AllFeatures) -> Features:
-        """Return the features that are scored."""
-        return features.select(self.patch_tokens, self.multi_crop)
-
-    def keep(self, items: Sequence[Item], features: AllFeatures) -> AllFeatures:
-        """Round the features of all tiles of some images; write them if the run keeps features."""
-        features = self.rounding.round(features)
-        start = 0
-        for item in items if self.writer else ():
-            rows = slice(start, start + len(item.tiles))
-            start = rows.stop
-            source = self.root / item.image
-            self.writer.write(item.image, source, item.size, features.map(itemgetter(rows)))
-        return features
-
-
 def read_encoding(folder: Path) -> dict:
     """Return the encoding of the features in `folder`."""
     return read_json(folder / FEATURES_JSON, "encoding")["encoding"]
-
-
-def open_stores(
-    folders: Mapping[Path, bool],
-    encoding: Mapping,
-    precision: str | None,
-    resize: Resize,
-    images: Collection[str],
-) -> list[FeatureStore]:
-    """Open the stores of some folders that have features of one or more of the images.
-
-    `folders` maps each folder to whether its features must fit; others are passed over, and the
-    log says why. `precision` is that of the features; None: that of the first store.
-    """
-    stores = []
-    for folder, strict in folders.items():
-        if not (folder / FEATURES_JSON).exists():
-            continue
-        kept = read_encoding(folder)
-        precision = precision or kept.get("features_precision")
-        current = json.loads(json.dumps({**encoding, "features_precision": precision}))
-        store = FeatureStore(folder, current, resize, strict)
-        if not any(store.find(image) for image in images):
-            continue
-        changes = describe_changes(kept, current, current)
-        if changes and not strict:
-            log.info(f"the features in {folder} are not used: {'; '.join(changes)}")
-            continue
-        stores.append(FeatureStore.open(folder, current, resize, strict))
-    return stores
-
-
-def find_kept(
-    stores: Sequence[FeatureStore], images: Sequence[str], root: Path
-) -> dict[str, FeatureStore]:
-    """Return the first store that has the features of each image; others are left out.
-
-    `root` is the folder of the images. Every file is read once, to compare its checksum.
-    """
-
-    def find(image: str) -> FeatureStore | None:
-        return next((store for store in stores if store.has(image, root / image)), None)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = zip(images, pool.map(find, images), strict=True)
-        return {image: store for image, store in found if store}
 
 
 def read_metadata(file: Path) -> dict:
@@ -338,7 +230,8 @@ def damaged_file(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        deleted = file.parent if file.name == LN_POST else file
         raise InputError(
-            f"{file} is missing or damaged ({describe_error(error)}); delete it and start again: "
-            "the image is then encoded again"
+            f"{file} is missing or damaged ({describe_error(error)}); delete {deleted} and start "
+            "again: what it holds is then encoded again"
         ) from error

@@ -1,0 +1,59 @@
+"""Estimate the size of kept features before a run, and refuse a disk without space for them."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from datasets.decode import open_image
+from datasets.images import Resize
+from datasets.tiles import tile_grid, tile_side
+from models.encoder import WindowedEncoder
+from utils.errors import InputError
+from utils.features.store import PRECISIONS, FeatureStore
+from utils.log import log
+
+MAX_MEASURED = 100  # images whose number of tiles is read to estimate the size of their features
+
+
+def check_space(store: FeatureStore, count: int, bytes_per_image: float) -> None:
+    """Announce the size of the features of `count` images that `store` will get.
+
+    Raises `InputError` if the disk has too little space.
+    """
+    size, free = int(count * bytes_per_image), shutil.disk_usage(store.folder.parent).free
+    text = f"features of {count} images take about {describe_bytes(size)} in {store.precision}"
+    if size > free:
+        raise InputError(
+            f"{text}, but {store.folder} has only {describe_bytes(free)} left; free some space, "
+            "choose a folder on another disk with --result-dir, or do not keep features"
+        )
+    log.info(f"{text}, to be written to {store.folder} ({describe_bytes(free)} free)")
+
+
+def mean_tiles(paths: Sequence[Path], resize: Resize, tile: int) -> float:
+    """Return the mean number of tiles of some images; unreadable ones count as one tile."""
+    counts = [1]
+    for path in paths if resize == "tile" else ():
+        with suppress(InputError), open_image(path) as image:
+            height, width = image.height, image.width
+            counts.append(math.prod(tile_grid(height, width, tile_side(height, width, tile))))
+    return sum(counts[1:] or counts) / max(1, len(counts) - 1)
+
+
+def bytes_per_tile(encoder: WindowedEncoder, precision: str, crops: int) -> int:
+    """Return the size of the kept features of one tile with some crops."""
+    (patches, width), embedding = encoder.visual.positional_embedding[1:].shape, encoder.visual.proj
+    sequences = sum(count for count, _ in encoder.group_shapes)
+    values = (sequences + crops) * embedding.shape[1] + 2 * patches * width
+    return values * PRECISIONS[precision].itemsize
+
+
+def describe_bytes(size: int) -> str:
+    """Return a size in MB or GB.
+
+    >>> describe_bytes(1_300_000), describe_bytes(2_500_000_000)
+    ('1.3 MB', '2.5 GB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
