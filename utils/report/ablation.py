@@ -155,7 +155,7 @@ def category_count(ablation: Ablation) -> str:
 def left_out(ablation: Ablation) -> str:
     """Say which switch of the walk has no effect on these images; "" if all have one."""
     names = [n for n in ablation.record["settings"]["order"] if n not in switches_of(ablation)]
-    return f"{names[0]} is left out: all images are square." if names else ""
+    return f"The switch {names[0]} is left out: all images are square." if names else ""
 
 
 def shots_of(ablation: Ablation) -> list[int]:
