@@ -58,7 +58,7 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
     patches, tokens = encoder.group_tokens[0] - 1, len(encoder.token_index)
     windows = sum(count for count, _ in encoder.group_shapes[1:])
-    read = encoder.full_outputs + windows
+    read = 1 + patches + windows
     pixels = visual.conv1.weight[0].numel()
     rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
     products = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]

@@ -176,6 +176,6 @@ def explain_kept_features(settings: Settings) -> str:
     default = folder in settings.default_features()
     option = "" if default else f" --features {shlex.quote(settings.result_dir)}"
     return (
-        f"features are kept in {folder}; to score them in seconds with other prompts, shots or "
-        f"seeds, change these options of the command and add --result-dir NEW_DIR{option}"
+        f"features are kept in {folder}; a run over these images with other prompts, shots or "
+        f"seeds reads them instead of encoding again; give it --result-dir NEW_DIR{option}"
     )

@@ -305,8 +305,8 @@ class FolderSettings(Settings):
         """Return a copy as `Settings.resolve` does; raise `InputError` for a bad name."""
         if not self.name:
             raise InputError(
-                "NAME is not set; set it at the top of run_folder.py, or run python run_folder.py "
-                "--name NAME, with the name that you gave to datasets/folder.py"
+                "NAME is not set; set it at the top of the script, or add --name NAME, with the "
+                "name that you gave to datasets/folder.py"
             )
         check_name(self.name)
         return super().resolve()
