@@ -94,6 +94,7 @@ def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
         {"limit": 0},
         {"eval_size": 0},
         {"eval_size": ()},
+        {"eval_size": 99999},
         {"eval_size": (240, "source", 240)},
         {"heatmaps": -1},
         {"tile": -1},
