@@ -28,14 +28,14 @@ from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import write_text
 from utils.log import log, log_to_console, log_to_file, suppress_output
 from utils.results.folder import (
-    MAX_CHANGES,
     ResultFolder,
     describe_changes,
     lock_folder,
     read_finished,
     read_json,
+    summarise_changes,
 )
-from utils.results.scores import load_scores
+from utils.results.scores import load_arrays
 from utils.run import benchmark
 from utils.run.category import call_stored, store_call
 from utils.run.distributed import (
@@ -116,7 +116,7 @@ def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
     values = [{name: record.get(name) for name in names} for record in (earlier, current)]
     if changes := describe_changes(*values, names):
         raise InputError(
-            f"{'; '.join(changes[:MAX_CHANGES])}: choose {ANOTHER_FOLDER}, or delete {path}, which "
+            f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}, or delete {path}, which "
             "holds the results from before"
         )
 
@@ -124,7 +124,7 @@ def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
 def all_square(settings: Settings) -> bool:
     """Return whether all reference images and test images of a finished run are square."""
     scores = (Path(settings.result_dir) / "scores").glob("*.npz")
-    sizes = (size for path in scores for size in load_scores(path).size.tolist())
+    sizes = (size for path in scores for size in load_arrays(path, ["size"])["size"].tolist())
     if not all(height == width for height, width in sizes):
         return False
     experiment = plan_benchmark(settings)

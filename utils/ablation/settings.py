@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from datasets.tiles import CropVariant
-from models.weights import RANDOM
 from utils.ablation.variants import SWITCHES
 from utils.errors import InputError
 from utils.files import PROJECT, user_path
@@ -109,5 +108,4 @@ class AblationSettings:
         """Return the folder of the results."""
         if self.result_dir != "auto":
             return user_path(self.result_dir)
-        suffix = "-random" if settings.pretrained == RANDOM else ""
-        return PROJECT / "result" / "ablation" / f"{settings.benchmark}{suffix}"
+        return PROJECT / "result" / "ablation" / settings.result_folder.name

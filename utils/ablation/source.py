@@ -14,7 +14,7 @@ from models.encoder import AllFeatures, PatchTokens
 from models.winclip import VisualBank
 from utils.ablation.scoring import select_kinds
 from utils.features.kept import KeptFeatures
-from utils.results.scores import load_scores
+from utils.results.scores import load_arrays
 from utils.run.plan import CategoryTask
 from utils.run.settings import Settings
 
@@ -36,9 +36,10 @@ class StoredCategory:
     def tests(self) -> Iterator[tuple[Item, AllFeatures]]:
         """Yield each test image, without its pixels, and its features."""
         folder, settings = Path(self.settings.result_dir), self.settings
-        scores = load_scores(folder / "scores" / f"{self.task.category}.npz")
-        tiles, sizes = scores.tiles.tolist(), scores.size.tolist()  # in the order of the task
-        for sample, grid, (height, width) in zip(self.task.tests, tiles, sizes, strict=True):
+        path = folder / "scores" / f"{self.task.category}.npz"
+        arrays = load_arrays(path, ["tiles", "size"])  # in the order of the task
+        rows = zip(self.task.tests, arrays["tiles"].tolist(), arrays["size"].tolist(), strict=True)
+        for sample, grid, (height, width) in rows:
             shape = eval_shape(height, width, self.eval_size, settings.resize)
             mask = np.zeros(shape, bool)
             if sample.mask:

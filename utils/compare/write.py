@@ -8,7 +8,7 @@ import pandas as pd
 
 from utils.compare.tables import PIXELS, Comparison
 from utils.files import write_text
-from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, table
+from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, count_categories, table
 from utils.results.latex import escape, latex_float, latex_table
 from utils.results.summary import MEAN, metric_title
 
@@ -17,7 +17,7 @@ LEGEND = (
     "Differences are to {first}. The interval (95 %) and the two-sided p-value come from a paired "
     "bootstrap over images (half of them, without replacement, within categories) and from the "
     "variance between seeds; p-values are not corrected for the number of comparisons. Wins, ties "
-    "and losses count categories, at full precision."
+    "and losses count categories; differences below 0.005 are ties."
 )
 NO_DIFFERENCES = "No differences are recorded."
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
@@ -36,13 +36,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
 
 def legend(comparison: Comparison) -> str:
     """Say what the numbers are."""
-    return LEGEND.format(categories=count_categories(comparison), first=comparison.names[0])
-
-
-def count_categories(comparison: Comparison) -> str:
-    """Return "2 categories", or "1 category"."""
     count = len(comparison.categories)
-    return f"{count} categor{'y' if count == 1 else 'ies'}"
+    return LEGEND.format(categories=count_categories(count, count), first=comparison.names[0])
 
 
 def shot_tables(comparison: Comparison) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -113,8 +108,9 @@ def latex_floats(comparison: Comparison) -> str:
             for name in comparison.names
         ]
         notes = " ".join(f"{note}." for note in comparison.notes)
+        count = len(comparison.categories)
         caption = (
-            f"{shots}-shot: means over {count_categories(comparison)} in "
+            f"{shots}-shot: means over {count_categories(count, count)} in "
             "percent; ± is the sample standard deviation over seeds. Best in bold, second best "
             f"underlined. {notes}"
         )

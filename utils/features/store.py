@@ -32,7 +32,7 @@ from datasets.tiles import MultiCrop
 from models.encoder import AllFeatures
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
-from utils.results.folder import MAX_CHANGES, describe_changes, read_json
+from utils.results.folder import describe_changes, read_json, summarise_changes
 
 FOLDER = "features"  # in a result folder
 CROPS = "crops_"  # starts the names of the tensors of crops
@@ -65,7 +65,7 @@ class FeatureStore:
         encoding = json.loads(json.dumps(encoding))
         if changes := describe_changes(read_encoding(folder), encoding, encoding):
             raise InputError(
-                f"{'; '.join(changes[:MAX_CHANGES])}: choose another result folder with "
+                f"{summarise_changes(changes)}: choose another result folder with "
                 f"--result-dir or --features, or delete {folder}, which holds the features from "
                 "before"
             )
@@ -175,10 +175,6 @@ class FeatureStore:
         data = save(tensors, {METADATA: json.dumps(metadata)})
         with atomic_path(self._path(image, self.resize)) as path:
             path.write_bytes(data)
-
-    def describe(self) -> str:
-        """Return the precision and the folder of the store for a message."""
-        return f"features kept in {self.precision} in {self.folder}"
 
     def _metadata(self, image: str, source: Path) -> dict:
         """Return the metadata that identify an image and its encoding."""

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
-from utils.report.markdown import UNDEFINED, UNPUBLISHED, table
+from utils.report.markdown import UNDEFINED, UNPUBLISHED, count_categories, table
 from utils.report.page import METRIC_NAMES, asset, difference, template
 from utils.report.waterfall import Step, waterfall_chart
 from utils.results.latex import escape, latex_float, latex_table
@@ -55,7 +55,7 @@ published = cache(published_for)  # every chart and table asks for the same numb
 
 
 class Ablation(NamedTuple):
-    """What the pages show."""
+    """The content of the pages."""
 
     record: Mapping  # settings.json: title, categories, notes, settings ...
     effects: pd.DataFrame  # of `utils.ablation.analysis`
@@ -147,9 +147,7 @@ def title(ablation: Ablation) -> str:
 
 def category_count(ablation: Ablation) -> str:
     """Say how many categories the means are over."""
-    count, total = len(ablation.record["finished"]), len(ablation.record["categories"])
-    noun = "category" if total == 1 else "categories"
-    return f"{count} {noun}" if count == total else f"{count} of {total} {noun}"
+    return count_categories(len(ablation.record["finished"]), len(ablation.record["categories"]))
 
 
 def left_out(ablation: Ablation) -> str:

@@ -117,6 +117,16 @@ def has_published(rows: pd.DataFrame) -> pd.Series:
     return rows[["paper", "public"]].notna().any(axis=1)
 
 
+def count_categories(finished: int, total: int) -> str:
+    """Say how many of a benchmark's categories are finished.
+
+    >>> count_categories(1, 1), count_categories(12, 12), count_categories(1, 12)
+    ('1 category', '12 categories', '1 of 12 categories')
+    """
+    noun = "category" if total == 1 else "categories"
+    return f"{finished} {noun}" if finished == total else f"{finished} of {total} {noun}"
+
+
 def mean_label(finished: int, total: int) -> str:
     """Return the name of the row of means: "mean", or "mean of 2/15" while some are missing."""
     return MEAN if finished == total else f"{MEAN_OF}{finished}/{total}"

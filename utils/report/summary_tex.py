@@ -16,6 +16,7 @@ from utils.report.markdown import (
     UNDEFINED,
     UNPUBLISHED,
     cell,
+    count_categories,
     is_mean,
     legend,
     mean_label,
@@ -39,14 +40,10 @@ def write_summary_tex(folder: Path) -> None:
 def summary_tex(summary: pd.DataFrame, record: Mapping) -> str:
     """Return the tables as LaTeX floats; arguments as for `summary_page`."""
     summary = shown_rows(summary, record)
-    finished, total = (
-        summary.loc[~is_mean(summary), "category"].nunique(),
-        len(record["categories"]),
-    )
-    label = mean_label(finished, total)
-    count = finished if finished == total else f"{finished} of {total}"
+    counts = summary.loc[~is_mean(summary), "category"].nunique(), len(record["categories"])
+    label = mean_label(*counts)
     means = summary[summary["category"] == MEAN]
-    sections = [("mean", "shots", f"mean over {count} categories", means)]
+    sections = [("mean", "shots", f"mean over {count_categories(*counts)}", means)]
     for shots, rows in summary.groupby("shots"):
         title = f"{shots}-shot{seeds_text(rows, record)}"
         sections.append(

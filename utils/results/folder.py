@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -83,10 +83,8 @@ class ResultFolder:
             before, now = (fingerprint.get("images", {}).items() for fingerprint in fingerprints)
             only_new = "; to score only the new images, give a folder that holds only them"
             hint = only_new if before < now else ""
-            more = len(changes) - MAX_CHANGES
-            more = f"; {more} more settings or inputs changed" if more > 0 else ""
             raise InputError(
-                f"{'; '.join(changes[:MAX_CHANGES])}{more}: choose {ANOTHER_FOLDER}, or delete "
+                f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}, or delete "
                 f"{self.path}, which holds the results from before{hint}"
             )
 
@@ -203,6 +201,14 @@ def describe_changes(earlier: dict, current: dict, options: Collection[str]) -> 
         if values[0] != values[1]:
             changes.append(describe_change(name, *values))
     return changes
+
+
+def summarise_changes(changes: Sequence[str]) -> str:
+    """Join the first MAX_CHANGES of the `describe_changes`, and count the others."""
+    more = len(changes) - MAX_CHANGES
+    return "; ".join(changes[:MAX_CHANGES]) + (
+        f"; {more} more settings or inputs changed" if more > 0 else ""
+    )
 
 
 def describe_change(name: str, earlier: object, current: object) -> str:

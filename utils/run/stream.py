@@ -168,8 +168,8 @@ def make_loader(
     """Return a loader of the images of `tasks`, in the order of `FeatureStream`.
 
     `side` is the size of the encoder's square input in pixels; `multi_crops` are the variants whose
-    crops are cut. With TILE, an image of 4000 x 3000
-    pixels can take 78 MiB, so each batch is one image, and each worker decodes one ahead.
+    crops are cut. With TILE, an image of 4000 x 3000 pixels can take 78 MiB, so each batch is one
+    image, and each worker decodes one ahead.
     """
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
     height = settings.heatmap_size
