@@ -31,8 +31,8 @@ from torch import Tensor
 
 from benchmarks.encoder import products_of
 from benchmarks.memory import MIB, TILES, peak_bytes
-from models import encoder as encoder_module
-from models.device import (
+from models.clip import encoder as encoder_module
+from models.clip.device import (
     DTYPES,
     check_precision,
     describe_device,
@@ -40,8 +40,8 @@ from models.device import (
     resolve_device,
     to_device,
 )
-from models.encoder import WindowedEncoder
-from models.weights import RANDOM, LoadedClip, load_clip
+from models.clip.encoder import WindowedEncoder
+from models.clip.weights import RANDOM, LoadedClip, load_clip
 from utils.cli import run_cli
 from utils.errors import InputError
 

@@ -29,17 +29,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import anomalib_winclip, largest_difference
-from models.device import (
+from models.clip.device import (
     check_precision,
     describe_device,
     matmul_precision,
     resolve_device,
     to_device,
 )
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states
+from models.clip.weights import RANDOM, load_clip
 from models.prompts import prompt_ensemble
-from models.text import encode_states
-from models.weights import RANDOM, load_clip
 from utils.cli import run_cli
 from utils.errors import InputError
 from utils.run.distributed import reuse_freed_memory

@@ -20,9 +20,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.device import DTYPES
-from models.encoder import WindowedEncoder
-from models.weights import RANDOM, load_clip
+from models.clip.device import DTYPES
+from models.clip.encoder import WindowedEncoder
+from models.clip.weights import RANDOM, load_clip
 from utils.cli import run_cli
 
 PRECISIONS = ("fp32", "fp16")  # tf32 takes as much as fp32, bf16 as fp16

@@ -5,7 +5,7 @@ import importlib.util
 import torch
 from torch import Tensor, nn
 
-from models.weights import LoadedClip
+from models.clip.weights import LoadedClip
 
 
 def anomalib_winclip(clip: LoadedClip, name: str) -> nn.Module | None:

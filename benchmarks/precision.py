@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from datasets.demo import render_if_needed
-from models.device import check_precision, describe_device, resolve_device
+from models.clip.device import check_precision, describe_device, resolve_device
 from utils.cli import run_cli
 from utils.errors import InputError
 from utils.results.scores import load_scores

@@ -31,11 +31,11 @@ from torch import Tensor
 from benchmarks.peers import anomalib_winclip
 from datasets.references import ShotSetting, draw_references
 from datasets.splits import Sample
-from models.device import describe_device, resolve_device, to_device
-from models.encoder import WindowedEncoder
+from models.clip.device import describe_device, resolve_device, to_device
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states
+from models.clip.weights import RANDOM, LoadedClip, load_clip
 from models.prompts import prompt_ensemble
-from models.text import encode_states
-from models.weights import RANDOM, LoadedClip, load_clip
 from models.winclip import Features, TextBank, VisualBank, winclip
 from utils.cli import run_cli
 from utils.run.distributed import reuse_freed_memory

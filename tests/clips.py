@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from models.weights import LoadedClip, load_clip
+from models.clip.weights import LoadedClip, load_clip
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 # (image_size, patch_size) of the paper's backbone and of two common ones: grids 15, 7 and 16.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from models import text
+from models.clip import text
 
 CUDA = torch.device("cuda", 0)
 FIRST_TESTED_TORCH = (2, 14)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import memory
 from benchmarks.encoder import products_of
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
 from tests import scripts
 from tests.clips import small_clip, write_config
 

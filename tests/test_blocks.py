@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import encoder
-from models.encoder import RECOMMENDED_MODELS, WindowedEncoder
-from models.text import can_share_prefixes, encode_text
+from models.clip import encoder
+from models.clip.encoder import RECOMMENDED_MODELS, WindowedEncoder
+from models.clip.text import can_share_prefixes, encode_text
 from tests.clips import KINDS, small_clip
 from utils.errors import InputError
 from utils.files import PROJECT

@@ -13,7 +13,7 @@ from datasets.download import unpack
 from datasets.images import ImageDataset
 from datasets.references import read_references
 from datasets.splits import Sample, read_split
-from models.weights import load_clip, load_file, locate_weights
+from models.clip.weights import load_clip, load_file, locate_weights
 from tests import corpus, corpus_files, corpus_weights
 from tests.corpus import Case
 from tests.limits import time_limit

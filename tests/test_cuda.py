@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from benchmarks import precision as precision_benchmark
 from benchmarks.memory import peak_bytes
-from models import device as device_module
-from models.device import (
+from models.clip import device as device_module
+from models.clip.device import (
     DTYPES,
     check_precision,
     matmul_precision,
@@ -23,10 +23,10 @@ from models.device import (
     to_device,
     without_cudnn_attention,
 )
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states
+from models.clip.weights import load_clip
 from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
-from models.text import encode_states
-from models.weights import load_clip
 from models.winclip import Features, TextBank, VisualBank, winclip
 from tests.benches import contents
 from tests.clips import small_clip, write_config

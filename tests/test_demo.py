@@ -22,9 +22,9 @@ from datasets.render.catalogue import (
 from datasets.render.defects import bend
 from datasets.render.surface import Look, capture, make_plane
 from datasets.splits import RECIPE, read_root, read_split
-from models.blocks import project_qkv, split_heads
-from models.encoder import embed_patches
-from models.weights import LoadedClip, load_clip
+from models.clip.blocks import project_qkv, split_heads
+from models.clip.encoder import embed_patches
+from models.clip.weights import LoadedClip, load_clip
 from tests.conftest import PROJECT
 from tools import train_demo_clip
 from tools.demo_losses import attention_loss

@@ -10,7 +10,7 @@ import torch
 import run_demo
 from datasets.demo import Options, make
 from datasets.official import GROUPS, OFFICIAL, Counts
-from models.weights import load_clip
+from models.clip.weights import load_clip
 from tests.conftest import PROJECT
 from utils.results.scores import load_scores
 from utils.run import session

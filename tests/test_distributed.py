@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 from datasets import mvtec
 from datasets.prepare import Options, prepare
-from models.device import resolve_device
+from models.clip.device import resolve_device
 from tests import scripts
 from tests.benches import contents
 from tests.layouts import make_mvtec

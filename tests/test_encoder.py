@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states, encode_text, prefix_trie
+from models.clip.weights import LoadedClip, load_clip
 from models.prompts import prompt_ensemble
-from models.text import encode_states, encode_text, prefix_trie
-from models.weights import LoadedClip, load_clip
 from models.windows import window_indices
 from tests.clips import KINDS, small_clip, write_config
 from utils.errors import InputError

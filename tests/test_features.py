@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.encoder import AllFeatures, WindowedEncoder
-from models.weights import build_clip, locate_clip
+from models.clip.encoder import AllFeatures, WindowedEncoder
+from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
 from utils.errors import InputError
 from utils.features import space

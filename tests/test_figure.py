@@ -62,7 +62,7 @@ def test_the_image_of_median_score_is_shown(done):
 
 
 def test_no_model_is_needed(done, monkeypatch):
-    monkeypatch.setattr("models.weights.load_clip", None)
+    monkeypatch.setattr("models.clip.weights.load_clip", None)
     assert figure.draw_figure(figure.Options((done,), output=done / "again.png")).exists()
 
 

@@ -15,9 +15,9 @@ from torchvision.transforms import functional as T
 from datasets.images import ImageDataset, Item, normalise
 from datasets.splits import Sample
 from datasets.tiles import CropVariant, distinct_crops, multi_crop
-from models.encoder import WindowedEncoder
-from models.text import encode_states
-from models.weights import load_clip
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states
+from models.clip.weights import load_clip
 from models.winclip import Features, TextBank, score_zero_shot
 from tests.clips import small_clip
 from utils.errors import InputError

@@ -21,7 +21,7 @@ import torch
 from torch.distributed import TCPStore
 
 from datasets.images import ImageDataset, Item
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
 from models.winclip import Features
 from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
 from utils.errors import InputError

@@ -18,7 +18,7 @@ from datasets.images import Item
 from datasets.prepare import Options, prepare
 from datasets.references import COLUMNS, reference_rows
 from datasets.splits import read_split
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
 from utils.errors import InputError
 from utils.evaluation.metrics import EXTRA_METRICS, IMAGE_METRICS, METRICS

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.device import check_precision, resolve_device, to_device
-from models.encoder import WindowedEncoder
-from models.text import encode_text
-from models.weights import KNOWN_WEIGHTS, load_clip
+from models.clip.device import check_precision, resolve_device, to_device
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_text
+from models.clip.weights import KNOWN_WEIGHTS, load_clip
 from tests.clips import small_clip, write_config
 from utils.errors import InputError
 from utils.files import sha256_of

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import add_attention, add_mlp, project_qkv, split_heads
+from models.clip.blocks import add_attention, add_mlp, project_qkv, split_heads
 from tools.demo_views import IGNORE
 
 # For the contrast of states: CLIP's own final value. Scores use 0.07, so that they do not saturate

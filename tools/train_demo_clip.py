@@ -27,9 +27,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.encoder import embed_patches
+from models.clip.encoder import embed_patches
+from models.clip.weights import RANDOM, load_clip
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, spaced_words
-from models.weights import RANDOM, load_clip
 from models.windows import window_indices
 from tools.demo_losses import (
     attention_loss,

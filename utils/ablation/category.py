@@ -10,7 +10,7 @@ from hashlib import sha256
 from itertools import product
 
 from datasets.references import NO_SEED, ShotSetting
-from models.weights import LoadedClip
+from models.clip.weights import LoadedClip
 from utils.ablation.scoring import VariantScorer, text_banks
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import Variant

@@ -16,8 +16,8 @@ from pathlib import Path
 from datasets.decode import open_image
 from datasets.demo import render_if_needed
 from datasets.references import reference_rows
-from models.device import resolve_device, to_device
-from models.weights import build_clip, locate_clip
+from models.clip.device import resolve_device, to_device
+from models.clip.weights import build_clip, locate_clip
 from utils.ablation.analysis import effects, long_form, means
 from utils.ablation.category import VariantResult, metric_rows, score_category
 from utils.ablation.settings import AblationSettings

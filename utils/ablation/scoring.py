@@ -12,16 +12,16 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from models.clip.encoder import AllFeatures, PatchTokens
+from models.clip.text import encode_states
+from models.clip.weights import LoadedClip
 from models.departures import (
     depart_few_shot,
     depart_visual_maps,
     depart_zero_shot,
     reduced_ensemble,
 )
-from models.encoder import AllFeatures, PatchTokens
 from models.prompts import spaced_words
-from models.text import encode_states
-from models.weights import LoadedClip
 from models.winclip import (
     Features,
     TextBank,

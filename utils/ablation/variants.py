@@ -6,8 +6,8 @@ from itertools import product
 from typing import Literal, get_args
 
 from datasets.tiles import CropVariant
+from models.clip.encoder import PatchTokens
 from models.departures import IMAGE, PATCHES, Equations
-from models.encoder import PatchTokens
 from models.winclip import CropAverage
 from utils.run.settings import PRESETS
 

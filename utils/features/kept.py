@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from datasets.decode import THREADS
 from datasets.images import Item, Resize
 from datasets.tiles import MultiCrop, distinct_crops, multi_crop
-from models.encoder import AllFeatures, PatchTokens
+from models.clip.encoder import AllFeatures, PatchTokens
 from models.winclip import Features
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.features.store import EXACT, FEATURES_JSON, FeatureStore, read_encoding

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets.decode import open_image
 from datasets.images import Resize
 from datasets.tiles import tile_grid, tile_side
-from models.encoder import WindowedEncoder
+from models.clip.encoder import WindowedEncoder
 from utils.errors import InputError
 from utils.features.store import PRECISIONS, FeatureStore
 from utils.log import log

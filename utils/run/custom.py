@@ -16,8 +16,8 @@ from datasets.custom.tree import CustomRequest
 from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
-from models.device import check_without_cuda
-from models.weights import RANDOM, check_names
+from models.clip.device import check_without_cuda
+from models.clip.weights import RANDOM, check_names
 from utils.cli import exit_on_error
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text

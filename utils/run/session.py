@@ -11,11 +11,11 @@ import torch
 from tqdm import tqdm
 
 from datasets.tiles import multi_crop
-from models.device import check_precision, describe_device, resolve_device, to_device
-from models.encoder import WindowedEncoder
+from models.clip.device import check_precision, describe_device, resolve_device, to_device
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states, find_truncated
+from models.clip.weights import ClipSource, LoadedClip, build_clip, locate_clip
 from models.prompts import prompt_ensemble, spaced_words
-from models.text import encode_states, find_truncated
-from models.weights import ClipSource, LoadedClip, build_clip, locate_clip
 from models.winclip import TextBank
 from utils.errors import InputError
 from utils.features.kept import (

@@ -12,9 +12,9 @@ import tyro
 from datasets.images import EvalSize, Resize
 from datasets.splits import SPLITS_FOLDER, check_name, read_root
 from datasets.tiles import CropVariant, MultiCrop
-from models.encoder import PatchTokens
+from models.clip.encoder import PatchTokens
+from models.clip.weights import RANDOM
 from models.prompts import Templates
-from models.weights import RANDOM
 from models.winclip import CropAverage
 from utils.cli import parse_options
 from utils.errors import InputError

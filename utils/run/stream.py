@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from datasets.images import ImageDataset, Item, normalise
 from datasets.tiles import MultiCrop
-from models.encoder import AllFeatures, WindowedEncoder
-from models.weights import LoadedClip
+from models.clip.encoder import AllFeatures, WindowedEncoder
+from models.clip.weights import LoadedClip
 from models.winclip import Features
 from utils.errors import InputError
 from utils.features.kept import KeptFeatures

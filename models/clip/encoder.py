@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.blocks import (
+from models.clip.blocks import (
     add_attention,
     add_mlp,
     attend,
@@ -41,7 +41,7 @@ from models.blocks import (
     run_block,
     unsupported_part,
 )
-from models.device import matmul_precision, without_cudnn_attention
+from models.clip.device import matmul_precision, without_cudnn_attention
 from models.winclip import Features
 from models.windows import window_indices
 from utils.errors import InputError

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import (
+from models.clip.blocks import (
     add_attention,
     add_mlp,
     attend,
