@@ -42,6 +42,7 @@ class Method(Protocol):
     has_maps: bool  # False: image scores only
     map_blur: float  # deviation of a Gaussian on upsampled maps, in patches; 0: none
     checkpoint: Weights | None  # what the method has learned besides the backbone, if anything
+    notes: tuple[str, ...]  # warnings to show beside every result
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
         """Embed images (B, 3, S, S), normalised as open_clip's transform does."""
@@ -83,6 +84,7 @@ class WinClip:
     has_maps: bool = True
     map_blur = 0.0
     checkpoint = None
+    notes = ()
 
     @property
     def device(self) -> torch.device:
