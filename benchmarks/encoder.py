@@ -173,7 +173,7 @@ def compare_peer(encoder: WindowedEncoder, peer: nn.Module, pixels: Tensor, rati
 
 def measure_methods(name: str, device: torch.device, others: bool, quick: bool) -> list[str]:
     """Return a line on the image score of each method, and one on the embedding without maps."""
-    clip = load_clip(name, RANDOM)
+    clip, repeats = load_clip(name, RANDOM), QUICK_REPEATS if quick else REPEATS
     to_device(clip.model, device, "fp32")
     methods: dict[str, Method] = {
         "WinCLIP": winclip(clip, (2, 3)),
@@ -184,20 +184,18 @@ def measure_methods(name: str, device: torch.device, others: bool, quick: bool) 
         to_device(backbone.model, device, "fp32")
         methods[other] = load_method(other, backbone, RANDOM, "")
     with torch.inference_mode():
-        functions = [
-            scorer(method, needs_references=n == "inctrl") for n, method in methods.items()
-        ]
-        seconds = median_seconds(functions, QUICK_REPEATS if quick else REPEATS, device)
+        scorers = [scorer(method, label == "inctrl") for label, method in methods.items()]
+        seconds = median_seconds(scorers, repeats, device)
         pixels = torch.randn(1, 3, clip.image_size, clip.image_size, device=device)
         full, plain = (m.encode_images(pixels).image for m in list(methods.values())[:2])
     lines = [
-        f"{method:20} {time:12.3f} {seconds[0] / time:8.1f}"
-        for method, time in zip(methods, seconds, strict=True)
+        f"{label:20} {time:12.3f} {seconds[0] / time:8.1f}"
+        for label, time in zip(methods, seconds, strict=True)
     ]
-    equal = (
-        "bit-equal" if torch.equal(full, plain) else f"{largest_difference(full, plain):.0e} off"
-    )
-    return [*lines, f"image embedding without maps: {equal}"]
+    difference = "the same bits"
+    if not torch.equal(full, plain):
+        difference = f"a difference of {largest_difference(full, plain):.0e}"
+    return [*lines, f"the image embeddings with and without maps have {difference}"]
 
 
 def winclip(clip: LoadedClip, scales: tuple[int, ...]) -> WinClip:
