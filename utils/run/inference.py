@@ -16,6 +16,7 @@ from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_dist
 from models.methods import ImageFeatures, WinClip
 from models.winclip import TextBank, VisualBank, score_zero_shot
 from utils.log import log, progress_bar
+from utils.results.methods import variant_of
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -111,7 +112,10 @@ def score_category(
     gathered = session.context.gather(results)
     if not gathered:
         return None
-    return collect(task, list(chain.from_iterable(gathered)), leave_one_out, session.settings.tile)
+    tile, variant = session.settings.tile, variant_of(vars(session.settings))
+    result = collect(task, list(chain.from_iterable(gathered)), leave_one_out, tile)
+    scores = replace(result.scores, blur=method.map_blur, variant=variant)
+    return replace(result, scores=scores)
 
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
