@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
-from models.clip.weights import LoadedClip, Weights
+from models.clip.weights import IN_CHECKPOINT, LoadedClip, Weights
 from models.winclip import CropAverage, Features, TextBank, VisualBank, winclip
 
 MethodName = Literal["winclip", "anomalyclip", "inctrl"]
@@ -19,7 +19,7 @@ MethodName = Literal["winclip", "anomalyclip", "inctrl"]
 BACKBONES: dict[MethodName, tuple[str, str]] = {
     "winclip": ("ViT-B-16-plus-240", "laion400m_e31"),
     "anomalyclip": ("ViT-L-14-336", "openai"),
-    "inctrl": ("ViT-B-16-plus-240", "laion400m_e32"),
+    "inctrl": ("ViT-B-16-plus-240", IN_CHECKPOINT),
 }
 
 
