@@ -8,14 +8,15 @@ This follows the authors' released code and checkpoints, not always their paper 
 Shapes: B images, N patches and a class token, D the width of the vision tower, E the joint width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.anomalyclip_weights import PROMPTS, LearnedPrompts, read_prompts
 from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, run_block
-from models.clip.device import matmul_precision, without_cudnn_attention
+from models.clip.device import without_cudnn_attention
 from models.clip.encoder import embed_patches, unsupported_tower
 from models.clip.text import can_share_prefixes, project_ends, text_tower
 from models.clip.weights import LoadedClip
@@ -23,45 +24,44 @@ from models.winclip import Features, TextBank, VisualBank
 from utils.errors import InputError
 
 IMAGE_SIZE = 518  # side of the input in pixels: 37 x 37 patches of 14 pixels
-BLUR = 4 / 14  # standard deviation of the Gaussian on upsampled maps, in patches
 TEMPERATURE = 0.07
 VV_BLOCKS = 19  # the last blocks of the vision tower, which have a second stream
-CONTEXT = 12  # learned vectors at the start of a prompt
-DEEP_CONTEXT = 4  # learned vectors that later blocks put in place of the first tokens
-DEEP_BLOCKS = 8  # of the text tower, from its second on
-PROMPTS = [f"{'X ' * CONTEXT}{words}." for words in ("object", "damaged object")]
+
+
+def load_method(clip: LoadedClip, checkpoint: str, dataset: str) -> "AnomalyClip":
+    """Load a checkpoint, which is a file or "random", to score the images of a dataset.
+
+    Raises InputError as `read_prompts` and `AnomalyClip` do.
+    """
+    return AnomalyClip(clip, read_prompts(clip, checkpoint, dataset))
 
 
 class AnomalyClip:
-    """Score images with CLIP and the learned vectors of a checkpoint, for any category.
+    """Score images with CLIP and learned prompts, which are the same for every category.
 
-    `weights` has the tensors of `checkpoint_shapes`; the position embedding of the vision tower is
-    resized in place. `tf32` runs fp32 matrix products in TF32 on CUDA. Raises InputError for a
-    model with other towers than CLIP's, or with patches that do not fill the image.
+    The position embedding of the vision tower is resized in place. Raises InputError for a model
+    with other towers than CLIP's, or with patches that do not fill the image.
     """
 
+    image_size = IMAGE_SIZE
     has_maps = True
+    map_blur = 4 / 14  # 4 pixels of the input, in patches
 
-    def __init__(
-        self,
-        clip: LoadedClip,
-        weights: Mapping[str, Tensor],
-        image_size: int = IMAGE_SIZE,
-        tf32: bool = False,
-    ):
+    def __init__(self, clip: LoadedClip, prompts: LearnedPrompts):
         visual, text = clip.model.visual, text_tower(clip.model)
         reason = unsupported_tower(visual)
         if not reason and not can_share_prefixes(text):
             reason = "its text tower is not like CLIP's"
-        if not reason and image_size % visual.patch_size[0]:
-            reason = f"its patches of {visual.patch_size[0]} pixels do not divide {image_size}"
+        patch = 0 if reason else visual.patch_size[0]
+        if patch and IMAGE_SIZE % patch:
+            reason = f"its patches of {patch} pixels do not divide {IMAGE_SIZE}"
         if reason:
             raise InputError(f"MODEL: {reason}; AnomalyCLIP needs ViT-L-14-336")
-        self.visual, self.image_size, self.tf32 = visual, image_size, tf32
-        self.grid = (image_size // visual.patch_size[0],) * 2
+        self.visual, self.checkpoint, self.notes = visual, prompts.checkpoint, prompts.notes
+        self.grid = (IMAGE_SIZE // patch,) * 2
         positions = resize_positions(visual.positional_embedding, self.grid)
         visual.positional_embedding = nn.Parameter(positions, requires_grad=False)
-        states = embed_states(text, clip.tokenizer(PROMPTS), weights)
+        states = embed_states(text, clip.tokenizer(PROMPTS), prompts)
         self.bank = TextBank(F.normalize(states, dim=-1), TEMPERATURE)
 
     @property
@@ -73,7 +73,7 @@ class AnomalyClip:
     def encode_images(self, pixels: Tensor) -> Features:
         """Embed images (B, 3, S, S): features without windows, whose patches are (B, N, E)."""
         visual = self.visual
-        with matmul_precision(self.tf32), without_cudnn_attention():
+        with without_cudnn_attention():
             x, y = run_streams(visual, pixels.to(self.device, visual.class_embedding.dtype))
             image = x[:, 0] @ visual.proj  # the released code leaves out ln_post here
             patches = visual.ln_post(y[:, 1:]) @ visual.proj
@@ -129,22 +129,21 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_states(text: nn.Module, tokens: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """Embed the two prompts `tokens` (2, L) with learned vectors: (2, E), not normalised.
+def embed_states(text: nn.Module, tokens: Tensor, prompts: LearnedPrompts) -> Tensor:
+    """Embed the two prompts `tokens` (2, 77) with learned vectors: (2, E), not normalised.
 
-    The vectors take the place of the tokens after the first one: 12 before the first block, and 4
-    others before each of the next 8 blocks, rounded to fp16 as the authors do.
+    The vectors take the place of the tokens after the first one: the context before the first
+    block, and the deep vectors of each later block, rounded to fp16 as the authors do, before it.
     """
     device = text.positional_embedding.device
     tokens = tokens.to(device)
+    context, deep = prompts.context.to(device), prompts.deep.to(device).half()
     x = text.token_embedding(tokens)
-    context = torch.cat([weights["ctx_pos"], weights["ctx_neg"]]).to(device)  # (2, 1, 12, D_text)
-    x[:, 1 : 1 + CONTEXT] = context[:, 0]
+    x[:, 1 : 1 + context.shape[1]] = context
     x = x + text.positional_embedding
     for index, block in enumerate(text.transformer.resblocks):
-        if 1 <= index <= DEEP_BLOCKS:
-            deep = weights[f"compound_prompts_text.{index - 1}"].to(device)
-            x[:, 1 : 1 + DEEP_CONTEXT] = deep.half()
+        if 1 <= index <= len(deep):
+            x[:, 1 : 1 + deep.shape[1]] = deep[index - 1]
         x = run_block(block, x, text.attn_mask)
     ends = tokens.argmax(dim=-1)  # the end token has the highest id
-    return project_ends(text, x[torch.arange(2, device=device), ends])
+    return project_ends(text, x[torch.arange(len(x), device=device), ends])
