@@ -22,10 +22,12 @@ from models.anomalyclip_weights import PROMPTS, LearnedPrompts, checkpoint_shape
 from models.clip.checkpoints import git_blob_id
 from models.clip.device import to_device
 from models.clip.weights import LoadedClip, Weights
-from tests.clips import small_clip
+from tests.clips import small_clip, write_config
 from tests.fake_cuda import CUDA, fake_cuda
 from utils.errors import InputError
 from utils.files import sha256_of
+from utils.results.scores import load_scores
+from utils.run.benchmark import run
 
 KIND = "ViT-L-14"  # patches of 14 pixels, as those of the method's backbone
 WEIGHTS = Weights("random", "", "random")
@@ -382,3 +384,22 @@ def test_a_checkpoint_of_another_clip_is_refused(clip, tmp_path):
     tensors["token_suffix_neg"] += 0.001
     with pytest.raises(InputError, match="OpenAI's CLIP ViT-L-14-336"):
         read_prompts(loaded, str(save(tmp_path, tensors)), "mvtec")
+
+
+def test_a_whole_run_writes_maps_with_their_blur_and_says_what_is_random(tmp_path, visa_settings):
+    settings = replace(
+        visa_settings,
+        method="anomalyclip",
+        checkpoint="random",
+        model=str(write_config(tmp_path, "small-run-14", 224, 14, layers=2, width=32)),
+        shots=(0,),
+        limit=1,
+        result_dir=str(tmp_path / "result"),
+    )
+    run(settings)
+    scores = load_scores(settings.result_folder / "scores" / "capsules.npz")
+    assert scores.maps.shape == (1, len(scores.image), 37, 37)
+    assert scores.blur == AnomalyClip.map_blur
+    assert set(map(tuple, scores.tiles.tolist())) == {(1, 1)}  # squashed, not tiled
+    summary = (settings.result_folder / "summary.md").read_text("utf-8")
+    assert summary.startswith("# AnomalyCLIP on VisA") and "RANDOM CHECKPOINT" in summary
