@@ -1,14 +1,13 @@
 """InCTRL: scores from residuals to a few normal images (Zhu and Pang, CVPR 2024, arXiv 2403.06495).
 
-A frozen CLIP embeds an image and its references; heads that were trained on another dataset turn
-the residuals between them into one score. In the paper's notation, M is the map of patch residuals,
-psi the adapter, and s_i and s_a score the residual of the image embedding and the text.
+A frozen CLIP embeds an image and its references; trained heads turn the residuals between them into
+a score. In the paper's notation, M is the map of patch residuals, psi the adapter, and s_i and s_a
+are scores of the image embedding: of its residual, and by the prompts.
 Shapes: B images, N patches of width D, E the joint width, M reference images, R reference sets.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +30,16 @@ TEMPERATURE = 0.01  # of s_a: cosines are multiplied by 100
 class InCtrl:
     """A `models.methods.Method` that scores images in few-shot runs; it has no maps.
 
-    The blocks take the place of WinCLIP's scales: in its features, the last block's patch tokens
-    are `patches`, and those of the others `windows`; all are (B, N, D).
+    In its features, `windows` are the patch tokens of blocks 7 and 9, `patches` those of block 11.
     """
 
     has_maps, map_blur = False, 0.0
 
-    def __init__(self, clip: LoadedClip, heads: nn.ModuleDict, checkpoint: Weights):
+    def __init__(self, clip: LoadedClip, heads: nn.ModuleDict, checkpoint: Weights, note: str = ""):
         self.model, self.tokenizer, self.image_size = clip.model, clip.tokenizer, clip.image_size
         self.device = clip.model.visual.class_embedding.device
         self.heads = heads.to(self.device)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.notes = checkpoint, (note,) if note else ()
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Features:
@@ -95,10 +93,11 @@ def build_heads(clip: LoadedClip) -> nn.ModuleDict:
     """
     visual = clip.model.visual
     reason = unsupported_tower(visual)
-    if reason or len(visual.transformer.resblocks) <= BLOCKS[-1]:
-        reason = reason or f"its vision tower has no block after block {BLOCKS[-1]}"
+    if not reason and len(visual.transformer.resblocks) <= BLOCKS[-1]:
+        reason = f"its vision tower has no block after block {BLOCKS[-1]}"
+    if reason:
         raise InputError(f"MODEL: {reason}; InCTRL needs ViT-B-16-plus-240 or a model like it")
-    width, patches = visual.output_dim, prod(visual.grid_size)
+    width, patches = visual.output_dim, len(visual.positional_embedding) - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         down = nn.Linear(width, width // 4, bias=False)
@@ -126,16 +125,15 @@ def load_method(clip: LoadedClip, checkpoint: str, dataset: str) -> InCtrl:
     if checkpoint == RANDOM:
         return InCtrl(clip, heads, Weights(RANDOM, "", "random heads of InCTRL"))
     file = user_path(checkpoint)
-    training = describe_training(file.parent.parts, dataset)
+    note = describe_training(file.absolute().parent.parts, dataset)
     tensors, sha256 = read_checkpoint(file)
-    # The heads in the files have a third batch norm, which the authors never apply.
-    tensors = {name: tensor for name, tensor in tensors.items() if ".bn1." not in name}
+    tensors = {k: t for k, t in tensors.items() if ".bn1." not in k}  # the authors never apply it
     expected = clip.model.state_dict() | heads.state_dict()
     del expected["logit_scale"]  # not in the files, because the temperature is fixed
     check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, file)
     for module in (clip.model, heads):
         module.load_state_dict(tensors, strict=False)
-    return InCtrl(clip, heads, Weights(checkpoint, sha256, f"InCTRL, {training} ({file.name})"))
+    return InCtrl(clip, heads, Weights(checkpoint, sha256, f"InCTRL ({file.name})"), note)
 
 
 def describe_training(folders: Sequence[str], dataset: str) -> str:
@@ -145,11 +143,8 @@ def describe_training(folders: Sequence[str], dataset: str) -> str:
     "trained-on-NAME" names the dataset. Raises InputError if that is `dataset`.
     """
     named = (name[11:] for name in map(str.lower, folders) if name.startswith("trained-on-"))
-    trained_on = next(named, "UNKNOWN DATA")
-    if trained_on == dataset:
-        problem = (
-            f"trained on {dataset}, by the name of its folder, so its scores there mean little"
-        )
+    if (trained_on := next(named, "UNKNOWN DATA")) == dataset:
+        problem = f"trained on {dataset}, by the name of its folder, and so not for testing on it"
         raise InputError(f"CHECKPOINT: {problem}; give one that was trained on other data")
-    shots = folders[-1] if folders[-1:] and folders[-1] in "248" else "AN UNKNOWN NUMBER OF"
-    return f"trained on {trained_on} for {shots} shots"
+    shots = folders[-1] if {*folders[-1:]} & {"2", "4", "8"} else "AN UNKNOWN NUMBER OF"
+    return f"CHECKPOINT TRAINED ON {trained_on} FOR {shots} SHOTS"
