@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
-from models.clip.weights import LoadedClip, Weights
+from models.clip.weights import IN_CHECKPOINT, LoadedClip, Weights
 from models.winclip import CropAverage, Features, TextBank, VisualBank, winclip
 
 MethodName = Literal["winclip", "anomalyclip", "inctrl"]
@@ -19,7 +19,7 @@ MethodName = Literal["winclip", "anomalyclip", "inctrl"]
 BACKBONES: dict[MethodName, tuple[str, str]] = {
     "winclip": ("ViT-B-16-plus-240", "laion400m_e31"),
     "anomalyclip": ("ViT-L-14-336", "openai"),
-    "inctrl": ("ViT-B-16-plus-240", "laion400m_e32"),
+    "inctrl": ("ViT-B-16-plus-240", IN_CHECKPOINT),
 }
 
 
@@ -42,6 +42,7 @@ class Method(Protocol):
     has_maps: bool  # False: image scores only
     map_blur: float  # deviation of a Gaussian on upsampled maps, in patches; 0: none
     checkpoint: Weights | None  # what the method has learned besides the backbone, if anything
+    notes: tuple[str, ...]  # warnings to show beside every result
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
         """Embed images (B, 3, S, S), normalised as open_clip's transform does."""
@@ -83,6 +84,7 @@ class WinClip:
     has_maps: bool = True
     map_blur = 0.0
     checkpoint = None
+    notes = ()
 
     @property
     def device(self) -> torch.device:

@@ -149,17 +149,14 @@ def main(constants: dict) -> None:
 
 def run_custom(settings: CustomSettings, context: DistributedContext = SINGLE_PROCESS) -> None:
     """Score custom images; raise `InputError` for wrong settings before any image is decoded."""
-    settings = check_settings(settings)
+    check_settings(settings)
     if context.is_main:
         check_writable(settings.result_folder, keep=False)
     run(settings, plan_custom(settings), context)
 
 
-def check_settings(settings: CustomSettings) -> CustomSettings:
-    """Return the resolved settings.
-
-    Raises `InputError` for missing settings, a wrong device, precision, model or weights.
-    """
+def check_settings(settings: CustomSettings) -> None:
+    """Raise `InputError` for missing settings, a wrong device, precision, model or weights."""
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
             raise InputError(
@@ -178,15 +175,14 @@ def check_settings(settings: CustomSettings) -> CustomSettings:
                 f"RESULT_DIR: {results} is the folder of {option}; choose {ANOTHER_FOLDER}"
             )
     check_without_cuda(settings.device, settings.precision)
-    settings = settings.resolve()
-    check_names(settings.model, settings.pretrained)
-    return settings
+    resolved = settings.resolve()
+    check_names(resolved.model, resolved.pretrained)
 
 
 def plan_custom(settings: CustomSettings) -> Experiment:
     """Return the experiment of custom images: zero-shot, and with all reference images.
 
-    `settings` must be resolved. InCTRL has no zero-shot scores.
+    InCTRL has no zero-shot scores.
 
     Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
     """
@@ -198,7 +194,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
             masks=user_path(settings.masks) if settings.masks else None,
             recursive=settings.recursive,
             good_folder=settings.good_folder,
-            resize=settings.resize,
+            resize=settings.resolve().resize,
             tile=settings.tile,
             results=settings.result_folder,
         )

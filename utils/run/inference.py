@@ -16,6 +16,7 @@ from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_dist
 from models.methods import ImageFeatures, WinClip
 from models.winclip import TextBank, VisualBank, score_zero_shot
 from utils.log import log, progress_bar
+from utils.results.methods import variant_of
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -111,7 +112,9 @@ def score_category(
     gathered = session.context.gather(results)
     if not gathered:
         return None
-    return collect(task, list(chain.from_iterable(gathered)), leave_one_out, session.settings.tile)
+    results, tile = list(chain.from_iterable(gathered)), session.settings.tile
+    variant = variant_of(vars(session.settings))
+    return collect(task, results, leave_one_out, tile, method.map_blur, variant)
 
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
@@ -241,10 +244,12 @@ def collect(
     results: Sequence[ImageResult],
     leave_one_out: LeaveOneOut | None,
     tile: int,
+    blur: float = 0.0,
+    variant: str = "",
 ) -> CategoryResult:
     """Collect the results of all images, in the order of the task's test images.
 
-    `tile` is the setting TILE.
+    `tile` is the setting TILE; `blur` and `variant` are those of `Scores`.
     """
     by_image = {result.image: result for result in results}
     ordered = [by_image[sample.image] for sample in task.tests]
@@ -259,6 +264,8 @@ def collect(
         tiles=np.array([result.tiles for result in ordered]),
         tile_side=np.array([tile_side(*result.size, tile) for result in ordered]),
         size=np.array([result.size for result in ordered]),
+        blur=blur,
+        variant=variant,
     )
     masks = [result.mask for result in ordered]
     previews = {result.image: result.preview for result in ordered if result.preview is not None}

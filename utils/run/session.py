@@ -338,7 +338,7 @@ def open_folder(
         fingerprint["checkpoint"] = checkpoint.sha256 or checkpoint.description
     if precision != EXACT:  # otherwise as before there were kept features
         fingerprint["features_precision"] = precision
-    notes = notes_on_weights(weights, checkpoint) + experiment.notes
+    notes = [*notes_on_weights(weights, checkpoint), *method.notes, *experiment.notes]
     few_shot = any(setting.shots for task in experiment.tasks for setting in task.shot_settings)
     if settings.method == "winclip" and not settings.maps and few_shot:
         notes.append(PATCH_TOKENS_NOTE)

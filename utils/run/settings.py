@@ -13,7 +13,7 @@ from datasets.images import EvalSize, Resize
 from datasets.splits import SPLITS_FOLDER, check_name, read_root
 from datasets.tiles import CropVariant, MultiCrop
 from models.clip.encoder import PatchTokens
-from models.clip.weights import RANDOM
+from models.clip.weights import IN_CHECKPOINT, RANDOM
 from models.methods import BACKBONES, MethodName
 from models.prompts import Templates
 from models.winclip import CropAverage
@@ -64,8 +64,13 @@ NOT_WINCLIP = {
 # InCTRL no maps.
 FIXED: dict[MethodName, dict] = {
     "winclip": {"checkpoint": ""},
-    "anomalyclip": NOT_WINCLIP | {"resize": "squash", "references": "draw", "maps": True},
-    "inctrl": NOT_WINCLIP | {"resize": "centre_crop", "maps": False},
+    "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": "draw", "maps": True},
+    "inctrl": {
+        **NOT_WINCLIP,
+        "resize": "centre_crop",
+        "maps": False,
+        "pretrained": IN_CHECKPOINT,
+    },
 }
 # The settings of a run without maps that do not depend on the user.
 WITHOUT_MAPS = {
