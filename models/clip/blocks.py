@@ -100,10 +100,10 @@ def attend_from_class_token(block: nn.Module, x: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1) + b_v
 
 
-def run_block(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a whole block: (S, L, D) to (S, L, D)."""
+def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Run a whole block: (S, L, D) to (S, L, D). `mask` (L, L) is added to the logits."""
     queries, keys, values = project_qkv(block, x).chunk(3, dim=-1)
-    attended = attend(queries, keys, values, block.attn.num_heads)
+    attended = attend(queries, keys, values, block.attn.num_heads, mask)
     return add_mlp(block, add_attention(block, x, attended))
 
 

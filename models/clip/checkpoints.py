@@ -4,7 +4,6 @@ Pickled code in a file is never executed.
 """
 
 import hashlib
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -85,8 +84,6 @@ def join_names(names: list[str]) -> str:
 
 def git_blob_id(file: Path) -> str:
     """Return the id that git gives to the content of a file, as `git hash-object` does."""
-    digest = hashlib.sha1(b"blob %d\0" % os.path.getsize(file), usedforsecurity=False)
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    content = file.read_bytes()
+    header = b"blob %d\0" % len(content)
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()

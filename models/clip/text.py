@@ -29,13 +29,18 @@ def encode_text(model: nn.Module, tokenizer, prompts: Sequence[str]) -> Tensor:
 
     A text tower that is not built like CLIP's goes through the model's own `encode_text`.
     """
-    text = getattr(model, "text", model)  # newer model classes have a separate text tower
+    text = text_tower(model)
     groups = (prompts[i : i + TEXT_BATCH] for i in range(0, len(prompts), TEXT_BATCH))
     batches = (tokenizer(list(group)) for group in groups)
     if can_share_prefixes(text):
         return torch.cat([embed_prompts(text, batch) for batch in batches])
     device = next(text.parameters()).device
     return torch.cat([model.encode_text(batch.to(device)).float() for batch in batches])
+
+
+def text_tower(model: nn.Module) -> nn.Module:
+    """Return the text tower of an open_clip model: in newer classes, a module of its own."""
+    return getattr(model, "text", model)
 
 
 def encode_states(model: nn.Module, tokenizer, *states: Sequence[str]) -> tuple[Tensor, ...]:
@@ -79,7 +84,12 @@ def embed_prompts(text: nn.Module, tokens: Tensor) -> Tensor:
     q, k, v = project_qkv(last, x).chunk(3, dim=-1)
     visible = torch.arange(length, device=device) <= ends[:, None]  # (P, L)
     attended = attend(q[end_nodes][:, None], k[nodes], v[nodes], heads, mask=visible[:, None, None])
-    x = text.ln_final(add_mlp(last, add_attention(last, x[end_nodes], attended[:, 0])))
+    return project_ends(text, add_mlp(last, add_attention(last, x[end_nodes], attended[:, 0])))
+
+
+def project_ends(text: nn.Module, x: Tensor) -> Tensor:
+    """Turn the end tokens after the last block, (P, D), into embeddings (P, E) float32."""
+    x = text.ln_final(x)
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
