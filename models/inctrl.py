@@ -116,14 +116,14 @@ def score_head(width: int) -> nn.Sequential:
 
 
 def load_method(clip: LoadedClip, checkpoint: str, dataset: str) -> InCtrl:
-    """Load a released file, or "random": seeded random heads for the backbone of `clip`.
+    """Load a released file, or "random": seeded random heads, and the backbone of `clip`.
 
     A file also holds the backbone, which replaces that of `clip`. Raises InputError for a file that
     is damaged, has other tensors, or was trained on `dataset`.
     """
     heads = build_heads(clip)
     if checkpoint == RANDOM:
-        return InCtrl(clip, heads, Weights(RANDOM, "", "random heads of InCTRL"))
+        return InCtrl(clip, heads, Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})"))
     file = user_path(checkpoint)
     note = describe_training(file.absolute().parent.parts, dataset)
     tensors, sha256 = read_checkpoint(file)
