@@ -16,8 +16,10 @@ from models.prompts import prompt_ensemble
 from models.winclip import Features, TextBank, VisualBank
 from tests.clips import write_config
 from tests.fake_cuda import CUDA, computed, fake_cuda
+from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.files import sha256_of
+from utils.run.custom import CustomSettings, run_custom
 
 RANDOM = Weights("random", "", "random")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -106,6 +108,22 @@ def test_a_model_with_too_few_blocks_is_refused(tmp_path):
     config = write_config(tmp_path, "shallow", 48, 16, layers=11, width=32)
     with pytest.raises(InputError, match="no block after block 11; InCTRL needs ViT-B"):
         load_method(load_clip(str(config), "random"), "random", "mvtec")
+
+
+def test_a_class_name_of_too_many_tokens_is_refused(config, tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"], train=1, size=(40, 60)) / "bottle"
+    settings = CustomSettings(
+        images=str(root / "test/hole"),
+        class_name="x y " * 45 + "x",
+        references=str(root / "train/good"),
+        model=config,
+        method="inctrl",
+        checkpoint="random",
+        num_workers=0,
+        result_dir=str(tmp_path / "result"),
+    )
+    with pytest.raises(InputError, match="too many tokens"):
+        run_custom(settings)
 
 
 # The heads and the score, by hand.
