@@ -181,8 +181,9 @@ def test_scores_of_reference_sets_worked_by_hand(clip):
     visual = method.visual_bank(Features.concatenate([first, second]))
     # psi is 3, 0 of the query; 0, 2 and 4, 0 of the references. Half the cosine distances:
     #   block 7: 0, 1/2 to the first and 1/2, 0 to the second; block 9: 0, 0 and 1, 1; block 11: 0.
-    text = TextBank(torch.tensor([y, [0.6, 0.8]]), 0.01)
-    anomaly = 1 / (1 + math.exp(-100 * (0.6 * 3 - 0.2 * -1 - 1 * 0) / math.sqrt(10) + 0))
+    # The cosines of the query with the two states are -1 / sqrt(10) and 1 / sqrt(10).
+    text = TextBank(torch.tensor([y, [0.6, 0.8]]), 0.5)
+    anomaly = 1 / (1 + math.exp(-2 / math.sqrt(10) / 0.5))
     sets = [torch.tensor(rows) for rows in ([0], [1], [0, 1])]
     scores, maps = method.score(query, text, visual, sets)
     assert maps is None and scores.shape == (3, 1)
