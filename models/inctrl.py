@@ -127,7 +127,7 @@ def load_method(clip: LoadedClip, checkpoint: str, dataset: str) -> InCtrl:
     file = user_path(checkpoint)
     note = describe_training(file.absolute().parent.parts, dataset)
     tensors, sha256 = read_checkpoint(file)
-    tensors = {k: t for k, t in tensors.items() if ".bn1." not in k}  # the authors never apply it
+    tensors = {k: t for k, t in tensors.items() if ".bn1." not in str(k)}  # never applied
     expected = clip.model.state_dict() | heads.state_dict()
     del expected["logit_scale"]  # not in the files, because the temperature is fixed
     check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, file)

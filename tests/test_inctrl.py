@@ -16,8 +16,10 @@ from models.prompts import prompt_ensemble
 from models.winclip import Features, TextBank, VisualBank
 from tests.clips import write_config
 from tests.fake_cuda import CUDA, computed, fake_cuda
+from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.files import sha256_of
+from utils.run.custom import CustomSettings, run_custom
 
 RANDOM = Weights("random", "", "random")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -108,6 +110,22 @@ def test_a_model_with_too_few_blocks_is_refused(tmp_path):
         load_method(load_clip(str(config), "random"), "random", "mvtec")
 
 
+def test_a_class_name_of_too_many_tokens_is_refused(config, tmp_path):
+    root = make_mvtec(tmp_path, ["bottle"], train=1, size=(40, 60)) / "bottle"
+    settings = CustomSettings(
+        images=str(root / "test/hole"),
+        class_name="x y " * 45 + "x",
+        references=str(root / "train/good"),
+        model=config,
+        method="inctrl",
+        checkpoint="random",
+        num_workers=0,
+        result_dir=str(tmp_path / "result"),
+    )
+    with pytest.raises(InputError, match="too many tokens"):
+        run_custom(settings)
+
+
 # The heads and the score, by hand.
 
 
@@ -163,8 +181,9 @@ def test_scores_of_reference_sets_worked_by_hand(clip):
     visual = method.visual_bank(Features.concatenate([first, second]))
     # psi is 3, 0 of the query; 0, 2 and 4, 0 of the references. Half the cosine distances:
     #   block 7: 0, 1/2 to the first and 1/2, 0 to the second; block 9: 0, 0 and 1, 1; block 11: 0.
-    text = TextBank(torch.tensor([y, [0.6, 0.8]]), 0.01)
-    anomaly = 1 / (1 + math.exp(-100 * (0.6 * 3 - 0.2 * -1 - 1 * 0) / math.sqrt(10) + 0))
+    # The cosines of the query with the two states are -1 / sqrt(10) and 1 / sqrt(10).
+    text = TextBank(torch.tensor([y, [0.6, 0.8]]), 0.5)
+    anomaly = 1 / (1 + math.exp(-2 / math.sqrt(10) / 0.5))
     sets = [torch.tensor(rows) for rows in ([0], [1], [0, 1])]
     scores, maps = method.score(query, text, visual, sets)
     assert maps is None and scores.shape == (3, 1)

@@ -143,11 +143,12 @@ def load(
     complete = kept_features is not None and not kept_features.missing(images_of(shards))
     text_only = all(context.all_gather(complete))
     clip = load_model(settings, context, source, text_only)
+    if settings.method != "anomalyclip":  # whose prompts do not name the category
+        for task in experiment.tasks:
+            check_prompts(settings, task.category, clip)
     if settings.method != "winclip":
         method = load_method(settings.method, clip, settings.checkpoint, settings.dataset)
         return clip, method, kept_features
-    for task in experiment.tasks:
-        check_prompts(settings, task.category, clip)
     return clip, winclip_method(settings, clip), kept_features
 
 

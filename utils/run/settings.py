@@ -67,6 +67,8 @@ FIXED: dict[MethodName, dict] = {
     "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": "draw", "maps": True},
     "inctrl": {
         **NOT_WINCLIP,
+        "templates": "paper",
+        "class_words": True,
         "resize": "centre_crop",
         "maps": False,
         "pretrained": IN_CHECKPOINT,
