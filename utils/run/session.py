@@ -37,6 +37,7 @@ from utils.results.folder import (
     lock_folder,
     read_finished,
 )
+from utils.results.methods import method_name
 from utils.run.distributed import DistributedContext, reuse_freed_memory, worker_pool
 from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
@@ -366,7 +367,9 @@ def open_folder(
             log.info(f"sha256 of the {name}: {file.sha256}")
     log.info(describe_resizing(settings, method.image_size))
     log.info(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
-    log.info(f"protocol: {settings.protocol}, {settings.precision} on {record['device']}")
+    protocol = f", protocol {settings.protocol}" if settings.method == "winclip" else ""
+    name = method_name(record["settings"])
+    log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
     for note in notes:
         log.info(f"note: {note}")
     for message in experiment.messages:
