@@ -138,6 +138,18 @@ def test_a_run_without_maps_has_image_metrics_and_a_gallery_alone(tmp_path):
     assert {len(image["maps"]) for image in store.values()} == {0}
 
 
+def test_another_method_names_its_checkpoint_and_stands_beside_the_means_of_winclip(tmp_path):
+    folder = new_folder(tmp_path / "result", method="anomalyclip")
+    folder.record["checkpoint"] = {"description": "trained on VisA", "sha256": "c0de"}
+    add_category(folder, tmp_path / "raw", "bottle")
+    finish(session_of(folder))
+    text = text_of((folder.path / "report.html").read_text(encoding="utf-8"))
+    assert text.startswith("AnomalyCLIP on MVTec AD")
+    assert "Checkpoint trained on VisA c0de" in text and "Protocol" not in text
+    assert "winclip_paper WinCLIP 0 91.8 96.5 92.9 85.1 - 31.7 64.6" in text
+    assert "1-shot, 2 seeds, by category" in text
+
+
 def test_names_cannot_break_the_page(page):
     assert "<script>document.title" not in page
     assert "<i>rot" not in page

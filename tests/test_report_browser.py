@@ -119,6 +119,18 @@ def test_the_address_filters_and_sorts(browse, result):
     assert [card["image"][12:13] for card in shown] == ["6", "4"]
 
 
+def test_a_gallery_without_maps_shows_images_and_scores(browse, tmp_path):
+    folder = new_folder(tmp_path / "result", maps=False)
+    add_category(folder, tmp_path / "raw", "bottle")
+    finish(session_of(folder))
+    address = (folder.path / "report.html").as_uri()
+    document = browse(f"{address}#shots=1&sort=name&image=bottle/test/3 a.png")
+    assert len(cards(document)) == 7
+    assert document.count("<canvas") == 1 and 'class="ramp" hidden' in document
+    assert "1-shot seed 3, patch tokens: score 0.0500, threshold 0.7000" in document
+    assert "colours from" not in document.split("<dialog")[1].split("</dialog>")[0]
+
+
 def test_hostile_names_stay_text_in_the_browser(browse, result):
     document = browse((result / "report.html").as_uri() + "#category=grid&sort=name")
     assert "<title>WinCLIP on MVTec AD</title>" in document

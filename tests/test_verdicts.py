@@ -279,6 +279,25 @@ def test_another_rate_changes_the_verdicts_without_encoding_again(custom):
     assert (folder / "scores/metal nut.npz").stat().st_mtime_ns == before
 
 
+def test_a_run_without_maps_has_verdicts_but_no_defects(custom, tmp_path):
+    fast = replace(custom, maps=False, coco=False, result_dir=str(tmp_path))
+    for rate in (0.4, None):  # another rate changes no panel, because there is none
+        changed = replace(fast, false_alarms=rate).resolve()
+        run(changed, plan_custom(changed))
+    record = json.loads((tmp_path / "done/metal nut.json").read_text())
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    threshold = max(record["leave_one_out"])
+    assert [row["above_threshold"] for row in rows] == [
+        row["4-shot, patch tokens"] > threshold for row in rows
+    ]
+    full = load_scores(custom.result_folder / "scores/metal nut.npz").image_scores
+    np.testing.assert_array_equal([row["0-shot"] for row in rows], full[0])
+    assert "4-shot, patch tokens" in read_csv(tmp_path)[0]
+    written = {path.name for path in tmp_path.iterdir()}
+    assert not {"heatmaps", "defects", "defects.json"} & written and "report.html" in written
+    assert "the heatmaps still state" not in (tmp_path / "run.log").read_text()
+
+
 def test_leave_one_out_scores_take_the_maximum_over_tiles_as_image_scores_do(tmp_path):
     root = make_mvtec(tmp_path, ["bottle"], train=2) / "bottle"
     first, second = sorted((root / "train/good").iterdir())

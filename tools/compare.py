@@ -5,7 +5,8 @@
 
 Results are result folders of this program, or CSV files from elsewhere with the columns category,
 shots, seed (may be missing), metric and value in [0, 1]. The first is the one that the others are
-compared with. The command prints the comparison and writes comparison.md, .csv, .tex and .html.
+compared with. Runs of different methods have the names of their methods. The command prints the
+comparison and writes comparison.md, .csv, .tex and .html.
 """
 
 import sys

@@ -115,11 +115,11 @@ def dataset_name(settings: Mapping) -> str:
 
 
 def other_results(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
-    """Return the rows of `load_published` of all sources but the `shown_sources`.
+    """Return the means in `load_published` of all sources but the `shown_sources`.
 
     The column `method` is added, because these sources include those of other methods.
     """
-    rows = load_published().query("dataset == @dataset")
+    rows = load_published().query("dataset == @dataset and category == @MEAN")
     rows = rows[~rows["source"].isin(shown_sources(dataset, method))]
     return rows.assign(method=[load_sources()[source]["method"] for source in rows["source"]])
 
