@@ -237,6 +237,7 @@ INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
         ({"maps": False, "features": "keep"}, "no windows are encoded that could be kept"),
         ({"resize": "centre_crop"}, "maps must cover the whole image; add --no-maps"),
         ({"maps": False, "resize": "centre_crop", "tile": 300}, "cropped images have no tiles"),
+        ({"pretrained": "checkpoint"}, "is for InCTRL alone"),
         ({"checkpoint": "x.pth"}, 'CHECKPOINT = .* no effect with METHOD = "winclip"'),
         ({"method": "inctrl", "shots": (2,)}, '"inctrl" needs CHECKPOINT'),
         (ANOMALYCLIP | {"shots": (0, 1)}, "AnomalyCLIP is zero-shot only; add --shots 0"),

@@ -182,9 +182,8 @@ def check_settings(settings: CustomSettings) -> None:
 def plan_custom(settings: CustomSettings) -> Experiment:
     """Return the experiment of custom images: zero-shot, and with all reference images.
 
-    InCTRL has no zero-shot scores.
-
-    Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
+    InCTRL has no zero-shot scores. Files that cannot be used are skipped, and reported as an
+    `InputError` at the end of the run.
     """
     images = find_custom_images(
         CustomRequest(

@@ -299,6 +299,11 @@ class Settings:
                 f'METHOD = "{self.method}" needs CHECKPOINT: give the file that its authors have '
                 'released (docs/protocol.md), or "random" for a trial'
             )
+        if self.pretrained == IN_CHECKPOINT != values.get("pretrained"):
+            raise InputError(
+                f'PRETRAINED = "{IN_CHECKPOINT}" is for InCTRL alone; give an open_clip tag, a '
+                f"weight file, or a folder (./{IN_CHECKPOINT} for one of that name)"
+            )
         if not values.get("maps", self.maps) and self.features == "keep":
             raise InputError(
                 'FEATURES = "keep": without maps, no windows are encoded that could be kept; keep '
