@@ -159,20 +159,17 @@ def test_learned_vectors_overwrite_tokens_as_worked_by_hand(monkeypatch):
     )
     context = torch.tensor([[10.0, 20, 30], [40, 50, 60]])[..., None]
     deep = torch.tensor([[0.1, 0.2], [0.3, 0.4]])[..., None]
-    tokens = torch.tensor(
-        [[8, 1, 1, 1, 5, 9, 0]] * 2
-    )  # start, three to replace, word, end, padding
+    # Start, three tokens to replace, a word, end, padding.
+    tokens = torch.tensor([[8, 1, 1, 1, 5, 9, 0]] * 2)
     states = embed_states(text, tokens, LearnedPrompts(context, deep, WEIGHTS))
     tenths = torch.tensor([0.1, 0.2, 0.3, 0.4]).half().tolist()  # 0.0999756, 0.199951, ...
-    assert (
-        inputs
-        == [
-            [8, 110, 220, 330, 405, 509, 600],  # context and positions
-            [9, *tenths[:2], 331, 406, 510, 601],  # after block 1, positions are overwritten, too
-            [10, *tenths[2:], 332, 407, 511, 602],
-            [11, tenths[2] + 1, tenths[3] + 1, 333, 408, 512, 603],  # no vectors left
-        ]
-    )
+    expected = [
+        [8, 110, 220, 330, 405, 509, 600],  # context and positions
+        [9, *tenths[:2], 331, 406, 510, 601],  # the vectors have no position
+        [10, *tenths[2:], 332, 407, 511, 602],
+        [11, tenths[2] + 1, tenths[3] + 1, 333, 408, 512, 603],  # no vectors left
+    ]
+    assert inputs == expected
     assert states.tolist() == [[2 * 513], [2 * 513]]  # the end token, projected
 
 
@@ -361,16 +358,14 @@ def test_a_checkpoint_is_refused_for_the_dataset_that_it_was_trained_on(
 ):
     monkeypatch.setattr(anomalyclip_weights, "git_blob_id", lambda file: blob)
     file = str(save(tmp_path / folder, tensors_of(clip)))
-    trained_on, other, instead = ("visa", "mvtec", MVTEC)
+    trained_on, other, instead = "visa", "mvtec", MVTEC
     if "MVTec" in training:
         trained_on, other, instead = "mvtec", "visa", VISA
     for dataset in (other, "mpdd", "custom"):
         prompts = read_prompts(clip, file, dataset)
         assert prompts.checkpoint.description == f"{training} (epoch_15.pth)"
         assert prompts.notes == ()
-    with pytest.raises(
-        InputError, match=rf"was trained on the test images of .* in the folder {instead} of"
-    ):
+    with pytest.raises(InputError, match=rf"trained on the test images .* the folder {instead} of"):
         read_prompts(clip, file, trained_on)
 
 
