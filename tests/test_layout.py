@@ -220,8 +220,9 @@ def test_an_allowed_source_passes(path, source):
     assert [fault for check in CHECKS for fault in check({path: source})] == []
 
 
-def test_loading_the_runners_loads_neither_report_nor_renderer():
-    code = "import sys, run_demo, run_winclip; print(*sys.modules)"
+def test_loading_the_runners_loads_neither_report_nor_renderer_and_uses_no_network():
+    code = "import socket, sys; socket.getaddrinfo = socket.socket.connect = None; "
+    code += "import run_demo, run_winclip; print(*sys.modules)"
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
     modules = done.stdout.split()
