@@ -67,7 +67,6 @@ def load_sources() -> dict[str, dict[str, str]]:
     return table.set_index("source").to_dict(orient="index")
 
 
-@lru_cache
 def published_for(dataset: str) -> pd.DataFrame:
     """Return the published numbers of one dataset ("mvtec", "visa", "mpdd"), one row per KEYS.
 
