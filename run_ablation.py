@@ -10,6 +10,8 @@ the constants below, or override them; --help lists all options. Start a stopped
 resume it.
 """
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from utils.ablation.run import main
 
 # --------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ and offers a threshold; the results are then in <name of the folder>-with-refere
 constants below, or override them as above; --help lists all options.
 """
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from utils.run.custom import main
 
 # --------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ show that the program works; they are not comparable with published results.
 
 from pathlib import Path
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from datasets.demo import render_if_needed
 from utils.run.benchmark import main
 

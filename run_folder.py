@@ -9,6 +9,8 @@ result/NAME/. Edit the constants below, or override them: python run_folder.py -
 layouts and the CSV files that datasets/folder.py reads.
 """
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from utils.run.benchmark import main
 from utils.run.settings import FolderSettings
 

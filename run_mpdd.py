@@ -9,6 +9,8 @@ constants below, or override them: python run_mpdd.py --shots 0 --categories con
 --help lists all options. Start a stopped run again to resume it.
 """
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ tiles. Edit the constants below, or override them: python run_visa.py --shots 0 
 capsules pcb1; --help lists all options. Start a stopped run again to resume it.
 """
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ result/mvtec/. Edit the constants below, or override them: python run_winclip.py
 --categories bottle grid; --help lists all options. Start a stopped run again to resume it.
 """
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------

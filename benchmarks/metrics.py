@@ -27,9 +27,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 import cv2
 import numpy as np
 
+from utils.cli import run_cli
 from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
 from utils.run.distributed import reuse_freed_memory
 
@@ -206,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -16,6 +16,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 import numpy as np
 
 from datasets import prepare

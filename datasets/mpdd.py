@@ -13,6 +13,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from datasets.download import Archive
 from datasets.official import OFFICIAL
 from datasets.prepare import BenchmarkSpec, main, scan_mvtec_layout

@@ -18,6 +18,8 @@ from typing import Literal
 if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 import pandas as pd
 
 from datasets.download import Archive

@@ -1,4 +1,6 @@
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,28 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if os.environ.get("WINCLIP_TEST_CUDA") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import open_clip
+
 from tests.benches import small_mvtec, small_visa
 from utils.files import PROJECT
 from utils.run.benchmark import run
 from utils.run.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tokenizer() -> Iterator[None]:
+    """Build each tokenizer and encode each prompt once: both take longer than a small model."""
+    build = open_clip.get_tokenizer
+
+    @cache
+    def build_once(*arguments: object, **options: object) -> object:
+        tokenizer = build(*arguments, **options)
+        tokenizer.encode = cache(tokenizer.encode)
+        return tokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip, "get_tokenizer", build_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """Damaged datasets and hostile files, given to the real scripts without a network."""
 
 import os
+import socket
 import subprocess
-import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from datasets import mvtec, visa
 from datasets.prepare import BenchmarkSpec, Options, prepare
 from tests import corpus, corpus_weights, scripts
 from tests.clips import write_config
-from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
 from tests.limits import time_limit
 from utils.errors import InputError
@@ -107,39 +107,25 @@ def test_a_data_root_whose_name_cannot_be_written_is_refused(folder, name):
         Settings("mvtec", data_root=str(odd))
 
 
-BLOCK_NETWORK = """
-import os, socket
-
-def refuse(*arguments, **options):
-    open(os.environ["NETWORK_USED"], "a").write(repr(arguments))
+def refuse(*arguments: object, **options: object) -> None:
+    Path(os.environ["NETWORK_USED"]).write_text(repr(arguments))
     raise OSError("the network is blocked")
-
-def only_local(connect):
-    return lambda this, to: (connect if this.family == socket.AF_UNIX else refuse)(this, to)
-
-socket.getaddrinfo = refuse
-socket.socket.connect = only_local(socket.socket.connect)
-socket.socket.connect_ex = only_local(socket.socket.connect_ex)
-"""
 
 
 def block_network() -> None:
-    exec(BLOCK_NETWORK, {})
+    """Refuse and record every connection of this process but those within the machine."""
+
+    def only_local(connect: Callable) -> Callable:
+        return lambda this, to: (connect if this.family == socket.AF_UNIX else refuse)(this, to)
+
+    socket.getaddrinfo = refuse
+    for name in ("connect", "connect_ex"):
+        setattr(socket.socket, name, only_local(getattr(socket.socket, name)))
 
 
-def run_offline(*words: object, folder: Path) -> subprocess.CompletedProcess:
-    """Run a new Python in `folder`, without a network from its start; record tries in a file."""
-    (folder / "site").mkdir(exist_ok=True)
-    (folder / "site/sitecustomize.py").write_text(BLOCK_NETWORK)
-    more = {"PYTHONPATH": str(folder / "site"), "NETWORK_USED": str(folder / "network-used")}
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=folder,
-        env=os.environ | more,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def fetch() -> None:
+    block_network()
+    urllib.request.urlopen("http://192.0.2.1")
 
 
 def runner_options(folder: Path, *words: object) -> tuple[object, ...]:
@@ -171,13 +157,13 @@ def test_the_scripts_score_every_kind_of_image_without_a_network(folder):
     prepared = scripts.start("datasets/mvtec.py", *PREPARE_OPTIONS, cwd=folder, **offline).finish()
     assert prepared.returncode == 0, prepared.stderr
     words = runner_options(folder, "--quiet")
-    done = run_offline(PROJECT / "run_winclip.py", *words, folder=folder)
+    done = scripts.start("run_winclip.py", *words, cwd=folder, **offline).finish()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     scored = {Path(name).name for name in load_scores(folder / "out/scores/bottle.npz").image}
     assert scored >= set(kinds.values())
     assert not (folder / "network-used").exists()
-    fetch = "import urllib.request as u; u.urlopen('http://192.0.2.1')"
-    assert "the network is blocked" in run_offline("-c", fetch, folder=folder).stderr
+    tried = scripts.start("run_winclip.py", cwd=folder, **offline | {"prepare": fetch}).finish()
+    assert "the network is blocked" in tried.stderr
     assert (folder / "network-used").exists()
 
 

@@ -309,6 +309,15 @@ def test_a_wrong_setting_ends_in_one_sentence(tmp_path, changes, message):
         score_custom(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))
 
 
+def test_additional_states_need_no_class_name(tmp_path):
+    states = ("{} with a scratch", "metal nut: {} with rust: brown")
+    chosen = settings(tmp_path, extra_anomalous_states=states)
+    assert chosen.extra_states("metal nut") == ([], ["{} with a scratch", "{} with rust: brown"])
+    assert chosen == settings(
+        tmp_path, extra_anomalous_states=("metal nut: " + states[0], states[1])
+    )
+
+
 def test_results_of_different_images_never_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.run.custom.PROJECT", tmp_path / "project")
     folders = [tmp_path / name / "test" for name in ("a/nut", "a/bolt", "b/nut")]

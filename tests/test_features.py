@@ -18,7 +18,9 @@ from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
 from utils.errors import InputError
 from utils.features import space
+from utils.features.kept import explain_no_features
 from utils.features.store import FeatureStore
+from utils.files import write_text
 from utils.results.scores import Scores, load_scores
 from utils.run import session, stream
 from utils.run.benchmark import run
@@ -349,8 +351,12 @@ def test_the_size_of_the_features_is_announced_and_a_full_disk_refused(bottle, m
 
 
 def test_a_folder_without_features_is_refused(bottle, tmp_path):
-    with pytest.raises(InputError, match=r"no features of these images .*--features keep"):
-        run(replace(bottle, features=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    for name, message in (("nowhere", "there is no folder"), ("empty", "the run in")):
+        with pytest.raises(InputError, match=rf"{message} {tmp_path / name}.*--features keep"):
+            run(replace(bottle, features=str(tmp_path / name)))
+    write_text(tmp_path / "other/features.json", "")
+    assert explain_no_features(tmp_path / "other").endswith("are those of other images")
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])

@@ -349,6 +349,11 @@ def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_pa
     assert "called test or good: 1 (gear)" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"--good-folder is for folders; in a CSV"):
         split_of(root, tmp_path / "c", good_folder="gut", csv=tmp_path / "list.csv")
+    message = (
+        r'no folder "ja" with images; its folders with images are: 6 \(gear/dent, gear/good, nut/G'
+    )
+    with pytest.raises(InputError, match=message):
+        split_of(root, tmp_path / "c", good_folder="ja")
 
 
 def test_good_folders_may_have_several_names(tmp_path, capsys):
@@ -376,7 +381,12 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["a/b/c/d/0.png"], "has no known layout"),
+        (
+            ["a/b/c/d/0.png"],
+            r"has images in 1 \(a/b/c/d\), and no folder .* test or good; name the",
+        ),
+        (["0.png", "1.png"], "holds 2 images, and nothing tells which are good; put them into"),
+        (["a/readme"], r"raw holds no images \(\.png, "),
         (
             ["gear/test/a/0.png", "gear/test/b/0.png"],
             "folders a, b; if one .* give its name as --good-folder",

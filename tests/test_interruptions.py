@@ -16,6 +16,7 @@ from datasets.demo import Options, make
 from datasets.official import OFFICIAL
 from tests import scripts
 from tests.benches import contents
+from tests.clips import write_config
 from utils.results.scores import load_scores
 
 KILLS = 6  # at moments spread over a run
@@ -32,6 +33,8 @@ def options(tmp_path_factory) -> tuple[str, ...]:
         make(Options(folder / "raw", splits_folder=folder / "splits"))
     words = ["--data-root", folder / "raw", "--split", folder / "splits/demo.csv", "--limit", 1]
     words += ["--shots", 0, 1, "--seeds", 0, "--heatmap-size", 64, "--num-workers", 1]
+    model = write_config(folder, "small", 240, 16, layers=2, width=32)
+    words += ["--model", model, "--pretrained", "random"]
     return tuple(map(str, words))
 
 

@@ -120,6 +120,17 @@ def early_report_imports(sources: Sources) -> list[str]:
     ]
 
 
+def scripts_without_startup(sources: Sources) -> list[str]:
+    """Find scripts that import anything but the standard library before `utils.startup`."""
+    faults = []
+    for path, source in sources.items():
+        names = [name for name, _, _ in imports_of(source)]
+        slow = [n for n in names if n.partition(".")[0] not in sys.stdlib_module_names]
+        if '__name__ == "__main__"' in source and slow[:1] != ["utils.startup"]:
+            faults.append(f"{path} does not import utils.startup first")
+    return faults
+
+
 Check = Callable[[Sources], list[str]]
 CHECKS: tuple[Check, ...] = (
     upward_imports,
@@ -127,6 +138,7 @@ CHECKS: tuple[Check, ...] = (
     filled_inits,
     long_signatures,
     early_report_imports,
+    scripts_without_startup,
 )
 
 
@@ -168,6 +180,11 @@ def test_the_project_has_no(check, sources):
             "if True:\n    from utils.report import charts",
         ),
         (early_report_imports, "run_demo.py", "import jinja2"),
+        (
+            scripts_without_startup,
+            "tools/a.py",
+            'import torch\nimport utils.startup\nif __name__ == "__main__":\n    main()',
+        ),
     ],
 )
 def test_a_planted_violation_is_found(check, path, source):
@@ -203,8 +220,9 @@ def test_an_allowed_source_passes(path, source):
     assert [fault for check in CHECKS for fault in check({path: source})] == []
 
 
-def test_loading_the_runners_loads_neither_report_nor_renderer():
-    code = "import sys, run_demo, run_winclip; print(*sys.modules)"
+def test_loading_the_runners_loads_neither_report_nor_renderer_and_uses_no_network():
+    code = "import socket, sys; socket.getaddrinfo = socket.socket.connect = None; "
+    code += "import run_demo, run_winclip; print(*sys.modules)"
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
     modules = done.stdout.split()

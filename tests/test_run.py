@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_a_split_may_have_unknown_categories(mvtec_settings, tmp_path):
     assert table.query("category in ['valve', 'mean']")["paper"].isna().all()
 
 
-@pytest.mark.parametrize(("interval", "expected"), [(0.0, [7, 14, 14]), (1e9, [7, 14])])
+@pytest.mark.parametrize(("interval", "expected"), [(0.0, [7, 14, 14]), (1e9, [14])])
 def test_tables_are_written_between_categories_and_the_report_at_the_end(
     mvtec_settings, tmp_path, monkeypatch, interval, expected
 ):
@@ -338,13 +339,17 @@ def test_several_evaluation_sizes_are_those_of_separate_runs(visa_settings, visa
 
 
 @pytest.mark.slow
-def test_the_papers_backbone_runs_on_real_images(shared_data, mvtec_settings, tmp_path):
+def test_a_backbone_of_the_papers_width_runs_on_real_images(shared_data, mvtec_settings, tmp_path):
     options = Options(shared_data / "mvtec", splits_folder=tmp_path, allow_incomplete=True)
     split, _ = prepare(mvtec.MVTEC, options)
     header, *lines = split.read_text().splitlines()
     few = [line for line in lines if "/train/good/" in line or "/hole/" in line]
     split.write_text("\n".join([header, *few]) + "\n")
-    changes = {"shots": (0, 1), "seeds": (0,), "model": "ViT-B-16-plus-240", "limit": 1}
+    config = open_clip.get_model_config("ViT-B-16-plus-240")
+    config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 3  # of 12, for speed
+    model = tmp_path / "paper.json"
+    model.write_text(json.dumps(config))
+    changes = {"shots": (0, 1), "seeds": (0,), "model": str(model), "limit": 1}
     settings = replace(mvtec_settings, data_root=str(options.data_root), split=str(split))
     run(replace(settings, categories=("hazelnut",), **changes, result_dir=str(tmp_path / "r")))
     scores = load_scores(tmp_path / "r/scores/hazelnut.npz")

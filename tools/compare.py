@@ -16,6 +16,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 from tyro.conf import Positional
 
 from utils.cli import parse_options, run_cli

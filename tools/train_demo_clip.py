@@ -21,6 +21,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: import from the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import utils.startup  # first: handles Ctrl-C and broken packages during the imports
+
 import numpy as np
 import open_clip
 import torch

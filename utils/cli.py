@@ -74,6 +74,8 @@ def exit_on_error(report: Callable[[str], None] = print_stderr) -> Iterator[None
     """
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by `utils.startup`
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
         finally:

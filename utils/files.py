@@ -8,16 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
-
-try:
-    import cv2
-except ImportError as error:  # opencv-python needs libGL.so.1, which slim machines lack
-    raise SystemExit(
-        f"error: OpenCV cannot be loaded ({error}); on a machine without a display, run "
-        "pip uninstall -y opencv-python opencv-python-headless, then "
-        "pip install opencv-python-headless"
-    ) from None
 
 from utils.errors import InputError
 

@@ -18,15 +18,17 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from datasets.custom.tree import (
     GOOD_WORDS,
     MASK_WORDS,
+    Tree,
     find_mask_siblings,
     image_stems,
     list_names,
     plain_word,
+    walk,
 )
 from datasets.decode import SUFFIXES, is_blank
 from datasets.prepare import list_images
@@ -55,8 +57,14 @@ def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
 
     `category` names the category if there is only one; "": the name of its folder. `good_folder` is
     the name of the folders of good images; "": one of `GOOD_WORDS`. Raise `InputError` if no layout
-    is recognised or if it is unclear which images are good.
+    is recognised, if it is unclear which images are good, or if there is no such `good_folder`.
     """
+    images = image_folders(given) if good_folder else []
+    if good_folder and not any(plain_word(path.name) == plain_word(good_folder) for path in images):
+        raise InputError(
+            f'--good-folder: {given} has no folder "{good_folder}" with images; its folders with '
+            f"images are: {list_names(images)}"
+        )
     scan, folders = find_categories(given, {plain_word(good_folder)} if good_folder else GOOD_WORDS)
     if category and len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
@@ -89,11 +97,29 @@ def find_categories(given: Path, good_words: Collection[str]) -> tuple[Scan, lis
             )
         if folders:
             return scan, folders
-    raise InputError(
-        f"--data-root: {given} has no known layout; expected {LAYOUT}, or one of the other "
-        "layouts in docs/own-data.md, or a CSV as --csv FILE; pass the name of the folder of "
-        "good images as --good-folder NAME"
+    raise InputError(f"--data-root: {given} {describe_unknown_layout(given)}")
+
+
+def describe_unknown_layout(given: Path) -> str:
+    """Return what a folder without a known layout holds, and what to do."""
+    images = image_folders(given)
+    if not images:
+        return f"holds no images ({', '.join(SUFFIXES)})"
+    if images == [PurePath()]:
+        return (
+            f"holds {len(list_images(given))} images, and nothing tells which are good; put them "
+            "into folders, good and one per defect, or list them with labels in a CSV as --csv FILE"
+        )
+    return (
+        f"has images in {list_names(images)}, and no folder of a category is called test or good; "
+        "name the folder of good images with --good-folder, or use a layout of docs/own-data.md, "
+        f"such as {LAYOUT}, or a CSV as --csv FILE"
     )
+
+
+def image_folders(root: Path) -> list[PurePath]:
+    """Return the folders at or below `root` that have images in them, as sorted relative paths."""
+    return sorted({path.parent for path in walk(root, Tree()) if path.suffix.lower() in SUFFIXES})
 
 
 def is_category(folder: Path, good_words: Collection[str]) -> bool:

@@ -175,6 +175,15 @@ def open_stores(
     return stores
 
 
+def explain_no_features(folder: Path) -> str:
+    """Return why none of a run's images have features in the folder that FEATURES names."""
+    if not folder.parent.is_dir():
+        return f"there is no folder {folder.parent}"
+    if not (folder / FEATURES_JSON).exists():
+        return f"the run in {folder.parent} has kept no features"
+    return f"the features in {folder} are those of other images"
+
+
 def has_file(store: FeatureStore, image: str) -> bool:
     """Return whether a store has a file for an image, which may be damaged."""
     try:

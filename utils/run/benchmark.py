@@ -5,7 +5,6 @@ the unit of work: its files are written when it is finished, and a run that was 
 with the first unfinished category when it is started again.
 """
 
-import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -101,8 +100,8 @@ def device_errors(settings: Settings) -> Iterator[None]:
 
 
 def at_most_every(seconds: float, function: Callable, *arguments: object) -> Callable[[], None]:
-    """Return a function that calls `function`, unless it has done so in the last `seconds`."""
-    last_call = -math.inf
+    """Return a function that calls `function`, at most every so many `seconds` from now on."""
+    last_call = time.monotonic()
 
     def call() -> None:
         nonlocal last_call

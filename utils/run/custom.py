@@ -70,6 +70,10 @@ class CustomSettings(Settings, CustomOptions):
     data_root: tyro.conf.Suppress[str] = ""
     split: tyro.conf.Suppress[str] = ""
     categories: tyro.conf.Suppress[tuple[str, ...]] = ()
+    extra_normal_states: tuple[str, ...] = ()
+    """Additional normal states, such as "{} with neat soldering"."""
+    extra_anomalous_states: tuple[str, ...] = ()
+    """Additional anomalous states, such as "{} with bad soldering"."""
     shots: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     seeds: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     limit: tyro.conf.Suppress[int | None] = None
@@ -77,8 +81,17 @@ class CustomSettings(Settings, CustomOptions):
     """Folder of the results; "auto": result/custom/<name of images>, or ...-with-references."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for a rate out of range, and a class name that no file can have."""
+        """Raise `InputError` for a rate out of range, and a class name that no file can have.
+
+        States without a class, such as "{} with a scratch", are those of the class name.
+        """
         super().__post_init__()
+        for name in ("extra_normal_states", "extra_anomalous_states"):
+            states = [
+                f"{self.class_name}: {state}" if "{}" in state.partition(":")[0] else state
+                for state in getattr(self, name)
+            ]
+            object.__setattr__(self, name, tuple(states))
         if self.false_alarms is not None and not 0 < self.false_alarms < 1:
             raise InputError(
                 f"FALSE_ALARMS = {self.false_alarms}: expected a number between 0 and 1, such as "

@@ -21,6 +21,7 @@ from models.prompts import prompt_ensemble, spaced_words
 from utils.errors import InputError
 from utils.features.kept import (
     KeptFeatures,
+    explain_no_features,
     find_kept,
     log_shares,
     open_stores,
@@ -228,7 +229,7 @@ def find_stores(
     folder = settings.named_features
     if folder and folder not in [store.folder for store in stores]:
         raise InputError(
-            f'FEATURES = "{settings.features}": no features of these images are kept there; '
+            f'FEATURES = "{settings.features}": {explain_no_features(folder)}; '
             'give "auto", "keep", "off" or the result folder of a run with --features keep'
         )
     return stores, precision or (stores[0].precision if stores else EXACT)

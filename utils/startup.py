@@ -1,0 +1,70 @@
+"""End a script in one line while it imports packages, which takes seconds.
+
+Every script imports this module first. Until `utils.cli.exit_on_error` takes over, Ctrl-C ends the
+script at once; a package that is missing or cannot be loaded is one sentence.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+SCRIPT_FOLDERS = [PROJECT / name for name in (".", "benchmarks", "datasets", "tools")]
+OWN_PACKAGES = {"__main__", "benchmarks", "datasets", "models", "tools", "utils"}
+
+
+def describe_import_error(error: BaseException) -> str | None:
+    """Return one sentence about a package that is missing or broken; None for any other error.
+
+    A package is broken if an import of it by the project fails, whatever the error: it lacks a
+    shared library, does not fit the version of another package, or is too old.
+    """
+    import traceback  # late: while this module is imported, Ctrl-C still gives a traceback
+    from importlib.metadata import packages_distributions
+
+    from utils.errors import describe_error
+
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    calls = [(frame.f_globals["__name__"], frame.f_code.co_name) for frame in frames]
+    foreign = [(module, code) for module, code in calls if top_level(module) not in OWN_PACKAGES]
+    if foreign and foreign[0][1] != "<module>":
+        return None  # the package had been imported
+    name = (isinstance(error, ImportError) and error.name) or ""
+    pip = f"{sys.executable} -m pip install"
+    if isinstance(error, ModuleNotFoundError) and top_level(name) == name not in OWN_PACKAGES:
+        return (
+            f"the package {name} is not installed for {sys.executable}; activate the project's "
+            f"environment, or run {pip} -r {PROJECT / 'requirements.txt'}"
+        )
+    importing = [module for module, code in foreign if code == "<module>"]
+    package = top_level(importing[-1] if importing else name)
+    if not package or package in OWN_PACKAGES:
+        return None
+    if package == "cv2":  # opencv-python, which other packages install over it, needs libGL
+        distribution = "--no-deps opencv-python-headless"
+    else:
+        distribution = packages_distributions().get(package, [package])[0]
+    return (
+        f"the package {package} cannot be loaded ({describe_error(error)}); install it again: "
+        f"{pip} --force-reinstall {distribution}"
+    )
+
+
+def top_level(module: str) -> str:
+    """Return the first part of a dotted name."""
+    return module.partition(".")[0]
+
+
+def print_import_error(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Print an uncaught error: in one line if a package is to blame, else with its traceback."""
+    sentence = describe_import_error(error)
+    if sentence:
+        print(f"error: {sentence}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if Path(getattr(sys.modules["__main__"], "__file__", "")).resolve().parent in SCRIPT_FOLDERS:
+    sys.excepthook = print_import_error
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
