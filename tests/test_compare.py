@@ -115,7 +115,7 @@ def test_resampled_metrics_are_those_of_scikit_learn_with_sample_weights(levels)
 
 def test_the_variance_of_auroc_is_unbiased():
     """Over all samples from a small population, its mean is the variance of AUROC."""
-    table = np.array([[0.0, 1.0], [1.0, 0.5]])  # of a pair of one of two rows and one of two columns
+    table = np.array([[0.0, 1.0], [1.0, 0.5]])  # values of pairs of a row and a column
     samples = [
         table[np.ix_(rows, columns)]
         for rows, columns in product(product((0, 1), repeat=3), product((0, 1), repeat=4))

@@ -5,9 +5,9 @@ closed form (`pair_variance`). For AUPR and F1-max, it comes from resamples of h
 without replacement, the same images for all results (the delete-half jackknife, Shao and Wu 1989;
 the m-out-of-n bootstrap, Bickel, Götze and van Zwet 1997): drawn with replacement, repeated images
 raise AUPR and F1-max and lower their variance. Good and anomalous images are halved separately, and
-categories are independent. The variance between seeds is a component of its own, because five seeds are too few to
-resample. The sum of all components has the degrees of freedom of Satterthwaite (1946).
-`tools/interval_coverage.py` measures the coverage.
+categories are independent. The variance between seeds is a component of its own, because five seeds
+are too few to resample. The sum of all components has the degrees of freedom of Satterthwaite
+(1946). `tools/interval_coverage.py` measures the coverage.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ def pair_scores(good: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
 
 
 def pair_variance(pairs: np.ndarray) -> np.ndarray:
-    """Estimate the variance over images of the mean of values (..., Q, P) of pairs of images: (...).
+    """Estimate the variance over images of the mean of the values (..., Q, P) of pairs: (...).
 
     A value is the sum of an effect of its row, of its column, and of both together, with variances
     a, b and c; that of the mean is a / Q + b / P + c / QP. Row means have the variance a + c / P,

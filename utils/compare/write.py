@@ -16,8 +16,9 @@ LEGEND = (
     "Percent, means over {categories}; ± is the sample standard deviation over seeds. "
     "Differences are to {first}. The interval (95 %) and the two-sided p-value come from the "
     "variance over images (for AUROC that of pairs of images, else of halves of the images, drawn "
-    "without replacement within categories) and between seeds; p-values are not corrected for the number of comparisons. Wins, ties "
-    "and losses count categories; differences below 0.005 are ties."
+    "without replacement within categories) and between seeds; p-values are not corrected for the "
+    "number of comparisons. Wins, ties and losses count categories; differences below 0.005 are "
+    "ties."
 )
 NO_DIFFERENCES = "No differences are recorded."
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]
