@@ -212,8 +212,8 @@ def test_the_lines_of_a_page():
     for line in (
         "- image AUROC from 80.0 (public) to 84.0 (paper): +4.0; pixel AUROC from 80.0 (public) to "
         "84.0 (paper): +4.0",
-        "- prompt templates: +2.0 image AUROC, 95 % interval [0.0, 3.2] over categories; +2.0 pixel "
-        "AUROC, 95 % interval [0.0, 3.2] over categories",
+        "- prompt templates: +2.0 image AUROC, 95 % interval [0.0, 3.2] over categories; +2.0 "
+        "pixel AUROC, 95 % interval [0.0, 3.2] over categories",
         "- resizing: +2.0 image AUROC, interval n/a; +2.0 pixel AUROC, interval n/a",
         "| resizing | resize | images squashed to a square | images cut into overlapping square",
         "| prompt templates |" + " +2.0 [0.0, 3.2] |" * metrics,
