@@ -20,15 +20,18 @@ CLASS_NAME = ""  # what the images show, in English words: "metal nut"
 REFERENCES = ""  # folder of images of good parts (2 or more for a threshold); "": zero-shot only
 MASKS = ""  # masks for pixel metrics: a folder, or a file; "": those inside IMAGES, if any
 FALSE_ALARMS = None  # share of good images that may exceed the threshold, such as 0.05; or None
-# The model
-MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
-PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"
+# The method
+METHOD = "winclip"  # "winclip", or "anomalyclip" or "inctrl" with a checkpoint (docs/protocol.md)
+CHECKPOINT = ""  # of AnomalyCLIP or InCTRL: their authors' file, or "random" for a trial
+MODEL = "auto"  # "auto": the method's; WinCLIP takes any open_clip ViT with a class token
+PRETRAINED = "auto"  # "auto": the method's; or an open_clip tag, a file, a folder, or "random"
 PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
 # The machine
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
 PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 # The results
+MAPS = True  # False: image scores only, about ten times as fast (WinCLIP)
 HEATMAPS = "all"  # "all", "none", or the first N of each folder
 FEATURES = "auto"  # use kept features; "keep": also write them; "off": neither; or a result folder
 RESULT_DIR = "auto"  # "auto": result/custom/<name of IMAGES>/, or ...-with-references/

@@ -31,6 +31,7 @@ PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 NUM_WORKERS = 0  # worker processes, or "auto"; small images are decoded fastest without
 # The results
+MAPS = True  # False: image scores only, about ten times as fast (WinCLIP)
 HEATMAPS = 1  # "all", "none", or the first N of each defect
 FEATURES = "auto"  # use kept features; "keep": also write them; "off": neither; or a result folder
 RESULT_DIR = "auto"  # "auto": result/demo/

@@ -19,15 +19,18 @@ SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more i
 SEEDS = (0, 1, 2, 3, 4)  # draws of reference images for each number of shots; the paper uses 5
 REFERENCES = "draw"  # or a CSV in the format of a run's shots.csv: category, shots, seed, image
 LIMIT = None  # use only the first N good images and N of each defect; None for all
-# The model
-MODEL = "ViT-B-16-plus-240"  # the paper's; any open_clip vision transformer with a class token
-PRETRAINED = "laion400m_e31"  # an open_clip tag, a weight file, a folder with one, or "random"
+# The method
+METHOD = "winclip"  # "winclip", or "anomalyclip" or "inctrl" with a checkpoint (docs/protocol.md)
+CHECKPOINT = ""  # of AnomalyCLIP or InCTRL: their authors' file, or "random" for a trial
+MODEL = "auto"  # "auto": the method's; WinCLIP takes any open_clip ViT with a class token
+PRETRAINED = "auto"  # "auto": the method's; or an open_clip tag, a file, a folder, or "random"
 PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
 # The machine
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
 PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 # The results
+MAPS = True  # False: image scores only, about ten times as fast (WinCLIP)
 HEATMAPS = "all"  # "all", "none", or the first N of each defect
 FEATURES = "auto"  # use kept features; "keep": also write them; "off": neither; or a result folder
 RESULT_DIR = "auto"  # "auto": result/visa/

@@ -1,15 +1,16 @@
 """Measure seconds per image of the windowed encoder, beside the time of its matrix products alone.
 
-    python benchmarks/encoder.py [--quick] [--model NAME] [--device DEVICE]
+    python benchmarks/encoder.py [--quick] [--methods] [--model NAME] [--device DEVICE]
 
 Weights are random, which does not affect speed. The limit is measured in the same process: the
 products of a forward pass (linear layers of all blocks, in their shapes, each computed as few times
 as the algebra allows) and nothing else. If anomalib is installed, its WinClip encodes the same
 images in fp32 with the same weights and a corrected token layout, and the largest difference
 between the embeddings is printed. The prompts of one category are timed too, beside open_clip's
-`encode_text`. Repeats are interleaved, so that a busy moment of the machine affects all; medians
-are printed. A precision that the device does not support is left out, with the reason. `--quick`
-takes one batch size and two repeats. Writes nothing.
+`encode_text`. Then WinCLIP scores an image with and without maps; `--methods` adds AnomalyCLIP and
+InCTRL with their own backbones and random checkpoints. Repeats are interleaved, so that a busy
+moment of the machine affects all; medians are printed. A precision that the device does not support
+is left out, with the reason. `--quick` takes one batch size and two repeats. Writes nothing.
 """
 
 import argparse
@@ -38,7 +39,8 @@ from models.clip.device import (
 )
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
-from models.clip.weights import RANDOM, load_clip
+from models.clip.weights import RANDOM, LoadedClip, load_clip
+from models.methods import BACKBONES, Method, WinClip, load_method
 from models.prompts import prompt_ensemble
 from utils.cli import run_cli
 from utils.errors import InputError
@@ -47,6 +49,8 @@ from utils.run.distributed import reuse_freed_memory
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
 REPEATS, QUICK_REPEATS = 5, 2
+CATEGORY = "metal nut"
+REFERENCES = 4  # of InCTRL
 
 Product = tuple[int, int, int]  # rows, inputs and outputs of a linear layer
 
@@ -143,7 +147,7 @@ def measure_text(name: str, device: torch.device, quick: bool) -> str:
     """Return the line on the prompts of one category."""
     clip = load_clip(name, RANDOM)
     to_device(clip.model, device, "fp32")
-    ensemble = prompt_ensemble("metal nut")
+    ensemble = prompt_ensemble(CATEGORY)
     prompts = [prompt for state in ensemble for prompt in state]
     functions = [
         lambda: encode_states(clip.model, clip.tokenizer, *ensemble),
@@ -167,12 +171,58 @@ def compare_peer(encoder: WindowedEncoder, peer: nn.Module, pixels: Tensor, rati
     return f"anomalib, fp32: {ratio:.2f} times ours; difference {difference:.0e}"
 
 
+def measure_methods(name: str, device: torch.device, others: bool, quick: bool) -> list[str]:
+    """Return a line on the image score of each method, and one on the embedding without maps."""
+    clip, repeats = load_clip(name, RANDOM), QUICK_REPEATS if quick else REPEATS
+    to_device(clip.model, device, "fp32")
+    methods: dict[str, Method] = {
+        "WinCLIP": winclip(clip, (2, 3)),
+        "WinCLIP without maps": winclip(clip, ()),
+    }
+    for other in ("anomalyclip", "inctrl") if others else ():
+        backbone = load_clip(BACKBONES[other][0], RANDOM)
+        to_device(backbone.model, device, "fp32")
+        methods[other] = load_method(other, backbone, RANDOM, "")
+    with torch.inference_mode():
+        scorers = [scorer(method, label == "inctrl") for label, method in methods.items()]
+        seconds = median_seconds(scorers, repeats, device)
+        pixels = torch.randn(1, 3, clip.image_size, clip.image_size, device=device)
+        full, plain = (m.encode_images(pixels).image for m in list(methods.values())[:2])
+    lines = [
+        f"{label:20} {time:12.3f} {seconds[0] / time:8.1f}"
+        for label, time in zip(methods, seconds, strict=True)
+    ]
+    difference = "the same bits"
+    if not torch.equal(full, plain):
+        difference = f"a difference of {largest_difference(full, plain):.0e}"
+    return [*lines, f"the image embeddings with and without maps have {difference}"]
+
+
+def winclip(clip: LoadedClip, scales: tuple[int, ...]) -> WinClip:
+    """Return WinCLIP with the paper's settings; without maps if there are no scales."""
+    encoder = WindowedEncoder(clip.model.visual, scales)
+    return WinClip(clip, encoder, prompt_ensemble, 0.07, True, "embeddings", bool(scales))
+
+
+def scorer(method: Method, needs_references: bool) -> Callable[[], object]:
+    """Return a function that scores one image, from pixels to the score."""
+    shape = 3, method.image_size, method.image_size
+    pixels, text = torch.randn(1, *shape, device=method.device), method.text_bank(CATEGORY)
+    visual, rows = None, None
+    if needs_references:
+        references = torch.randn(REFERENCES, *shape, device=method.device)
+        visual = method.visual_bank(method.encode_images(references))
+        rows = torch.arange(REFERENCES, device=method.device)
+    return lambda: method.score(method.encode_images(pixels), text, visual, [rows])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--methods", action="store_true")
     parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
     options = parser.parse_args()
@@ -188,6 +238,9 @@ def main() -> None:
     for precision in PRECISIONS:
         for line in measure(options.model, device, precision, options.quick):
             print(line, flush=True)
+    print("\nimage score, fp32         s/image  WinCLIP's time / this time")
+    for line in measure_methods(options.model, device, options.methods, options.quick):
+        print(line, flush=True)
     print(f"\ntext, fp32: {measure_text(options.model, device, options.quick)}")
 
 

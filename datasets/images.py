@@ -2,7 +2,7 @@
 
 For square RGB and grey images, decoding and resizing equal open_clip's own transform bit for bit.
 Images of other modes are converted to RGB before resizing; images that are not square are cut into
-overlapping tiles, or squashed.
+overlapping tiles, squashed, or cropped.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -26,7 +26,8 @@ from datasets.splits import Sample
 from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
 from utils.errors import InputError
 
-Resize = Literal["tile", "squash"]  # overlapping square tiles, or one tile of the squashed image
+# Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
+Resize = Literal["tile", "squash", "centre_crop"]
 EvalSize = int | Literal["source"]  # shorter side of maps and masks, or each image's own shape
 MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 
@@ -155,12 +156,16 @@ def cut_tiles(
 
     "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
     pixels, or with 0 the shorter side, becomes `side`, and cuts tiles. "squash" resizes both sides
-    to `side`: one tile. `grid` sets the rows and columns of tiles; None: as many as are needed.
+    to `side`: one tile. "centre_crop" resizes the shorter side and crops, as open_clip's own
+    transform does. `grid` sets the rows and columns of tiles; None: as many as are needed.
     """
     short = min(image.size)
     shorter = round(side * short / tile_side(image.height, image.width, tile))
     target = [side, side] if resize == "squash" else [shorter]
-    pixels = T.pil_to_tensor(T.resize(image, target, InterpolationMode.BICUBIC))
+    resized = T.resize(image, target, InterpolationMode.BICUBIC)
+    if resize == "centre_crop":
+        resized = T.center_crop(resized, side)
+    pixels = T.pil_to_tensor(resized)
     height, width = pixels.shape[-2:]
     grid = grid or tile_grid(height, width, side)
     boxes = tile_boxes(height, width, side, grid)

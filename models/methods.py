@@ -1,12 +1,26 @@
 """The protocol that a method of anomaly detection follows, so that one run can score with any."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from models.winclip import TextBank, VisualBank
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states
+from models.clip.weights import IN_CHECKPOINT, LoadedClip, Weights
+from models.winclip import CropAverage, Features, TextBank, VisualBank, winclip
+
+MethodName = Literal["winclip", "anomalyclip", "inctrl"]
+
+# The backbone of each method: open_clip's name of the model, and of its weights.
+BACKBONES: dict[MethodName, tuple[str, str]] = {
+    "winclip": ("ViT-B-16-plus-240", "laion400m_e31"),
+    "anomalyclip": ("ViT-L-14-336", "openai"),
+    "inctrl": ("ViT-B-16-plus-240", IN_CHECKPOINT),
+}
 
 
 class ImageFeatures(Protocol):
@@ -26,6 +40,9 @@ class Method(Protocol):
     device: torch.device  # of the model and of all banks
     image_size: int  # side of the square input in pixels
     has_maps: bool  # False: image scores only
+    map_blur: float  # deviation of a Gaussian on upsampled maps, in patches; 0: none
+    checkpoint: Weights | None  # what the method has learned besides the backbone, if anything
+    notes: tuple[str, ...]  # warnings to show beside every result
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
         """Embed images (B, 3, S, S), normalised as open_clip's transform does."""
@@ -48,3 +65,67 @@ class Method(Protocol):
         One for each reference set, in order: a tensor of row indices into `visual`, or None for
         zero-shot.
         """
+
+
+@dataclass(frozen=True)
+class WinClip:
+    """WinCLIP, and WinCLIP+ for reference sets, as a `Method`.
+
+    Without maps, the encoder must have no scales: zero-shot scores are those of the image
+    embedding, which maps do not change, and WinCLIP+ compares patch tokens alone.
+    """
+
+    clip: LoadedClip
+    encoder: WindowedEncoder | None  # None if no image needs to be encoded
+    prompts: Callable[[str], tuple[list[str], list[str]]]  # normal and anomalous, by category
+    temperature: float
+    normalise_prompts: bool
+    crop_average: CropAverage
+    has_maps: bool = True
+    map_blur = 0.0
+    checkpoint = None
+    notes = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the model."""
+        return next(self.clip.model.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the input in pixels."""
+        return self.clip.image_size
+
+    def encode_images(self, pixels: Tensor) -> Features:
+        """Embed images and their windows, as `WindowedEncoder.encode_images` does."""
+        return self.encoder.encode_images(pixels)
+
+    def text_bank(self, category: str) -> TextBank:
+        """Return the text bank of a category, built from its prompt ensemble."""
+        prompts = self.prompts(category)
+        normal, anomalous = encode_states(self.clip.model, self.clip.tokenizer, *prompts)
+        return TextBank.from_prompts(normal, anomalous, self.temperature, self.normalise_prompts)
+
+    def visual_bank(self, references: Features) -> VisualBank:
+        """Return the windows and patches of reference images."""
+        return VisualBank.from_features(references)
+
+    def score(
+        self,
+        features: Features,
+        text: TextBank,
+        visual: VisualBank | None,
+        reference_sets: Sequence[Tensor | None],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the scores and maps of `winclip`."""
+        scores, maps = winclip(features, text, visual, reference_sets, self.crop_average)
+        return scores, maps if self.has_maps else None
+
+
+def load_method(name: MethodName, clip: LoadedClip, checkpoint: str, dataset: str) -> Method:
+    """Build a method other than WinCLIP from its backbone and a checkpoint.
+
+    `checkpoint` is a file, or "random". Raises InputError if the file is damaged, does not fit the
+    backbone, or was trained on `dataset`, the name of a benchmark.
+    """
+    return import_module(f"models.{name}").load_method(clip, checkpoint, dataset)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from datasets.official import OFFICIAL
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import Sample
 from utils.results.folder import ResultFolder
+from utils.results.methods import variant_of
 from utils.results.scores import Scores
 from utils.run.benchmark import finish
 from utils.run.category import CategoryWriter
@@ -69,7 +70,7 @@ def scores_of(tests: list[Sample], size: tuple[int, int], tiles: int) -> Scores:
 def add_category(
     folder: ResultFolder, root: Path, category: str, labels=LABELS, stem="a", size=(60, 60), tiles=1
 ) -> None:
-    """Finish one category with fabricated scores and images."""
+    """Finish a category with fabricated scores and images, without maps if the settings say so."""
     tests = samples_of(category, labels, stem)
     masks = [np.zeros(size, bool) for _ in tests]
     rng = np.random.default_rng(1)
@@ -80,7 +81,10 @@ def add_category(
         if sample.label == 1:
             mask[20:40, 20:40] = True
     thumbnails = [make_thumbnail(Image.open(root / sample.image)) for sample in tests]
-    result = CategoryResult(scores_of(tests, size, tiles), masks, thumbnails)
+    scores = scores_of(tests, size, tiles)
+    if not folder.record["settings"].get("maps", True):
+        scores = replace(scores, maps=None, variant=variant_of(folder.record["settings"]))
+    result = CategoryResult(scores, masks, thumbnails)
     writer = CategoryWriter(session_of(folder), lambda: None)
     writer.write(CategoryTask(category, RUNS, [], tests), result)
 
@@ -96,14 +100,14 @@ def session_of(folder: ResultFolder) -> Session:
     )
 
 
-def new_folder(path: Path) -> ResultFolder:
-    """Open an empty result folder with settings and a note."""
+def new_folder(path: Path, **changes) -> ResultFolder:
+    """Open an empty result folder with settings, of which some are changed, and a note."""
     settings = Settings("mvtec", shots=(0, 1), seeds=(3, 4), result_dir=str(path))
     record = {
         "title": "MVTec AD",
         "categories": list(OFFICIAL["mvtec"]),
         "draws_references": True,
-        "settings": asdict(settings),
+        "settings": asdict(settings) | changes,
         "notes": ["LIMIT = 3: <only> three"],
         "weights": {"sha256": "f65b", "description": "a file"},
         "device": "CPU",

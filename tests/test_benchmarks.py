@@ -35,6 +35,8 @@ def test_the_encoder_is_timed_beside_its_products_and_the_text_beside_open_clips
     ours, limit, share = (float(word) for word in row[2:5])
     assert ours > 0 and share == pytest.approx(limit / ours, abs=0.6 * share)  # of rounded ones
     assert any("fp16" in line and "left out" in line for line in lines)
+    assert any(line.startswith("WinCLIP without maps") for line in lines)
+    assert any(line.startswith("the image embeddings with and without maps") for line in lines)
     assert "242 prompts of a category" in lines[-1]
 
 

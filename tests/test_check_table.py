@@ -9,7 +9,7 @@ from tools import check_table
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.evaluation.metrics import image_metrics, pixel_metrics
-from utils.results.summary import load_published, write_tables
+from utils.results.summary import load_published, published_for, write_tables
 
 SIDE = 48
 
@@ -160,7 +160,7 @@ def test_the_tables_of_a_run_are_checked_at_0_shots(tmp_path, capsys):
     zero = pd.concat([paper, extra]).assign(shots=0, seed=None)
     one = pd.concat([zero.assign(shots=1, seed=seed, value=50.0) for seed in (0, 1)])
     metrics = pd.concat([zero, one]).eval("value = value / 100")
-    write_tables(tmp_path, metrics, "mvtec", categories)
+    write_tables(tmp_path, metrics, published_for("mvtec"), categories)
     for name in ("metrics.csv", "summary.csv"):
         check_table.main(check_table.Options(tmp_path / name))
         text = capsys.readouterr().out

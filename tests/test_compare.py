@@ -33,8 +33,14 @@ CATEGORIES = ("bottle", "grid", "wood")
 HOSTILE = "<b>50 %_&"
 
 
-def write_result(folder: Path, shift: float, runs=RUNS, categories=CATEGORIES, notes=()) -> Path:
-    """Write a result folder; anomalous images have scores higher by `shift`, good ones do not."""
+def write_result(
+    folder: Path, shift: float, runs=RUNS, categories=CATEGORIES, notes=(), **settings
+) -> Path:
+    """Write a result folder; anomalous images have scores higher by `shift`, good ones do not.
+
+    With the setting `maps=False`, it has neither maps nor pixel metrics.
+    """
+    has_maps = settings.get("maps", True)
     rows = []
     for number, category in enumerate(categories):
         rng = np.random.default_rng(number)
@@ -47,20 +53,21 @@ def write_result(folder: Path, shift: float, runs=RUNS, categories=CATEGORIES, n
             shots=shots,
             seed=seeds,
             image_scores=values.astype(np.float32),
-            maps=np.zeros((len(runs), 24, 1, 1), np.float32),
+            maps=np.zeros((len(runs), 24, 1, 1), np.float32) if has_maps else None,
             tiles=np.ones((24, 2), int),
             tile_side=np.full(24, 8),
             size=np.full((24, 2), 8),
         )
         save_scores(folder / "scores" / f"{category}.npz", scores)
         for run, (count, seed) in enumerate(runs):
-            metrics = image_metrics(scores.image_scores[run], scores.label) | {"pixel_auroc": 0.5}
+            metrics = image_metrics(scores.image_scores[run], scores.label)
+            metrics |= {"pixel_auroc": 0.5} if has_maps else {}
             seed = None if seed == NO_SEED else seed
             rows += [(category, count, seed, name, value) for name, value in metrics.items()]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"seed": "Int64"})
     table.to_csv(folder / "metrics.csv", index=False)
     record = {
-        "settings": {"protocol": "paper"},
+        "settings": {"protocol": "paper", **settings},
         "fingerprint": {"temperature": shift, "split_sha256": "ab" * 32, "scales": [2, 3]},
         "weights": {"description": "the paper's"},
         "versions": {"torch": "2.14"},
@@ -342,6 +349,22 @@ def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field,
     comparison = compare(read_sources([results[0], other]))
     assert message in " ".join(comparison.remarks)
     assert np.isnan(mean_of(comparison, "c").low)
+
+
+def test_runs_of_different_methods_have_the_names_of_their_methods(results, tmp_path):
+    few = write_result(tmp_path / "mvtec-inctrl", 2.0, RUNS[1:], method="inctrl", maps=False)
+    comparison = compare(read_sources([results[0], few]))
+    assert comparison.names == ["WinCLIP", "InCTRL"]
+    assert ["settings", "method", "winclip", "inctrl"] in comparison.differences
+    assert ["settings", "maps", "True", "False"] in comparison.differences
+    assert f"InCTRL: the run in {few}" in comparison.remarks
+    assert "InCTRL: run without maps, so it has no pixel metrics" in comparison.remarks
+    assert mean_of(comparison, "InCTRL").low > 0
+    text = write_comparison(comparison, tmp_path / "out")
+    assert re.search(r"image AUROC +\| InCTRL +\| +\d", text)
+    assert re.findall(r"pixel AUROC +\| (\w+)", text) == ["WinCLIP"]
+    names = compare(read_sources([*results[:2], few])).names  # two of WinCLIP
+    assert names == ["WinCLIP (a)", "WinCLIP (b)", "InCTRL"]
 
 
 def test_seeds_are_paired_by_value(results, tmp_path):

@@ -141,6 +141,15 @@ def test_an_image_is_encoded_alone_as_in_a_batch(plain):
         torch.testing.assert_close(batch[1:2], single, atol=1e-5, rtol=0)
 
 
+def test_an_encoder_without_windows_has_the_same_embedding_and_patches(plain):
+    pixels = pixels_of(plain, 2)
+    full = WindowedEncoder(plain.model.visual).encode_images(pixels)
+    alone = WindowedEncoder(plain.model.visual, scales=()).encode_images(pixels)
+    assert alone.windows == ()
+    torch.testing.assert_close(alone.image, full.image, atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone.patches, full.patches, atol=1e-6, rtol=0)
+
+
 def test_patch_tokens_are_those_of_the_protocol(plain):
     visual, pixels = plain.model.visual, pixels_of(plain, 1)
     actual = {

@@ -104,6 +104,15 @@ def test_several_results_are_columns_on_the_same_images(done, tmp_path):
         figure.draw_figure(options)
 
 
+def test_a_run_without_maps_raises_one_sentence(tmp_path, done):
+    record = json.loads((done / "settings.json").read_text())
+    record["settings"]["maps"] = False
+    shutil.copytree(done / "done", tmp_path / "done")
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="was run without maps, which the figure shows"):
+        figure.draw_figure(figure.Options((done, tmp_path), ("bottle",)))
+
+
 @pytest.mark.parametrize("split", ["", "moved.csv"])
 def test_a_run_without_a_split_raises_one_sentence(tmp_path, done, split):
     record = json.loads((done / "settings.json").read_text())

@@ -40,6 +40,15 @@ def test_the_middle_tile_of_three_is_open_clips_centre_crop():
     assert torch.equal(normalise(tiles, *STATISTICS)[1], expected)
 
 
+@pytest.mark.parametrize("size", [(331, 500), (500, 331), (240, 241)])
+def test_a_centre_crop_is_open_clips_input_bit_for_bit(size):
+    image = Image.fromarray(noise(*size))
+    tiles, grid = cut_tiles(image, 240, "centre_crop")
+    expected = open_clip.image_transform(240, is_train=False)(image)
+    assert grid == (1, 1)
+    assert torch.equal(normalise(tiles, *STATISTICS)[0], expected)
+
+
 def test_tiles_of_a_fixed_side_are_crops_of_the_resized_image():
     image = Image.fromarray(noise(600, 840))
     tiles, grid = cut_tiles(image, 60, "tile", tile=120)

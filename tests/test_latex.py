@@ -10,7 +10,7 @@ import pytest
 from tests.test_summary import VISA, frame
 from utils.report.summary_tex import summary_tex
 from utils.results.latex import SPECIAL, escape, latex_float, latex_table
-from utils.results.summary import COLUMNS, summarise
+from utils.results.summary import COLUMNS, published_for, summarise
 
 NOTES = ["RANDOM WEIGHTS: 100 % noise"]
 
@@ -21,7 +21,7 @@ def visa_summary(names=VISA, metric="image_auroc") -> str:
     rows = frame(*((name, *run[:2], metric, run[2]) for name in names for run in runs))
     record = {"title": "VisA", "categories": VISA, "notes": NOTES, "settings": {"dataset": "visa"}}
     record["draws_references"] = True
-    return summary_tex(summarise(rows, "visa", VISA), record)
+    return summary_tex(summarise(rows, published_for("visa"), VISA), record)
 
 
 def test_rows_with_the_same_first_cell_form_a_group():
@@ -65,7 +65,9 @@ def test_an_undefined_number_of_ours_is_not_available():
         [(name, 0, None, "pixel_auroc", value) for name, value in values.items()], columns=COLUMNS
     )
     record = {"title": "p", "categories": [*values], "notes": [], "settings": {"dataset": "p"}}
-    page = summary_tex(summarise(rows, "p", [*values]), record | {"draws_references": True})
+    page = summary_tex(
+        summarise(rows, published_for("p"), [*values]), record | {"draws_references": True}
+    )
     assert r"gear & ours & 50.0 \\" in page
     assert r"nut & ours & n/a \\" in page
 

@@ -224,14 +224,14 @@ def test_a_gpu_gets_a_bounded_number_of_tiles_at_once(monkeypatch):
         return Features(empty[:, 0], (empty,), empty, (1, 1), (1,))
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    encoder = SimpleNamespace(device=torch.device("meta"), encode_images=encode)
+    method = SimpleNamespace(device=torch.device("meta"), encode_images=encode)
     clip = SimpleNamespace(mean=(0.5,) * 3, std=(0.2,) * 3)
     mask = np.zeros((2, 2), bool)
     items = [
         Item(name, np.zeros((tiles, 3, 2, 2), np.uint8), (1, tiles), mask, (2, 2), b"")
         for name, tiles in (("a", 16), ("b", 16), ("c", 1), ("d", 40))
     ]
-    feature_stream = stream.FeatureStream([items], clip, encoder, Stopwatch())
+    feature_stream = stream.FeatureStream([items], clip, method, Stopwatch())
     batches = [[item.image for item in batch] for batch, _ in feature_stream.take(4)]
     assert batches == [["a", "b"], ["c"], ["d"]]
     assert passes == [32, 1, 32, 8]

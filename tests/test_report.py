@@ -65,9 +65,11 @@ def test_our_numbers_stand_beside_the_published_ones_with_the_difference(page):
 
 def test_the_sources_of_published_numbers_are_listed_with_links_and_departures(page):
     text = text_of(page)
-    assert "winclip_defect_detection 0 90.4 - - 81.2 - - -" in text
-    assert "winclip_defect_detection 1 92.6" in text
-    assert "winclip_defect_detection 2" not in text  # 2-shot was not run
+    assert "winclip_defect_detection WinCLIP 0 90.4 - - 81.2 - - -" in text
+    assert "winclip_defect_detection WinCLIP 1 92.6" in text
+    assert "winclip_defect_detection WinCLIP 2" not in text  # 2-shot was not run
+    assert "anomalyclip_paper AnomalyCLIP 0 91.5 96.2 - 91.1 - - 81.4" in text
+    assert "saa_plus_paper SAA+ 0 - - - - - 39.4 -" in text
     assert "known departures from the paper: centre crop; pixel metrics on anomalous" in text
     assert '<a href="https://github.com/7HHHHH/VisualAD">' in page
 
@@ -109,6 +111,31 @@ def test_the_gallery_has_a_thumbnail_an_outline_and_small_maps_of_every_image(pa
     first = wide["maps"][0]
     assert (first["rows"], first["columns"]) == (15, 22)
     assert len(base64.b64decode(first["levels"])) == 15 * 22
+
+
+def test_a_run_without_maps_has_image_metrics_and_a_gallery_alone(tmp_path):
+    folder = new_folder(tmp_path / "result", maps=False)
+    add_category(folder, tmp_path / "raw", "bottle")
+    finish(session_of(folder))
+    written = {path.name for path in folder.path.iterdir()}
+    assert {"metrics.csv", "summary.md", "summary.tex", "report.html", "done"} <= written
+    assert not {"heatmaps", "defects", "defects.json"} & written
+    for name in ("metrics.csv", "summary.csv", "summary.md", "summary.tex"):
+        assert "pixel_" not in (folder.path / name).read_text()
+    assert "maps" not in np.load(folder.path / "scores/bottle.npz")
+    page = (folder.path / "report.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "Method WinCLIP, without maps" in text
+    assert "91.7 paper 99.2" in text and "87.5 ± 17.7 paper" not in text
+    assert "1-shot, patch tokens, 2 seeds, by category" in text
+    assert "1-shot seed 3, patch tokens 0.7000 85.7 6 1 0" in text
+    assert "Image ROC" in text
+    for absent in ("Pixel ROC", "overlap", "pixel AUROC by category", "with its heatmap"):
+        assert absent not in text
+    (index,) = embedded(page, 'id="index"')
+    assert [run["scale"] for run in index["categories"][0]["runs"]] == [None, None]
+    (store,) = embedded(page, 'class="store"')
+    assert {len(image["maps"]) for image in store.values()} == {0}
 
 
 def test_names_cannot_break_the_page(page):

@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,65 @@ def test_the_fingerprint_is_that_of_folders_from_before_there_were_several_sizes
     assert "extra_metrics" not in fingerprint
     assert resolved(eval_size=(240, 400)).fingerprint()["eval_size"] == (240, 400)
     assert resolved(extra_metrics=True).fingerprint()["extra_metrics"] is True
+
+
+def test_the_fingerprint_of_winclip_with_maps_is_that_of_earlier_versions():
+    assert not {"method", "maps", "checkpoint"} & resolved().fingerprint().keys()
+    assert resolved(maps=False).fingerprint()["maps"] is False
+
+
+@pytest.mark.parametrize(
+    ("method", "shots", "model", "pretrained", "resize", "maps"),
+    [
+        ("winclip", (0,), "ViT-B-16-plus-240", "laion400m_e31", "tile", True),
+        ("anomalyclip", (0,), "ViT-L-14-336", "openai", "squash", True),
+        ("inctrl", (2,), "ViT-B-16-plus-240", "checkpoint", "centre_crop", False),
+    ],
+)
+def test_a_method_has_its_own_backbone_and_resizing(method, shots, model, pretrained, resize, maps):
+    checkpoint = {} if method == "winclip" else {"checkpoint": "file.pth"}
+    settings = resolved(method=method, shots=shots, **checkpoint)
+    assert (settings.model, settings.pretrained) == (model, pretrained)
+    assert (settings.resize, settings.maps) == (resize, maps)
+    assert settings == settings.resolve()
+    folder = replace(settings, result_dir="auto").result_folder.name
+    assert folder == {"winclip": "mvtec"}.get(method, f"mvtec-{method}")
+    if checkpoint:
+        random = replace(settings, result_dir="auto", checkpoint="random")
+        assert random.result_folder.name == f"mvtec-{method}-random"
+
+
+ANOMALYCLIP = {"method": "anomalyclip", "checkpoint": "random", "shots": (0,)}
+INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"maps": False, "scales": (2,)}, "SCALES = .* no effect with MAPS = False"),
+        ({"maps": False, "eval_size": (400,)}, "EVAL_SIZE = .* no effect with MAPS = False"),
+        ({"maps": False, "extra_metrics": True}, "EXTRA_METRICS = .* no effect"),
+        ({"maps": False, "heatmap_size": 99}, "HEATMAP_SIZE = .* no effect"),
+        ({"maps": False, "coco": True}, "COCO = .* no effect with MAPS = False"),
+        ({"maps": False, "features": "keep"}, "no windows are encoded that could be kept"),
+        ({"resize": "centre_crop"}, "maps must cover the whole image; add --no-maps"),
+        ({"maps": False, "resize": "centre_crop", "tile": 300}, "cropped images have no tiles"),
+        ({"checkpoint": "x.pth"}, 'CHECKPOINT = .* no effect with METHOD = "winclip"'),
+        ({"method": "inctrl", "shots": (2,)}, '"inctrl" needs CHECKPOINT'),
+        (ANOMALYCLIP | {"shots": (0, 1)}, "AnomalyCLIP is zero-shot only; add --shots 0"),
+        (ANOMALYCLIP | {"maps": False}, 'MAPS = False has no effect with METHOD = "anomalyclip"'),
+        (ANOMALYCLIP | {"references": "s.csv"}, "REFERENCES = .* no effect"),
+        (ANOMALYCLIP | {"temperature": 0.01}, "TEMPERATURE = .* no effect"),
+        (INCTRL | {"shots": (0, 2)}, "InCTRL needs reference images; add --shots 2 4 8"),
+        (INCTRL | {"protocol": "public"}, 'PROTOCOL = .* no effect with METHOD = "inctrl"'),
+        (INCTRL | {"pretrained": "random"}, 'PRETRAINED = .* no effect with METHOD = "inctrl"'),
+        (INCTRL | {"features": "keep"}, "FEATURES = .* no effect"),
+        (INCTRL | {"coco": True}, "COCO = .* no effect"),
+    ],
+)
+def test_options_without_effect_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        resolved(**changes)
 
 
 def test_importing_a_runner_runs_nothing():

@@ -10,21 +10,24 @@ import pytest
 from datasets.official import OFFICIAL
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
-from utils.report.markdown import write_summary_page
+from utils.report.markdown import summary_page, write_summary_page
+from utils.report.summary_tex import summary_tex
 from utils.results.scores import NO_SEED, Scores, load_scores, save_scores, write_score_table
 from utils.results.summary import (
     COLUMNS,
-    PAPER,
+    PAPERS,
     dataset_name,
     load_published,
     load_sources,
     other_results,
+    published_beside,
     published_for,
     read_summary,
     summarise,
     write_tables,
 )
 
+MVTEC, UNPUBLISHED = published_for("mvtec"), published_for("none")
 VISA = [
     *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
     *("pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
@@ -37,7 +40,7 @@ def frame(*rows):
 
 def write_page(folder, rows, dataset, categories, notes=()):
     """Write all tables and summary.md; return its text."""
-    write_tables(folder, rows, dataset, categories)
+    write_tables(folder, rows, published_for(dataset), categories)
     record = {"title": "MVTec AD", "categories": categories, "notes": notes}
     record |= {"settings": {"dataset": dataset}, "draws_references": dataset != "custom"}
     (folder / "settings.json").write_text(json.dumps(record))
@@ -69,14 +72,14 @@ def published(**criteria):
 
 
 def test_mean_and_sample_deviation_are_over_seeds():
-    summary = summarise(two_categories(), "mvtec", ["grid", "bottle", "wood"])
+    summary = summarise(two_categories(), MVTEC, ["grid", "bottle", "wood"])
     assert row(summary, "bottle")["mean"] == pytest.approx(85)
     assert row(summary, "bottle")["std"] == pytest.approx(math.sqrt(50))
     assert row(summary, "bottle")["runs"] == 2
 
 
 def test_mean_row_averages_categories_within_each_seed_first():
-    summary = summarise(two_categories(), "mvtec", ["grid", "bottle", "wood"])
+    summary = summarise(two_categories(), MVTEC, ["grid", "bottle", "wood"])
     assert row(summary, "mean")["mean"] == pytest.approx(80)
     assert row(summary, "mean")["std"] == pytest.approx(math.sqrt(200))  # of 70 and 90
 
@@ -88,26 +91,26 @@ def test_rows_follow_the_official_order_of_categories_and_metrics():
         ("grid", 0, None, "pixel_aupro", 0.5),
         ("grid", 0, None, "image_auroc", 0.5),
     )
-    summary = summarise(rows, "mvtec", ["grid", "bottle"])
+    summary = summarise(rows, MVTEC, ["grid", "bottle"])
     assert list(summary["category"]) == ["grid"] * 2 + ["bottle"] * 2 + ["mean"] * 2
     assert list(summary["metric"]) == ["image_auroc", "pixel_aupro"] * 3
 
 
 def test_a_group_has_a_mean_once_all_of_its_categories_are_finished():
     groups = {"both": ["bottle", "grid"], "more": ["grid", "wood"]}
-    summary = summarise(two_categories(), "mvtec", ["bottle", "grid", "wood"], groups)
+    summary = summarise(two_categories(), MVTEC, ["bottle", "grid", "wood"], groups)
     assert row(summary, "mean of both")["mean"] == pytest.approx(80)  # seeds 70 and 90
     assert row(summary, "mean of both")["std"] == pytest.approx(math.sqrt(200))
     assert "mean of more" not in set(summary["category"])
 
 
 def test_one_seed_has_no_deviation():
-    summary = summarise(two_categories().query("seed == 0"), "mvtec", ["grid", "bottle"])
+    summary = summarise(two_categories().query("seed == 0"), MVTEC, ["grid", "bottle"])
     assert math.isnan(row(summary, "bottle")["std"])
 
 
 def test_published_numbers_match_their_sources():
-    paper = dict(source=PAPER, dataset="mvtec")
+    paper = dict(source=PAPERS["winclip"], dataset="mvtec")
     assert published(**paper, shots=0, category="mean", metric="image_auroc")["value"] == 91.8
     assert published(**paper, shots=0, category="bottle", metric="pixel_f1_max")["value"] == 58.1
     one_shot = published(**paper, shots=1, category="mean", metric="image_auroc")
@@ -136,25 +139,61 @@ def test_the_closest_public_code_stands_beside_ours_and_the_others_are_counted()
 
 def test_a_benchmark_named_after_a_dataset_has_its_published_numbers():
     name = dataset_name({"dataset": "folder", "name": "BTAD"})
-    assert set(other_results(name).query("metric == 'image_auroc'")["value"]) == {68.2}
+    rows = other_results(name).query("metric == 'image_auroc' and method == 'winclip'")
+    assert set(rows["value"]) == {68.2}
     assert other_results(dataset_name({"dataset": "folder", "name": "parts"})).empty
+
+
+def test_each_method_stands_beside_its_own_paper(tmp_path):
+    rows = frame(*[(name, 0, None, "image_auroc", 0.5) for name in VISA])
+    shown = {}
+    for method in ("winclip", "anomalyclip"):
+        settings = {"dataset": "visa", "method": method}
+        write_tables(tmp_path, rows, published_beside(settings), VISA)
+        mean = row(read_summary(tmp_path), "mean", shots=0)
+        shown[method] = mean["paper"], mean["public_source"], mean["other_sources"]
+    assert shown["winclip"] == (78.1, "accurate_winclip", 1)  # VisualAD
+    assert shown["anomalyclip"][0] == 82.1
+    assert math.isnan(shown["anomalyclip"][1])
+    record = {"title": "VisA", "categories": VISA, "notes": [], "draws_references": True}
+    page = summary_page(read_summary(tmp_path), record | {"settings": settings})
+    assert page.startswith("# AnomalyCLIP on VisA")
+    assert "paper: Zhou et al., AnomalyCLIP (ICLR 2024)" in page
+    assert "Other published 0-shot means: 4 sources, 4 of other methods" in page
+    assert published_beside({"dataset": "mvtec", "method": "inctrl"}).empty  # VisA alone
+    assert set(published_beside({"dataset": "visa", "method": "inctrl"})["shots"]) == {2, 4, 8}
+
+
+def test_few_shot_scores_from_patch_tokens_have_a_name_of_their_own_and_no_published_numbers():
+    settings = {"dataset": "mvtec", "maps": False}
+    rows = frame(*[(n, s, None, "image_auroc", 0.5) for n in OFFICIAL["mvtec"] for s in (0, 1)])
+    summary = summarise(rows, published_beside(settings), list(OFFICIAL["mvtec"]))
+    assert row(summary, "mean", shots=0)["paper"] == 91.8
+    assert math.isnan(row(summary, "mean", shots=1)["paper"])
+    record = {"title": "MVTec AD", "categories": list(OFFICIAL["mvtec"]), "notes": []}
+    record |= {"settings": settings, "draws_references": True}
+    page, tex = summary_page(summary, record), summary_tex(summary, record)
+    assert "## 1-shot, patch tokens, 1 seed" in page and "## 0-shot\n" in page
+    assert "Without maps, there are no pixel metrics." in page
+    assert "WinCLIP on MVTec AD, 1-shot, patch tokens, 1 seed." in tex
+    assert r"1, patch tokens & ours & 50.0 \\" in tex
 
 
 def test_published_means_are_shown_only_beside_all_categories():
     def run(names):
         return frame(*[(name, 0, None, "image_auroc", 0.5) for name in names])
 
-    whole = row(summarise(run(VISA), "visa", VISA), "mean", shots=0)
+    whole = row(summarise(run(VISA), published_for("visa"), VISA), "mean", shots=0)
     assert (whole["paper"], whole["public"]) == (78.1, 75.5)
     assert whole["public_source"] == "accurate_winclip"
-    incomplete = summarise(run(VISA[:-1]), "visa", VISA)
+    incomplete = summarise(run(VISA[:-1]), published_for("visa"), VISA)
     assert math.isnan(row(incomplete, "mean", shots=0)["paper"])
     assert not math.isnan(row(incomplete, "candle", shots=0)["paper"])
 
 
 def test_published_means_are_not_shown_beside_custom_categories():
     rows = frame(*[(name, 0, None, "image_auroc", 0.5) for name in ("bottle", "valve")])
-    summary = summarise(rows, "mvtec", ["bottle", "valve"])
+    summary = summarise(rows, MVTEC, ["bottle", "valve"])
     assert math.isnan(row(summary, "mean", shots=0)["paper"])
     assert math.isnan(row(summary, "valve", shots=0)["paper"])
     assert row(summary, "bottle", shots=0)["paper"] > 0
@@ -247,10 +286,10 @@ def test_the_summary_is_read_as_it_was_written(tmp_path):
     rows = frame(
         *[(name, 1, s, "image_auroc", (s + 1) / 3) for name in ("007", "NA") for s in (0, 1)]
     )
-    write_tables(tmp_path, rows, "none", ["NA", "007"])
+    write_tables(tmp_path, rows, UNPUBLISHED, ["NA", "007"])
     summary = read_summary(tmp_path)
     assert list(summary["category"]) == ["NA", "007", "mean"]
-    assert list(summary["mean"]) == list(summarise(rows, "none", ["NA", "007"])["mean"])
+    assert list(summary["mean"]) == list(summarise(rows, UNPUBLISHED, ["NA", "007"])["mean"])
     assert summary["public_source"].isna().all()
     assert read_summary(tmp_path / "no labels").empty
 
@@ -258,21 +297,21 @@ def test_the_summary_is_read_as_it_was_written(tmp_path):
 def test_metrics_file_keeps_every_bit(tmp_path):
     values = [0.1 + 0.2, 1 / 3, np.nextafter(1, 0), 5e-324, math.nan]
     rows = frame(*[("bottle", 1, seed, "image_auroc", v) for seed, v in enumerate(values)])
-    write_tables(tmp_path, rows, "mvtec", ["bottle"])
+    write_tables(tmp_path, rows, MVTEC, ["bottle"])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     read = [float(line.rsplit(",", 1)[1] or "nan") for line in lines]
     assert np.array(read).tobytes() == np.array(values).tobytes()
 
 
 def test_zero_shot_has_an_empty_seed(tmp_path):
-    write_tables(tmp_path, frame(("bottle", 0, None, "image_auroc", 0.5)), "mvtec", ["bottle"])
+    write_tables(tmp_path, frame(("bottle", 0, None, "image_auroc", 0.5)), MVTEC, ["bottle"])
     assert (tmp_path / "metrics.csv").read_text().splitlines()[1] == "bottle,0,,image_auroc,0.5"
 
 
 def test_a_folder_that_cannot_be_written_raises_one_sentence(tmp_path):
     (tmp_path / "taken").write_text("a file where a folder is expected")
     with pytest.raises(InputError, match="cannot write"):
-        write_tables(tmp_path / "taken", two_categories(), "mvtec", ["grid", "bottle"])
+        write_tables(tmp_path / "taken", two_categories(), MVTEC, ["grid", "bottle"])
     with pytest.raises(InputError, match="cannot write"):
         save_scores(tmp_path / "taken" / "scores.npz", example_scores())
 
@@ -300,9 +339,20 @@ def test_scores_are_read_as_they_were_written_and_rewritten_to_the_same_bytes(tm
     read = load_scores(tmp_path / "a.npz")
     for name, array in vars(scores).items():
         assert np.array_equal(getattr(read, name), array)
-        assert getattr(read, name).dtype == array.dtype
+        assert np.asarray(getattr(read, name)).dtype == np.asarray(array).dtype
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
+def test_maps_blur_and_variant_are_stored_only_if_there_are_any(tmp_path):
+    save_scores(tmp_path / "plain.npz", example_scores())
+    with np.load(tmp_path / "plain.npz") as archive:  # as files of earlier versions
+        assert not {"blur", "variant"} & set(archive)
+    save_scores(tmp_path / "a.npz", example_scores(maps=None, blur=0.25, variant="patch tokens"))
+    read = load_scores(tmp_path / "a.npz")
+    assert (read.maps, read.blur, read.variant) == (None, 0.25, "patch tokens")
+    assert read.run_names() == ["0-shot", "1-shot seed 0, patch tokens"]
+    assert read.rows([1]).maps is None and read.rows([1]).image_scores.shape == (2, 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

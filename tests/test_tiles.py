@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from datasets.tiles import STRIDE, tile_boxes, tile_grid, tile_side
 from utils.evaluation.stitching import StitchedMaps, stitch_tiles
@@ -69,6 +70,21 @@ def test_stitched_maps_have_the_shape_of_each_image():
     np.testing.assert_array_equal(sequence[1], stitch_tiles(maps[1:3], (4, 6), (1, 2)))
     with pytest.raises(IndexError):
         sequence[3]
+
+
+def test_a_blur_has_the_size_of_patches_along_both_axes():
+    # AnomalyCLIP's: 4 pixels at 518 x 518 pixels of 37 x 37 patches, so 1 by 2 pixels here.
+    grid = np.random.default_rng(0).random((1, 37, 37)).astype(np.float32)
+    shape = (round(37 * 14 / 4), round(37 * 14 / 2))
+    whole = np.ones((1, 2), int), np.ones(1)
+    plain, blurred = (StitchedMaps(grid, *whole, [shape], blur)[0] for blur in (0, 4 / 14))
+    sigma = 4 / 14 * np.divide(shape, 37)
+    np.testing.assert_allclose(sigma, [1, 2], rtol=0.01)
+    np.testing.assert_array_equal(blurred, gaussian_filter(plain, sigma))
+    # Tiles of side 30 overlap in a map of 30 x 45: their patches have 2 pixels, whatever the grid.
+    tiles = np.random.default_rng(1).random((2, 15, 15)).astype(np.float32)
+    plain, blurred = (stitch_tiles(tiles, (30, 45), (1, 2), 1.0, blur) for blur in (0, 0.5))
+    np.testing.assert_array_equal(blurred, gaussian_filter(plain, 1.0))
 
 
 def test_tiles_of_a_fixed_side_cover_both_sides_of_an_image():

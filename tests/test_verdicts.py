@@ -98,17 +98,10 @@ def test_an_anomalous_image_without_a_mask_does_not_move_the_pixel_threshold():
     scores = fabricated([0, 1, 1])
     masks = [np.zeros((30, 30), bool) for _ in range(3)]
     masks[1][12:18, 12:18] = True
-    *_, alone = evaluate("a", select_rows(scores, [0, 1]), masks[:2])
+    *_, alone = evaluate("a", scores.rows([0, 1]), masks[:2])
     assert alone is not None
     assert evaluate("a", scores, masks)[-1] == alone
     assert evaluate("a", scores, [mask & False for mask in masks])[-1] is None
-
-
-def select_rows(scores: Scores, rows: list[int]) -> Scores:
-    """Return some of the images of square scores."""
-    arrays = {name: value[rows] for name, value in vars(scores).items() if len(value) == 3}
-    arrays |= {"image_scores": scores.image_scores[:, rows], "maps": scores.maps[:, rows]}
-    return replace(scores, **arrays)
 
 
 def fabricated(labels: list[int], tiles: int = 1, size=(30, 30)) -> Scores:

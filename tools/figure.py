@@ -37,6 +37,7 @@ from utils.results.heatmaps import (
     font,
     overlay,
 )
+from utils.results.methods import has_maps
 from utils.results.scores import Scores, load_scores
 
 GAP, MARGIN = 8, 12  # between and around the images, in pixels
@@ -94,8 +95,16 @@ def draw_figure(options: Options) -> Path:
 
 
 def read_scores(folder: Path, names: Sequence[str]) -> dict[str, Scores]:
-    """Return the scores of some categories of a run; `InputError` if one is not finished."""
+    """Return the scores of some categories of a run.
+
+    Raise `InputError` if one is not finished, and for a run without maps.
+    """
     finished = read_finished(folder)
+    if not has_maps(read_json(folder / "settings.json", "settings")["settings"]):
+        raise InputError(
+            f"{folder} was run without maps, which the figure shows; give the result folder of a "
+            "run with maps"
+        )
     for name in names:
         if name not in finished:
             known = ", ".join(finished) or "none"

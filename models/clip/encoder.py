@@ -180,9 +180,12 @@ class WindowedEncoder:
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             classes, pre_ln, penultimate = self._run_blocks(tokens)
-            embeddings = (self.visual.ln_post(classes) @ self.visual.proj).float()
-        counts = [len(pixels) * count for count, _ in self.group_shapes]
-        image, *windows = embeddings.split(counts)
+            # Each group by itself: the full images have the same bits with and without windows.
+            counts = [len(pixels) * count for count, _ in self.group_shapes]
+            image, *windows = (
+                (self.visual.ln_post(group) @ self.visual.proj).float()
+                for group in classes.split(counts)
+            )
         windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
         # Views would keep all tokens in memory.
         pre_ln, penultimate = (t.to(torch.float32, copy=True) for t in (pre_ln, penultimate))

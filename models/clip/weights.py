@@ -1,7 +1,8 @@
 """Load an open_clip model and record which weights it has.
 
 PRETRAINED is an open_clip tag, a local file (.pt, .pth, .bin, .safetensors), a folder of a model
-repository, or "random". Pickled code in a weight file is never executed.
+repository, "random", or "checkpoint" for a method whose checkpoint has all weights. Pickled code in
+a weight file is never executed.
 """
 
 import json
@@ -20,6 +21,7 @@ from utils.files import sha256_of, user_path
 
 CONFIG_KEYS = {"embed_dim", "vision_cfg", "text_cfg"}  # of a model config
 RANDOM = "random"
+IN_CHECKPOINT = "checkpoint"
 RANDOM_SEED = 0
 DEMO = "demo weights, trained on rendered images"
 # The files of the paper's backbone, ViT-B-16-plus-240 trained on LAION-400M. Both open_clip tags,
@@ -81,7 +83,7 @@ class ClipSource:
 
     model: str  # as given
     name: str  # open_clip's
-    file: Path | None  # None for random weights
+    file: Path | None  # None for random weights, and for those in a checkpoint
     mean: tuple[float, float, float]  # as in `LoadedClip`
     std: tuple[float, float, float]
     quick_gelu: bool
@@ -101,11 +103,14 @@ def locate_clip(model_name: str, pretrained: str) -> ClipSource:
     """
     name = register_config(model_name)
     tag_config = open_clip.get_pretrained_cfg(name, pretrained) or {}
-    file = None if pretrained == RANDOM else locate_weights(name, pretrained, tag_config)
+    without_file = pretrained in (RANDOM, IN_CHECKPOINT)
+    file = None if without_file else locate_weights(name, pretrained, tag_config)
     # A weight file holds neither the normalisation of images nor the kind of GELU.
     options = tag_config or (read_hub_config(file) if file else {})
     quick_gelu = any(c.get("quick_gelu") for c in (options, open_clip.get_model_config(name)))
     weights = Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
+    if pretrained == IN_CHECKPOINT:
+        weights = Weights(pretrained, "", "those of the checkpoint")
     if file:
         digest = sha256_of(file)
         known = KNOWN_WEIGHTS.get(digest, "weights with an unknown checksum")
@@ -145,7 +150,8 @@ def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
 def check_names(model_name: str, pretrained: str) -> None:
     """Raise InputError for a model or weights that do not exist, without downloading anything."""
     name = register_config(model_name)
-    if pretrained != RANDOM and not open_clip.get_pretrained_cfg(name, pretrained):
+    without_file = pretrained in (RANDOM, IN_CHECKPOINT)
+    if not without_file and not open_clip.get_pretrained_cfg(name, pretrained):
         locate_weights(name, pretrained, {})
 
 

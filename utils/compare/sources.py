@@ -5,7 +5,7 @@ missing), metric, and value in [0, 1], empty if undefined; commas, semicolons or
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from utils.errors import InputError, describe_error
 from utils.evaluation.metrics import METRICS
 from utils.files import sha256_of
 from utils.results.folder import abbreviate, describe_change, read_json
+from utils.results.methods import has_maps, method_name, method_of
 from utils.results.scores import load_arrays
 from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT, published_for
 
@@ -70,7 +71,10 @@ def read_image_scores(path: Path) -> ImageScores:
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
-    """Read two or more results; each has the name of its file or folder."""
+    """Read two or more results; each has the name of its file or folder.
+
+    Where the methods differ, result folders have the name of their method instead.
+    """
     paths = [path.expanduser() for path in paths]
     for path in paths:
         if not path.exists():
@@ -81,7 +85,23 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     if len(paths) < 2 or len(set(names)) < len(names):
         given = ", ".join(names) or "none"
         raise InputError(f"{given}: expected two or more different result folders or CSV files")
-    return [read_source(path, name) for path, name in zip(paths, names, strict=True)]
+    sources = [read_source(path, name) for path, name in zip(paths, names, strict=True)]
+    return name_by_method(sources)
+
+
+def name_by_method(sources: Sequence[Source]) -> list[Source]:
+    """Name each run by its method if they differ; add the folder where several have a method."""
+    methods = [method_name(s.record["settings"]) if s.record else "" for s in sources]
+    if len(set(filter(None, methods))) < 2:
+        return list(sources)
+    named = []
+    for source, method in zip(sources, methods, strict=True):
+        if method:
+            name = method if methods.count(method) == 1 else f"{method} ({source.name})"
+            remark = f"the run in {source.path}"
+            source = replace(source, name=name, remarks=[remark, *source.remarks])
+        named.append(source)
+    return named
 
 
 def read_source(path: Path, name: str) -> Source:
@@ -90,6 +110,8 @@ def read_source(path: Path, name: str) -> Source:
     if path.is_dir():
         record = read_json(path / "settings.json", "settings", "fingerprint", "versions", "notes")
         file = path / "metrics.csv"
+        if not has_maps(record["settings"]):
+            remarks.append("run without maps, so it has no pixel metrics")
     else:
         remarks.append("a CSV file, so its settings, weights and data are unknown")
     rows = read_columns(file, optional=("seed",))
@@ -221,7 +243,12 @@ def run_facts(source: Source) -> dict[tuple[str, str], object]:
     record = source.record
     if not record:
         return {}
-    facts = {("settings", "protocol"): record["settings"].get("protocol", NOT_RECORDED)}
+    settings = record["settings"]
+    facts = {
+        ("settings", "method"): method_of(settings),
+        ("settings", "maps"): has_maps(settings),
+        ("settings", "protocol"): settings.get("protocol", NOT_RECORDED),
+    }
     for name, value in record["fingerprint"].items():
         facts[KINDS.get(name, "settings"), name] = value
     weights = record.get("weights", {}).get("description", NOT_RECORDED)

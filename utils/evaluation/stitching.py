@@ -8,13 +8,18 @@ from datasets.tiles import tile_boxes
 
 
 def stitch_tiles(
-    maps: np.ndarray, shape: tuple[int, int], grid: tuple[int, int], side: float = 1.0
+    maps: np.ndarray,
+    shape: tuple[int, int],
+    grid: tuple[int, int],
+    side: float = 1.0,
+    blur: float = 0.0,
 ) -> np.ndarray:
     """Upsample the maps of an image's tiles bilinearly, and average them where tiles overlap.
 
     `maps` is (T, G, G) float32, row by row of `grid`; returns float32 of `shape` (height, width).
     `side` is that of a tile, relative to the image's shorter side. A single tile covers the whole
-    image, so the map of a squashed image is stretched to its shape.
+    image, so the map of a squashed image is stretched to its shape. `blur` is the standard
+    deviation of a Gaussian that is then applied, in patches along both axes.
 
     >>> stitch_tiles(np.array([[[1.0]], [[3.0]]]), (2, 3), (1, 2))
     array([[1., 2., 3.],
@@ -28,13 +33,22 @@ def stitch_tiles(
     grids = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[:, None]
     tiles = F.interpolate(grids, size=size, mode="bilinear", align_corners=False)[:, 0]
     if len(tiles) == 1:
-        return tiles[0].numpy()
+        return blurred(tiles[0].numpy(), blur * np.divide(shape, maps.shape[1:]))
     total = torch.zeros(shape)
     coverage = torch.zeros(shape)
     for tile, (top, left, _) in zip(tiles, tile_boxes(*shape, side, grid), strict=True):
         total[top : top + side, left : left + side] += tile
         coverage[top : top + side, left : left + side] += 1
-    return (total / coverage).numpy()
+    return blurred((total / coverage).numpy(), blur * np.divide(side, maps.shape[1:]))
+
+
+def blurred(values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Return a map (H, W) after a Gaussian of standard deviation `sigma`, (y, x) in pixels."""
+    if not sigma.any():
+        return values
+    from scipy.ndimage import gaussian_filter  # slow to load; few methods blur
+
+    return gaussian_filter(values, sigma)
 
 
 class StitchedMaps:
@@ -42,7 +56,7 @@ class StitchedMaps:
 
     `maps` is (M, G, G), the tiles' maps image by image; `grids` is (N, 2), the rows and columns of
     each image's tiles, and `sides` (N,) their side relative to the image's shorter side; `shapes`
-    has N pairs (H_i, W_i). Item i is (H_i, W_i) float32.
+    has N pairs (H_i, W_i); `blur` as in `stitch_tiles`. Item i is (H_i, W_i) float32.
     """
 
     def __init__(
@@ -51,14 +65,15 @@ class StitchedMaps:
         grids: np.ndarray,
         sides: np.ndarray,
         shapes: Sequence[tuple[int, int]],
+        blur: float = 0.0,
     ):
         self.maps = np.split(maps, grids.prod(axis=1).cumsum()[:-1])
         self.grids, self.sides, self.shapes = grids.tolist(), sides.tolist(), shapes
+        self.blur = blur
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return stitch_tiles(
-            self.maps[index], self.shapes[index], self.grids[index], self.sides[index]
-        )
+        geometry = self.shapes[index], self.grids[index], self.sides[index]
+        return stitch_tiles(self.maps[index], *geometry, self.blur)

@@ -36,6 +36,7 @@ class KeptFeatures:
     root: Path  # of the images' paths
     patch_tokens: PatchTokens  # those that are scored
     multi_crop: MultiCrop  # the crops that are scored
+    scales: tuple[int, ...]  # of the windows that are scored
     variants: tuple[MultiCrop, ...]  # of crops that all features have
     without_crops: Collection[str]  # the images whose kept features lack some of them
 
@@ -45,7 +46,7 @@ class KeptFeatures:
         They have no crops if an image is in `without_crops`; then all must be.
         """
         variants = () if images[0] in self.without_crops else self.variants
-        stored = [self.store_of[image].read(image, variants) for image in images]
+        stored = [self.store_of[image].read(image, variants, self.scales) for image in images]
         features = AllFeatures.concatenate(stored).map(lambda tensor: tensor.to(device))
         return replace(features, ln_post=features.ln_post.to(device))
 
@@ -145,7 +146,8 @@ def open_stores(
     """Open the stores of some folders that have features of one or more of the images.
 
     `folders` maps each folder to whether its features must fit; others are passed over, and the
-    log says why. `precision` is that of the features; None: that of the first store.
+    log says why. An `encoding` without scales fits features of any. `precision` is that of the
+    features; None: that of the first store.
     """
     encoding, stores = json.loads(json.dumps(encoding)), []
     for folder, strict in folders.items():
@@ -153,7 +155,8 @@ def open_stores(
             continue
         try:
             earlier = read_encoding(folder)
-            current = encoding | {"features_precision": precision or earlier["features_precision"]}
+            current = {"scales": earlier["scales"]} | encoding
+            current["features_precision"] = precision or earlier["features_precision"]
             store = FeatureStore(folder, current, resize, strict)
             if not any(has_file(store, image) for image in images):
                 continue

@@ -10,17 +10,18 @@ ln_post.safetensors             weight and bias of the tower's last normalisatio
 
 A file's metadata are the image's path, the sha256 of its file, its size in pixels, the grid of
 patches, and the sha256 of the encoding. `<resize>` is tile or squash; both read the same pixels of
-a square image, so each uses the other's file of it.
+a square image, so each uses the other's file of it. So does centre_crop, whose runs keep none.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -128,13 +129,19 @@ class FeatureStore:
         with damaged_file(file), safe_open(file, "pt") as stream:
             return {f"{CROPS}{name}" for name in variants} <= set(stream.keys())
 
-    def read(self, image: str, variants: Collection[MultiCrop] = ()) -> AllFeatures:
+    def read(
+        self,
+        image: str,
+        variants: Collection[MultiCrop] = (),
+        scales: Sequence[int] | None = None,
+    ) -> AllFeatures:
         """Return the features of an image's T tiles, on the CPU, in the precision of the store.
 
-        Their crops are those of `variants`. Raises `InputError` for a missing or damaged file.
+        Their crops are those of `variants`, and their windows those of `scales` (None: all). Raises
+        `InputError` for a missing or damaged file.
         """
         tensors, metadata = read_tensors(self.find(image) or self._path(image, self.resize))
-        scales = tuple(self.encoding["scales"])
+        scales = tuple(self.encoding["scales"] if scales is None else scales)
         return AllFeatures(
             image=tensors["image"],
             windows=tuple(tensors[f"windows_{scale}"] for scale in scales),
@@ -187,10 +194,11 @@ class FeatureStore:
         path = self._path(image, self.resize)
         if path.exists():
             return path
-        other = self._path(image, "squash" if self.resize == "tile" else "tile")
-        if other.exists():
-            height, width = read_metadata(other)["size"]
-            return other if height == width else None
+        for resize in get_args(Resize):
+            other = self._path(image, resize)
+            if resize != self.resize and other.exists():
+                height, width = read_metadata(other)["size"]
+                return other if height == width else None
         return None
 
     def _path(self, image: str, resize: Resize) -> Path:

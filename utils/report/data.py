@@ -9,8 +9,9 @@ runs        one object per shown run, fewest shots first
   seed        integer; -1 (NO_SEED) if nothing was drawn
   threshold   image score from which images are called anomalous for the highest F1, or null;
               the page uses the threshold from the references instead where there is one
-  scale       [low, high]: the scores at both ends of the heatmaps' colours
-  curves      metric name to [[x, y], ...], both in [0, 1], x ascending; [] if undefined
+  scale       [low, high]: the scores at both ends of the heatmaps' colours; null without maps
+  curves      metric name to [[x, y], ...], both in [0, 1], x ascending; [] if undefined; those of
+              pixels only with maps
 images      one object per test image, in the order of the split
   image       string: path relative to the data root
   defect      string: name of the defect folder, "good" for a good image
@@ -21,7 +22,7 @@ images      one object per test image, in the order of the split
   size        [height, width] of the source image in pixels
   scores      the image score in each shown run
   maps        for each shown run {rows, columns, levels}: integers, and rows x columns bytes in
-              base64, row by row; 0 and 255 are the ends of the run's scale
+              base64, row by row; 0 and 255 are the ends of the run's scale; [] without maps
 """
 
 import base64
@@ -66,7 +67,8 @@ def category_data(
     each drawn heatmap panel to the panel's path.
     """
     shown = scores.first_runs()
-    scales = [colour_range(scores.maps[run]) for run in shown]
+    has_maps = scores.maps is not None
+    scales = [colour_range(scores.maps[run]) if has_maps else None for run in shown]
     images = [
         {
             "image": sample.image,
@@ -88,25 +90,24 @@ def category_data(
 
 
 def image_data(
-    scores: Scores, index: int, shown: Sequence[int], scales: Sequence[ColourRange]
+    scores: Scores, index: int, shown: Sequence[int], scales: Sequence[ColourRange | None]
 ) -> dict:
     """Return the size of one image, and its scores and small maps in the shown runs."""
-    size = tuple(scores.size[index].tolist())
-    grid = tuple(scores.tiles[index].tolist())
+    values = [shortest_float(scores.image_scores[run, index]) for run in shown]
+    data = {"size": tuple(scores.size[index].tolist()), "scores": values, "maps": []}
+    if scores.maps is None:
+        return data
+    size, grid = data["size"], tuple(scores.tiles[index].tolist())
     start = int(scores.tiles[:index].prod(axis=1).sum())
     maps = scores.maps[shown, start : start + grid[0] * grid[1]]
     side = scores.tile_side[index] / min(size)
-    return {
-        "size": size,
-        "scores": [shortest_float(scores.image_scores[run, index]) for run in shown],
-        "maps": [
-            small_map(whole_map(tiles, size, grid, side), scale)
-            for tiles, scale in zip(maps, scales, strict=True)
-        ],
-    }
+    wholes = (whole_map(tiles, size, grid, side) for tiles in maps)
+    return data | {"maps": list(map(small_map, wholes, scales))}
 
 
-def run_data(scores: Scores, run: int, scale: ColourRange, curves: Mapping[str, Curve]) -> dict:
+def run_data(
+    scores: Scores, run: int, scale: ColourRange | None, curves: Mapping[str, Curve]
+) -> dict:
     """Return the name, threshold, colour scale and curves of one run."""
     threshold = f1_max_threshold(scores.image_scores[run], scores.label)
     return {
@@ -188,6 +189,7 @@ def whole_map(
 ) -> np.ndarray:
     """Return the map of one image at patch resolution, at most MAX_CELLS along its longer side.
 
+    A blur of less than half a patch, as AnomalyCLIP's, is below this resolution, and left out.
     `tiles` (T, G, G) are the maps of the image's tiles, `size` its height and width, `grid` and
     `side` as in `stitch_tiles`. A single tile is the whole image, whatever its aspect.
     """

@@ -12,15 +12,17 @@ import pandas as pd
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
 from utils.results.folder import read_json
+from utils.results.methods import has_maps, method_name, method_of, variant_of
+from utils.results.scores import run_name
 from utils.results.summary import (
     MEAN,
     MEAN_OF,
-    PAPER,
+    PAPERS,
     dataset_name,
     load_sources,
     metrics_of,
     other_results,
-    published_for,
+    published_beside,
     read_summary,
 )
 
@@ -47,15 +49,16 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     `summary` has the SUMMARY_COLUMNS of summary.csv; of `record` (settings.json) the page shows
     `title` and `notes`, and compares the number of finished categories with `categories`.
     """
-    blocks = [f"# WinCLIP on {record['title']}", *(f"**{note}**" for note in record["notes"])]
+    settings = record["settings"]
+    title = f"# {method_name(settings)} on {record['title']}"
+    blocks = [title, *(f"**{note}**" for note in record["notes"])]
     summary = shown_rows(summary, record)
     blocks.append(legend(record, summary))
-    dataset = dataset_name(record["settings"])
     finished = summary.loc[~is_mean(summary), "category"].nunique()
     total = len(record["categories"])
     for shots, rows in summary.groupby("shots"):
-        title = f"## {shots}-shot{seeds_text(rows, record)}"
-        blocks.append(title)
+        name = run_name(shots, variant=variant_of(settings))
+        blocks.append(f"## {name}{seeds_text(rows, record)}")
         for heading, metrics in metric_blocks(rows).items():
             blocks += [f"{heading}:"] if heading else []
             blocks.append(our_table(rows, metrics, mean_label(finished, total)))
@@ -68,15 +71,14 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     if len(means):
         title = f"## Mean over {finished} categories beside published results"
         blocks += [title, comparison_table(means, "shots")]
-    elif finished != total and not published_for(dataset).empty:
+    elif finished != total and not published_beside(settings).empty:
         blocks.append(
             f"No published mean is shown: the published means are over all {total} categories, "
             f"ours is over {finished}."
         )
-    blocks += [
-        f"{name}: {describe_source(source)}" for name, source in source_names(published).items()
-    ]
-    blocks += other_notes(dataset, set(summary["shots"]))
+    sources = source_names(published, settings)
+    blocks += [f"{name}: {describe_source(source)}" for name, source in sources.items()]
+    blocks += other_notes(settings, set(summary["shots"]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -91,6 +93,8 @@ def draws_references(record: Mapping) -> bool:
 def legend(record: Mapping, summary: pd.DataFrame) -> str:
     """Say what the numbers of a run (settings.json) are; `summary` has the `shown_rows`."""
     text = LEGEND if draws_references(record) else "Percent."
+    if not has_maps(record["settings"]):
+        return f"{text} Without maps, there are no pixel metrics."
     return text if has_pixels(summary).any() else f"{text} Without masks, pixel metrics are n/a."
 
 
@@ -110,6 +114,13 @@ def has_pixels(rows: pd.DataFrame) -> pd.Series:
 def is_mean(rows: pd.DataFrame) -> pd.Series:
     """Return a bool for each row: True if it is a mean over categories."""
     return rows["category"].eq(MEAN) | rows["category"].str.startswith(MEAN_OF)
+
+
+def shots_labels(rows: pd.DataFrame, settings: Mapping) -> pd.DataFrame:
+    """Return rows whose column `shots` is text for a table: "0", "4" or "4, patch tokens"."""
+    variant = variant_of(settings)
+    names = [run_name(shots, variant=variant).replace("-shot", "") for shots in rows["shots"]]
+    return rows.assign(shots=names)
 
 
 def has_published(rows: pd.DataFrame) -> pd.Series:
@@ -193,9 +204,9 @@ def undefined_notes(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def source_names(rows: pd.DataFrame) -> dict[str, str]:
+def source_names(rows: pd.DataFrame, settings: Mapping) -> dict[str, str]:
     """Return the sources of the published numbers beside ours: name in the tables to source."""
-    names = {"paper": PAPER} if rows["paper"].notna().any() else {}
+    names = {"paper": PAPERS[method_of(settings)]} if rows["paper"].notna().any() else {}
     return names | {name: name for name in rows["public_source"].dropna().unique()}
 
 
@@ -206,15 +217,18 @@ def describe_source(source: str) -> str:
     return f"{facts['description']}{departures}, {facts['link']}"
 
 
-def other_notes(dataset: str, shots: Collection[int]) -> list[str]:
+def other_notes(settings: Mapping, shots: Collection[int]) -> list[str]:
     """Say for each number of shots how many other sources publish means of the dataset."""
-    counts = other_results(dataset).groupby("shots")["source"].nunique()
-    return [
-        f"Other published {count}-shot means: {sources} source{'' if sources == 1 else 's'}, "
-        "listed in report.html."
-        for count, sources in counts.items()
-        if count in shots
-    ]
+    method = method_of(settings)
+    others = other_results(dataset_name(settings), method)
+    notes = []
+    for count, rows in others[others["shots"].isin(shots)].groupby("shots"):
+        methods = rows.groupby("source")["method"].first()
+        foreign = int((methods != method).sum())
+        sources = f"{len(methods)} source{'' if len(methods) == 1 else 's'}"
+        sources += f", {foreign} of other methods" if foreign else ""
+        notes.append(f"Other published {count}-shot means: {sources}, listed in report.html.")
+    return notes
 
 
 def seeds_text(rows: pd.DataFrame, record: Mapping) -> str:

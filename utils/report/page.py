@@ -39,11 +39,14 @@ from utils.report.markdown import (
     metric_blocks,
     our_cell,
     seeds_text,
+    shots_labels,
     shown_rows,
     source_names,
 )
 from utils.results.defects import read_defects
 from utils.results.folder import read_finished, read_json
+from utils.results.methods import METHOD_NAMES, has_maps, method_name, method_of, variant_of
+from utils.results.scores import run_name
 from utils.results.summary import (
     MEAN,
     METRIC_NAMES,
@@ -98,13 +101,13 @@ def report_page(
     finished category to its record in done/ and to its report data without pixels, `images` gives
     the gallery images of each of them. `detected` says whether there is a defects.json.
     """
-    summary = shown_rows(summary, record)
+    summary, settings = shown_rows(summary, record), record["settings"]
     metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
     shots = shots_of(summary, data, record)
-    others = other_results(dataset_name(record["settings"]))
+    others = other_results(dataset_name(settings), method_of(settings))
     others = others[others["shots"].isin([run["shots"] for run in shots])]
     total = len(record["categories"])
-    rate = record["settings"].get("false_alarms")
+    rate = settings.get("false_alarms")
     thresholds = {name: thresholds_of(data[name], finished[name], rate) for name in finished}
     sections = [
         category_section(name, data[name], finished[name], thresholds[name], summary)
@@ -117,7 +120,9 @@ def report_page(
         if done.get("leave_one_out")
     ]
     return template().generate(
-        title=f"WinCLIP on {record['title']}",
+        title=f"{method_name(settings)} on {record['title']}",
+        method=method_name(settings),
+        has_maps=has_maps(settings),
         record=record,
         versions={"git revision": record["git_revision"]} | record["versions"],
         finished=f"{len(finished)} of {total}",
@@ -128,7 +133,7 @@ def report_page(
         explained=explained,
         detected=detected,
         draws_references=draws_references(record),
-        means=table_rows(summary[summary["category"] == MEAN], "shots"),
+        means=table_rows(shots_labels(summary[summary["category"] == MEAN], settings), "shots"),
         tables={
             run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
             for run in shots
@@ -138,7 +143,7 @@ def report_page(
         others=other_rows(others),
         compared=bool(has_published(summary).any()),
         charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in metrics],
-        sources=source_list(summary, others),
+        sources=source_list(summary, others, settings),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
         counts=image_counts(data),
@@ -156,7 +161,11 @@ def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping], record: Mapping
     seeds = {count: seeds_text(rows, record) for count, rows in summary.groupby("shots")}
     shown = {run["shots"] for category in data.values() for run in category["runs"]}
     return [
-        {"shots": int(count), "name": f"{count}-shot", "seeds": seeds.get(count, "")}
+        {
+            "shots": int(count),
+            "name": run_name(count, variant=variant_of(record["settings"])),
+            "seeds": seeds.get(count, ""),
+        }
         for count in sorted(shown | set(seeds))
     ]
 
@@ -214,14 +223,15 @@ def table_blocks(summary: pd.DataFrame) -> list[dict]:
 def other_rows(others: pd.DataFrame) -> list[dict]:
     """Return a row of published means for each source and number of shots in `others`."""
     return [
-        {"shots": shots, "source": source} | dict(zip(rows["metric"], rows["value"], strict=True))
-        for (shots, source), rows in others.groupby(["shots", "source"])
+        {"method": METHOD_NAMES[method], "shots": shots, "source": source}
+        | dict(zip(rows["metric"], rows["value"], strict=True))
+        for (shots, method, source), rows in others.groupby(["shots", "method", "source"])
     ]
 
 
-def source_list(summary: pd.DataFrame, others: pd.DataFrame) -> list[dict]:
+def source_list(summary: pd.DataFrame, others: pd.DataFrame, settings: Mapping) -> list[dict]:
     """Return the name, description, link and known departures of each source on the page."""
-    names = source_names(summary)
+    names = source_names(summary, settings)
     labels = {
         source: name if name == "paper" else f"public ({name})" for name, source in names.items()
     }
@@ -272,7 +282,11 @@ def category_section(
             run_section(name, data, index, values, threshold)
             for index, threshold in enumerate(thresholds)
         ],
-        "curves": [curve_figure(name, data["runs"], metric, values) for metric in CURVES],
+        "curves": [
+            curve_figure(name, data["runs"], metric, values)
+            for metric in CURVES
+            if all(metric in run["curves"] for run in data["runs"])
+        ],
     }
 
 
@@ -330,6 +344,7 @@ def curve_figure(
     chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
     drawn = metric.startswith("image_") or any(run["curves"][metric] for run in runs)
     return {
+        "metric": metric,
         "title": title,
         "area": METRIC_NAMES[metric],
         "areas": areas,

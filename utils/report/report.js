@@ -134,7 +134,7 @@ function card(image, index) {
     { className: "frames" },
     make("span", { className: "frame" }, thumbnail(image, alt)),
     ...(isLabelled(image) ? [groundTruth(image, "ground truth")] : []),
-    heatmap(image, selectedRun, SMALL, `heatmap, ${runOf(image, selectedRun).name}`),
+    ...heatmaps(image, selectedRun, SMALL),
   );
   const caption = make(
     "span",
@@ -180,8 +180,14 @@ function render() {
 
 // ---- the large view ---------------------------------------------------------------------------
 
-function figure(frame, ...text) {
-  return make("figure", {}, frame, make("figcaption", { className: "caption" }, ...text));
+function figure(frames, ...text) {
+  return make("figure", {}, ...frames, make("figcaption", { className: "caption" }, ...text));
+}
+
+// Return the heatmap of a run as the only entry of a list, which is empty without maps.
+function heatmaps(image, run, side) {
+  const { name, scale } = runOf(image, run);
+  return scale ? [heatmap(image, run, side, `heatmap, ${name}`)] : [];
 }
 
 // Return a figure of the image with the borders of its defects, if it is above the threshold.
@@ -189,7 +195,7 @@ function detected(image) {
   const { defects } = pixelsOf(image);
   if (!defects) return [];
   const frame = outlined(image, "detected defects", defects.path, "outline detected");
-  return [figure(frame, defects.caption)];
+  return [figure([frame], defects.caption)];
 }
 
 function enlarge(index) {
@@ -208,14 +214,14 @@ function enlarge(index) {
     const { name, threshold, scale } = runOf(image, run);
     const outcome = isLabelled(image) || threshold !== null
       ? [`, threshold ${format(threshold)}`, ...marked(image, run)] : [];
-    const range = `; colours from ${format(scale[0])} to ${format(scale[1])}`;
-    const frame = heatmap(image, run, LARGE, `heatmap, ${name}`);
-    return figure(frame, `${name}: score ${format(score)}`, ...outcome, range);
+    const range = scale ? [`; colours from ${format(scale[0])} to ${format(scale[1])}`] : [];
+    const frames = heatmaps(image, run, LARGE);
+    return figure(frames, `${name}: score ${format(score)}`, ...outcome, ...range);
   });
   const truth = isLabelled(image)
-    ? [figure(groundTruth(image, "ground truth"), "ground truth")] : [];
+    ? [figure([groundTruth(image, "ground truth")], "ground truth")] : [];
   byId("large-images").replaceChildren(
-    figure(make("span", { className: "frame" }, thumbnail(image, image.image)), "image"),
+    figure([make("span", { className: "frame" }, thumbnail(image, image.image))], "image"),
     ...truth,
     ...detected(image),
     ...maps,

@@ -22,10 +22,13 @@ from utils.report.markdown import (
     mean_label,
     metrics_of,
     seeds_text,
+    shots_labels,
     shown_rows,
 )
 from utils.results.folder import read_json
 from utils.results.latex import escape, latex_float, latex_table
+from utils.results.methods import WINCLIP, method_name, method_of, variant_of
+from utils.results.scores import run_name
 from utils.results.summary import MEAN, dataset_name, metric_title, read_summary
 
 USAGE = r"% \usepackage{booktabs, graphicx}; \input this file. Written by each run: do not edit."
@@ -41,22 +44,26 @@ def summary_tex(summary: pd.DataFrame, record: Mapping) -> str:
     """Return the tables as LaTeX floats; arguments as for `summary_page`."""
     summary = shown_rows(summary, record)
     counts = summary.loc[~is_mean(summary), "category"].nunique(), len(record["categories"])
-    label = mean_label(*counts)
+    label, settings = mean_label(*counts), record["settings"]
+    method, variant = method_of(settings), variant_of(settings)
     means = summary[summary["category"] == MEAN]
-    sections = [("mean", "shots", f"mean over {count_categories(*counts)}", means)]
+    title = f"mean over {count_categories(*counts)}"
+    sections = [("mean", "shots", title, shots_labels(means, settings))]
     for shots, rows in summary.groupby("shots"):
-        title = f"{shots}-shot{seeds_text(rows, record)}"
+        title = f"{run_name(shots, variant=variant)}{seeds_text(rows, record)}"
         sections.append(
             (f"{shots}-shot", "category", title, rows.replace({"category": MEAN}, label))
         )
-    dataset, floats = dataset_name(record["settings"]), [USAGE]
+    prefix = [dataset_name(settings), *([method] if method != WINCLIP else [])]
+    floats = [USAGE]
     for name, by, title, rows in sections:
         for size, metrics in groupby(metrics_of(rows), key=size_of):
             at = f", maps at {size}" if size else ""
-            words = [f"WinCLIP on {record['title']}, {title}{at}.", legend(record, summary)]
+            head = f"{method_name(settings)} on {record['title']}, {title}{at}."
+            words = [head, legend(record, summary)]
             caption = " ".join([*words, *(f"{note}." for note in record["notes"])])
             table = source_table(rows, by, list(metrics))
-            words = filter(None, [dataset, name, size])
+            words = filter(None, [*prefix, name, size])
             floats.append(latex_float(table, escape(caption), "-".join(words)))
     return "\n".join(floats)
 

@@ -1,5 +1,7 @@
 """Write the detected defects as objects: defects.json, and defects_coco.json with --coco.
 
+A run without maps has none of these files.
+
 They are computed for the run with the most shots (its first seed), category by category into
 defects/<category>.jsonl, which are joined at the end of a run: the rate of false alarms and the
 entry of the category (null without a threshold) in the first line, one image in each further line.
@@ -34,6 +36,7 @@ from utils.evaluation.metrics import THREADS
 from utils.files import write_text
 from utils.log import log
 from utils.results.folder import read_finished, read_json
+from utils.results.methods import has_maps, method_name
 from utils.results.scores import Scores, load_scores, shortest_float
 from utils.results.thresholds import (
     F1_MAX,
@@ -98,6 +101,8 @@ def rate_of(path: Path) -> float | None:
 def write_defects(folder: Path) -> None:
     """Write the files described above into a result folder; without any threshold, say so."""
     record = read_json(folder / "settings.json", "title", "settings")
+    if not has_maps(record["settings"]):
+        return
     rate = record["settings"].get("false_alarms")
     categories, images = {}, []
     for category, finished in read_finished(folder).items():
@@ -123,7 +128,8 @@ def write_defects(folder: Path) -> None:
         for category in categories:
             scores = load_scores(folder / "scores" / f"{category}.npz")
             sizes += zip(scores.image.tolist(), scores.size.tolist(), strict=True)
-        content = coco(record["title"], list(categories), [*map(json.loads, images)], sizes)
+        title = f"defects that {method_name(record['settings'])} detected: {record['title']}"
+        content = coco(title, list(categories), [*map(json.loads, images)], sizes)
         write_text(folder / COCO_FILE, json.dumps(content, ensure_ascii=False) + "\n")
 
 
@@ -238,8 +244,9 @@ def trace(region: np.ndarray, offset: tuple[int, int]) -> list[list[list[int]]]:
 def coco(title: str, categories: list[str], images: list[dict], sizes: list[tuple]) -> dict:
     """Return the defects in COCO's format, with their peak as score.
 
-    `sizes` has the path and [height, width] of every image, with or without defects. A polygon is
-    the outer border; holes only reduce the area. One of fewer than three points is the box.
+    `title` describes the file; `sizes` has the path and [height, width] of every image, with or
+    without defects. A polygon is the outer border; holes only reduce the area. One of fewer than
+    three points is the box.
     """
     ids = {name: index for index, name in enumerate((name for name, _ in sizes), start=1)}
     annotations = []
@@ -263,7 +270,7 @@ def coco(title: str, categories: list[str], images: list[dict], sizes: list[tupl
                 }
             )
     return {
-        "info": {"description": f"defects that WinCLIP detected: {title}"},
+        "info": {"description": title},
         "images": [
             {"id": ids[name], "file_name": name, "height": height, "width": width}
             for name, (height, width) in sizes

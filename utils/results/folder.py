@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # it loads torch
 
 MAX_CHANGES = 2  # of the settings that an error message describes
 MAX_NAMES = 3  # of the images that it names
+# Settings that fingerprints lack if they have these values: they are newer than some folders.
+LATER_SETTINGS = {"method": "winclip", "maps": True, "extra_metrics": False, "multi_crop": "none"}
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
 
@@ -192,7 +194,8 @@ def describe_changes(earlier: dict, current: dict, options: Collection[str]) -> 
     renewed = earlier.get("images", {}).keys() ^ current.get("images", {}).keys()
     changes = []
     for name in dict.fromkeys(("images", *current, *earlier)):
-        values = earlier.get(name), current.get(name)
+        default = LATER_SETTINGS.get(name)
+        values = earlier.get(name, default), current.get(name, default)
         if all(isinstance(value, dict) for value in values):
             if name != "images":
                 values = [{k: v for k, v in d.items() if k not in renewed} for d in values]

@@ -6,8 +6,8 @@ numbers, in percent). Both keep full precision; an undefined value is an empty f
 
 Published numbers come from `published.csv` beside this file: percent, one row per source, which
 `published_sources.csv` describes. Some sources print no deviation, and not every metric of every
-category. The tables show the paper's number and that of the CLOSEST public code, and count the
-others.
+category. The tables show the number of the method's paper and, for WinCLIP, that of the CLOSEST
+public code, and count the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,16 @@ import pandas as pd
 
 from utils.evaluation.metrics import metric_order
 from utils.files import write_text
+from utils.results.methods import WINCLIP, method_of, variant_of
 
 PUBLISHED_FILE = Path(__file__).with_name("published.csv")
 SOURCES_FILE = Path(__file__).with_name("published_sources.csv")
-PAPER = "winclip_paper"  # the source shown as "paper"; any other source is shown by its name
-CLOSEST = {  # the source shown as "public" for each dataset
+PAPERS = {  # the source shown as "paper" for each method; any other source is shown by its name
+    WINCLIP: "winclip_paper",
+    "anomalyclip": "anomalyclip_paper",
+    "inctrl": "inctrl_paper",
+}
+CLOSEST = {  # the source shown as "public" for each dataset, of WinCLIP
     "mvtec": "accurate_winclip",
     "visa": "accurate_winclip",
     "mpdd": "winclip_by_anomalyclip_paper",
@@ -62,27 +67,43 @@ def load_published() -> pd.DataFrame:
 
 @lru_cache
 def load_sources() -> dict[str, dict[str, str]]:
-    """Return source to description, link and departures (known ones from the paper, or "")."""
+    """Return source to method, description, link and departures (known ones from the paper)."""
     table = pd.read_csv(SOURCES_FILE, keep_default_na=False)
     return table.set_index("source").to_dict(orient="index")
 
 
-def published_for(dataset: str) -> pd.DataFrame:
-    """Return the published numbers of one dataset ("mvtec", "visa", "mpdd"), one row per KEYS.
+def published_for(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
+    """Return the published numbers of a method on a dataset ("mvtec", "visa"), one row per KEYS.
 
     Columns besides KEYS: paper, paper_std, public, public_source, empty if not published, and
-    other_sources: how many further sources have this number.
+    other_sources: how many further sources have this number of the method.
     """
     rows = load_published().query("dataset == @dataset")
-    paper = rows[rows["source"] == PAPER].rename(columns={"value": "paper", "std": "paper_std"})
-    public = rows[rows["source"] == CLOSEST.get(dataset)].rename(
+    paper, closest = shown_sources(dataset, method)
+    paper = rows[rows["source"] == paper].rename(columns={"value": "paper", "std": "paper_std"})
+    public = rows[rows["source"] == closest].rename(
         columns={"value": "public", "source": "public_source"}
     )
-    others = other_results(dataset).groupby(KEYS).size().rename("other_sources").reset_index()
+    others = other_results(dataset, method).query("method == @method")
+    others = others.groupby(KEYS).size().rename("other_sources").reset_index()
     numbers = paper[[*KEYS, "paper", "paper_std"]]
     for table in (public[[*KEYS, "public", "public_source"]], others):
         numbers = numbers.merge(table, on=KEYS, how="outer", validate="1:1")
     return numbers.fillna({"other_sources": 0}).astype({"other_sources": "Int64"})
+
+
+def published_beside(settings: Mapping) -> pd.DataFrame:
+    """Return the published numbers to show beside those of a run, from its settings.
+
+    A variant of the method has those of zero-shot alone: its other scores are not the paper's.
+    """
+    published = published_for(dataset_name(settings), method_of(settings))
+    return published[published["shots"] == 0] if variant_of(settings) else published
+
+
+def shown_sources(dataset: str, method: str) -> tuple[str, str | None]:
+    """Return the sources that are shown as "paper" and "public"; None if there is no public one."""
+    return PAPERS[method], CLOSEST.get(dataset) if method == WINCLIP else None
 
 
 def dataset_name(settings: Mapping) -> str:
@@ -93,27 +114,31 @@ def dataset_name(settings: Mapping) -> str:
     return (settings.get("name") or settings["dataset"]).lower()
 
 
-def other_results(dataset: str) -> pd.DataFrame:
-    """Return the rows of `load_published` of all sources but the paper and the CLOSEST one."""
+def other_results(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
+    """Return the rows of `load_published` of all sources but the `shown_sources`.
+
+    The column `method` is added, because these sources include those of other methods.
+    """
     rows = load_published().query("dataset == @dataset")
-    return rows[~rows["source"].isin([PAPER, CLOSEST.get(dataset)])]
+    rows = rows[~rows["source"].isin(shown_sources(dataset, method))]
+    return rows.assign(method=[load_sources()[source]["method"] for source in rows["source"]])
 
 
 def write_tables(
     folder: Path,
     metrics: pd.DataFrame,
-    dataset: str,
+    published: pd.DataFrame,
     categories: Sequence[str],
     groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Write `metrics.csv` and `summary.csv` into `folder`, each atomically.
 
-    `metrics` has the COLUMNS of `metrics.csv`; `categories` and `groups` as in `summarise`. The
+    `metrics` has the COLUMNS of `metrics.csv`; the other arguments are those of `summarise`. The
     same arguments write the same bytes, whatever the order of the rows.
     """
     tables = {
         "metrics.csv": sort_metrics(metrics),
-        "summary.csv": summarise(metrics, dataset, categories, groups),
+        "summary.csv": summarise(metrics, published, categories, groups),
     }
     for name, table in tables.items():
         write_text(folder / name, table.to_csv(index=False, lineterminator="\n"))
@@ -154,14 +179,15 @@ def metric_title(metric: str) -> str:
 
 def summarise(
     metrics: pd.DataFrame,
-    dataset: str,
+    published: pd.DataFrame,
     categories: Sequence[str],
     groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Compute mean and sample standard deviation over seeds, beside the published numbers.
 
-    `categories` is the full official list of the dataset; `groups` maps the name of a group to its
-    categories. Numbers are percent, NaN if undefined.
+    `published` is that of `published_beside`; `categories` is the full official list of the
+    dataset; `groups` maps the name of a group to its categories. Numbers are percent, NaN if
+    undefined.
 
     Columns: SUMMARY_COLUMNS; `runs` is the number of seeds averaged over (1 for 0 shots). Rows are
     sorted by shots, then in the order of `categories` and of the metrics.
@@ -181,7 +207,6 @@ def summarise(
     rows["value"] *= PERCENT
     summary = rows.groupby(KEYS)["value"].agg(mean=mean_or_nan, std=std_or_nan, runs="size")
     summary = summary.reset_index()
-    published = published_for(dataset)
     if finished != set(categories) or not finished.issuperset(set(published["category"]) - {MEAN}):
         published = published[published["category"] != MEAN]
     summary = summary.merge(published, on=KEYS, how="left", validate="1:1")

@@ -25,7 +25,7 @@ from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
-from utils.results.summary import COLUMNS, dataset_name, write_tables
+from utils.results.summary import COLUMNS, published_beside, write_tables
 from utils.run.category import CategoryWriter
 from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.run.inference import score_category
@@ -143,8 +143,8 @@ def write_summary(session: Session) -> str:
     )
     if metrics.empty:
         return "no labels, so no metrics"
-    dataset = dataset_name(folder.record["settings"])
-    write_tables(folder.path, metrics, dataset, experiment.categories, experiment.groups)
+    published = published_beside(folder.record["settings"])
+    write_tables(folder.path, metrics, published, experiment.categories, experiment.groups)
     write_summary_tex(folder.path)
     return write_summary_page(folder.path)
 

@@ -1,7 +1,8 @@
 """Evaluate, write and draw scored categories, in worker processes while the next one is encoded.
 
-This writes scores/<category>.npz and .csv, heatmaps/<category>/, report/<category>.json and
-defects/<category>.jsonl; done/<category>.json comes last and marks the category as finished.
+This writes scores/<category>.npz and .csv, report/<category>.json and, if the scores have maps,
+heatmaps/<category>/ and defects/<category>.jsonl; done/<category>.json comes last and marks the
+category as finished.
 """
 
 import pickle
@@ -30,6 +31,7 @@ from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.defects import write_category_defects
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel
+from utils.results.methods import has_maps
 from utils.results.scores import Scores, save_scores, write_score_table
 from utils.results.thresholds import Threshold, pixel_f1_threshold, reference_threshold
 from utils.run.distributed import worker_errors
@@ -100,7 +102,8 @@ class CategoryWriter:
     def write(self, task: CategoryTask, result: CategoryResult) -> None:
         """Write a category, or have the workers write it; then `collect`."""
         target = Target.from_session(self.session)
-        panels = panel_paths(task, self.session.settings.heatmaps)
+        settings = self.session.settings
+        panels = panel_paths(task, settings.heatmaps) if has_maps(vars(settings)) else {}
         calls = category_calls(task, result, panels, target)
         if self.session.pool is None:
             record, *_ = [call(*arguments, self.session.clock) for call, *arguments in calls]
@@ -145,7 +148,7 @@ def category_calls(
     """
     yield write_category, task, replace(result, previews={}), panels, target
     rows = [row for row, sample in enumerate(task.tests) if sample.image in panels]
-    ranges = shown_ranges(result.scores)
+    ranges = shown_ranges(result.scores) if rows else {}
     for start in range(0, len(rows), PANELS_PER_CALL):
         batch = rows[start : start + PANELS_PER_CALL]
         samples = [task.tests[row] for row in batch]
@@ -199,9 +202,11 @@ def write_category(
     record["pixel_threshold"] = pixel_threshold
     if result.leave_one_out:
         record |= result.leave_one_out._asdict()
+    if result.leave_one_out and scores.maps is not None:
         record["panel_threshold"] = reference_threshold(record, target.false_alarms).value
-    with clock.stage("defects"):
-        write_category_defects(folder, category, scores, record, target.false_alarms)
+    if scores.maps is not None:
+        with clock.stage("defects"):
+            write_category_defects(folder, category, scores, record, target.false_alarms)
     return record
 
 
@@ -217,15 +222,21 @@ def evaluate(
     A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
     rows if all labels are unknown. Curves are those of the first run of each number of shots, and
     the threshold is that of the last of these runs; both are those of `masks`. All leave out images
-    whose label is unknown, those of pixels also anomalous images without a mask.
+    whose label is unknown, those of pixels also anomalous images without a mask. Without maps,
+    there are image metrics and curves alone.
 
     `further_masks` adds the pixel metrics at its evaluation sizes, named `<metric>@<size>`, and
     `extra` the EXTRA_METRICS at each size.
     """
     labels, first_runs = scores.label.tolist(), scores.first_runs()
     image_values = [image_metrics(row, scores.label) for row in scores.image_scores]
-    rows, curves, pixel_threshold = [], {}, None
-    for size, size_masks in ((None, masks), *further_masks.items()):
+    curves = {run: image_curves(scores.image_scores[run], scores.label) for run in first_runs}
+    rows, pixel_threshold = [], None
+    if scores.maps is None:
+        for run, values in enumerate(image_values):
+            rows += metric_rows(category, scores, run, values, None)
+    sizes = {} if scores.maps is None else {None: masks, **further_masks}
+    for size, size_masks in sizes.items():
         usable = [row for row, mask in enumerate(size_masks) if labels[row] == 0 or mask.any()]
         usable_masks = [size_masks[row] for row in usable]
         pixels = PixelEvaluator(usable_masks)
@@ -237,7 +248,6 @@ def evaluate(
                 values |= extra_metrics(values, counts)
             rows += metric_rows(category, scores, run, values, size)
             if size is None and run in first_runs:
-                curves[run] = image_curves(scores.image_scores[run], scores.label)
                 curves[run] |= pixel_curves(counts)
             if size is None and run == first_runs[-1]:
                 pixel_threshold = pixel_f1_threshold(counts, maps, usable_masks)

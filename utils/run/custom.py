@@ -17,7 +17,8 @@ from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
 from models.clip.device import check_without_cuda
-from models.clip.weights import RANDOM, check_names
+from models.clip.weights import check_names
+from models.methods import MethodName
 from utils.cli import exit_on_error
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
@@ -98,6 +99,13 @@ class CustomSettings(Settings, CustomOptions):
         """Return a copy as `Settings.resolve` does, with the absolute path of the images."""
         return replace(super().resolve(), images=str(real_path(user_path(self.images))))
 
+    def check_references(self) -> None:
+        """Raise `InputError` if METHOD needs reference images and there are none."""
+        if self.method == "inctrl" and not self.references:
+            raise InputError(
+                "REFERENCES is not set: InCTRL needs reference images; add --references GOOD_DIR"
+            )
+
     @property
     def result_folder(self) -> Path:
         """Return the folder of the results, named after the images.
@@ -109,8 +117,7 @@ class CustomSettings(Settings, CustomOptions):
             return user_path(self.result_dir)
         images = real_path(user_path(self.images))
         name = images.stem if images.is_file() else images.name
-        suffix = "-with-references" if self.references else ""
-        suffix += "-random" if self.pretrained == RANDOM else ""
+        suffix = ("-with-references" if self.references else "") + self.folder_suffix
         checksum = hashlib.sha256(os.fsencode(images)).hexdigest()[:8]
         names = name, f"{images.parent.name}-{name}", f"{name}-{checksum}"
         folders = [PROJECT / "result" / "custom" / f"{name}{suffix}" for name in names]
@@ -168,11 +175,14 @@ def check_settings(settings: CustomSettings) -> None:
                 f"RESULT_DIR: {results} is the folder of {option}; choose {ANOTHER_FOLDER}"
             )
     check_without_cuda(settings.device, settings.precision)
-    check_names(settings.model, settings.pretrained)
+    resolved = settings.resolve()
+    check_names(resolved.model, resolved.pretrained)
 
 
 def plan_custom(settings: CustomSettings) -> Experiment:
-    """Return the experiment of custom images: zero-shot, and WinCLIP+ with all reference images.
+    """Return the experiment of custom images: zero-shot, and with all reference images.
+
+    InCTRL has no zero-shot scores.
 
     Files that cannot be used are skipped, and reported as an `InputError` at the end of the run.
     """
@@ -196,7 +206,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         )
     references = tuple(sample.image for sample in images.references)
     check_false_alarms(settings.false_alarms, len(references))
-    shot_settings = [ShotSetting(0, NO_SEED, ())]
+    shot_settings = [ShotSetting(0, NO_SEED, ())] if settings.method != "inctrl" else []
     if references:
         shot_settings.append(ShotSetting(len(references), NO_SEED, references))
     task = CategoryTask(
@@ -271,7 +281,7 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
             f"reference image with the highest score: {highest}; leave it out if it is damaged"
         )
     else:
-        log.info(f"\n{explain_scores(len(images.references))}")
+        log.info(f"\n{explain_scores(len(images.references), settings.method)}")
     if images.faults:
         total = len(images.faults) + len(images.tests) + len(images.references)
         raise InputError(
@@ -300,12 +310,13 @@ def score_records(scores: Scores, threshold: Threshold | None) -> list[dict]:
     return records
 
 
-def explain_scores(references: int) -> str:
+def explain_scores(references: int, method: MethodName = "winclip") -> str:
     """Return what scores without a threshold mean, and what they do not mean."""
     text = (
         "The scores rank the images. They are not calibrated: 0.5 does not separate good from "
         "damaged, and scores of two classes cannot be compared."
     )
-    if references == 1:
-        return f"{text} Two or more reference images also give a threshold."
-    return f"{text} Two or more reference images (--references) also give a threshold."
+    if method == "anomalyclip":
+        return text
+    option = "" if references else " (--references)"
+    return f"{text} Two or more reference images{option} also give a threshold."

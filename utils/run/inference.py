@@ -13,8 +13,10 @@ import torch
 from datasets.images import EvalSize, Item
 from datasets.tiles import tile_side
 from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
-from models.winclip import TextBank, VisualBank, score_zero_shot, winclip
+from models.methods import ImageFeatures, WinClip
+from models.winclip import TextBank, VisualBank, score_zero_shot
 from utils.log import log, progress_bar
+from utils.results.methods import variant_of
 from utils.results.scores import Scores
 from utils.run.plan import CategoryTask
 from utils.run.session import Session
@@ -27,7 +29,7 @@ class ImageResult:
 
     image: str  # the path of its sample
     scores: np.ndarray  # (R,) float32: the image score of every run
-    maps: np.ndarray  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
+    maps: np.ndarray | None  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
     tiles: tuple[int, int]  # rows and columns of its tiles
     size: tuple[int, int]  # height and width in pixels
     mask: np.ndarray  # (H, W) bool at the first evaluation size
@@ -40,7 +42,7 @@ class LeaveOneOut(NamedTuple):
     """The reference images, each scored against all others; both become part of done/*.json."""
 
     leave_one_out: list[float]  # image scores
-    leave_one_out_peaks: list[float]  # the highest value of each image's map
+    leave_one_out_peaks: list[float] | None = None  # the highest value of each image's map
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,15 @@ class References:
 
     bank: VisualBank | None  # None without reference images
     rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
-    zero_shot: tuple[torch.Tensor, torch.Tensor]  # scores (M,), maps (M, G_h, G_w) of the bank rows
+    zero_shot: tuple[torch.Tensor, ...]  # WinCLIP: scores (M,), maps (M, G_h, G_w) of the bank rows
+    features: list[tuple[list[Item], ImageFeatures]]  # of this process, for other methods
 
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
         """Return the rows of a set of reference images; None for no images."""
         return torch.cat([self.rows[image] for image in images]) if images else None
 
 
+@torch.inference_mode()
 def score_category(
     task: CategoryTask, session: Session, after_batch: Callable[[], None]
 ) -> CategoryResult | None:
@@ -83,18 +87,21 @@ def score_category(
     `after_batch` is called after each batch. Returns the result of all processes in the main
     process, None elsewhere.
     """
-    text = session.text_bank(task.category)
+    method = session.method
+    with session.clock.stage("text"):
+        text = method.text_bank(task.category)
     shard = task.shard(session.context)
     references = encode_references(shard, text, session)
     leave_one_out = None
     if task.leave_one_out and len(references.rows) > 1:
-        leave_one_out = score_references(references, session)
+        score = score_references if isinstance(method, WinClip) else score_each_reference
+        leave_one_out = score(references, text, session)
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
-    results, copies, average = [], deque(), session.settings.multi_crop_average
+    results, copies = [], deque()
     for items, features in session.stream.take(len(shard.tests)):
-        with session.clock.stage("score", features.image.device):
-            outputs = winclip(features, text, references.bank, reference_sets, average)
-            copies.append((items, HostCopy(*outputs)))
+        with session.clock.stage("score", method.device):
+            scores, maps = method.score(features, text, references.bank, reference_sets)
+            copies.append((items, HostCopy(scores, *([maps] if method.has_maps else []))))
         if len(copies) > 1:  # read one batch late, so that a GPU is never idle
             results += read_results(*copies.popleft(), session)
         session.progress.update(len(items))
@@ -105,37 +112,62 @@ def score_category(
     gathered = session.context.gather(results)
     if not gathered:
         return None
-    return collect(task, list(chain.from_iterable(gathered)), leave_one_out, session.settings.tile)
+    results, tile = list(chain.from_iterable(gathered)), session.settings.tile
+    variant = variant_of(vars(session.settings))
+    return collect(task, results, leave_one_out, tile, method.map_blur, variant)
 
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
-    context, device = session.context, session.stream.device
-    counts, batches, average = [], [], session.settings.multi_crop_average
+    context, method = session.context, session.method
+    counts, batches, kept = [], [], []
     for items, features in session.stream.take(len(shard.references)):
         counts += [(item.image, len(item.tiles)) for item in items]
-        bank = VisualBank.from_features(features)
-        batches.append((*score_zero_shot(features, text, average), *bank.entries))
+        zero_shot = ()
+        if isinstance(method, WinClip):
+            zero_shot = score_zero_shot(features, text, method.crop_average)
+        elif shard.leave_one_out:
+            kept.append((items, features))
+        batches.append((*method.visual_bank(features).entries, *zero_shot))
         session.progress.update(len(items))
     tensors = [torch.cat(parts).cpu() for parts in zip(*batches, strict=True)]
     shards = context.all_gather((counts, tensors))
     rows, start = {}, 0
     for image, count in chain.from_iterable(counts for counts, _ in shards):
-        rows[image] = torch.arange(start, start + count, device=device)
+        rows[image] = torch.arange(start, start + count, device=method.device)
         start += count
     if not rows:
-        return References(None, {}, ())
+        return References(None, {}, (), [])
     joined = zip(*(tensors for _, tensors in shards if tensors), strict=True)
-    scores, maps, *entries = map(torch.cat, joined)
-    visual = VisualBank(tuple(scale.to(device) for scale in entries))
-    return References(visual, rows, (scores, maps))
+    entries = [torch.cat(parts) for parts in joined]
+    count = -2 if isinstance(method, WinClip) else len(entries)
+    visual = VisualBank(tuple(scale.to(method.device) for scale in entries[:count]))
+    return References(visual, rows, tuple(entries[count:]), kept)
 
 
-def score_references(references: References, session: Session) -> LeaveOneOut:
+def score_each_reference(references: References, text: TextBank, session: Session) -> LeaveOneOut:
     """Score each of two or more reference images against all others, in the order of `rows`.
 
     The processes share the work, and all return the same result.
     """
+    method, scores = session.method, {}
+    log.info(f"scoring the {len(references.rows)} reference images against each other")
+    with session.clock.stage("score"):
+        for items, features in references.features:
+            sets = [
+                references.rows_of([name for name in references.rows if name != item.image])
+                for item in items
+            ]
+            batch, _ = method.score(features, text, references.bank, sets)
+            results = split_by_image(items, batch.cpu().numpy(), None, maximum=False)
+            scores |= {r.image: float(r.scores[i]) for i, r in enumerate(results)}
+    shares = session.context.all_gather(scores)
+    scores = {image: score for share in shares for image, score in share.items()}
+    return LeaveOneOut([scores[image] for image in references.rows])
+
+
+def score_references(references: References, text: TextBank, session: Session) -> LeaveOneOut:
+    """Do as `score_each_reference` for WinCLIP, whose bank is large, by `models.leave_one_out`."""
     scores, maps = references.zero_shot
     counts = torch.tensor([len(rows) for rows in references.rows.values()])
     log.info(f"scoring the {len(counts)} reference images against each other")
@@ -147,10 +179,10 @@ def score_references(references: References, session: Session) -> LeaveOneOut:
         highest, peaks = leave_one_out_maxima(tiles, session)
         scores = (scores + highest) / 2
     combine = torch.amax if session.settings.tile > 0 else torch.mean  # as in `split_by_image`
-    return LeaveOneOut(
-        [float(combine(tiles)) for tiles in scores.split(counts.tolist())],
-        [float(tiles.max()) for tiles in peaks.split(counts.tolist())],
-    )
+    image_scores = [float(combine(tiles)) for tiles in scores.split(counts.tolist())]
+    if not session.method.has_maps:
+        return LeaveOneOut(image_scores)
+    return LeaveOneOut(image_scores, [float(t.max()) for t in peaks.split(counts.tolist())])
 
 
 def leave_one_out_maxima(tiles: ReferenceTiles, session: Session) -> torch.Tensor:
@@ -178,7 +210,7 @@ def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> lis
 
 
 def split_by_image(
-    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray, maximum: bool
+    items: Sequence[Item], scores: np.ndarray, maps: np.ndarray | None = None, maximum: bool = False
 ) -> list[ImageResult]:
     """Split the scores (R, M) and maps (R, M, G_h, G_w) of M tiles into results of the images.
 
@@ -195,7 +227,7 @@ def split_by_image(
         ImageResult(
             image=item.image,
             scores=image_scores[:, index],
-            maps=maps[:, ends[index] - counts[index] : ends[index]],
+            maps=None if maps is None else maps[:, ends[index] - counts[index] : ends[index]],
             tiles=item.grid,
             size=item.size,
             mask=item.mask,
@@ -212,23 +244,28 @@ def collect(
     results: Sequence[ImageResult],
     leave_one_out: LeaveOneOut | None,
     tile: int,
+    blur: float = 0.0,
+    variant: str = "",
 ) -> CategoryResult:
     """Collect the results of all images, in the order of the task's test images.
 
-    `tile` is the setting TILE.
+    `tile` is the setting TILE; `blur` and `variant` are those of `Scores`.
     """
     by_image = {result.image: result for result in results}
     ordered = [by_image[sample.image] for sample in task.tests]
+    maps = [result.maps for result in ordered]
     scores = Scores(
         image=np.array([sample.image for sample in task.tests]),
         label=np.array([sample.label for sample in task.tests]),
         shots=np.array([setting.shots for setting in task.shot_settings]),
         seed=np.array([setting.seed for setting in task.shot_settings]),
         image_scores=np.stack([result.scores for result in ordered], axis=1),
-        maps=np.concatenate([result.maps for result in ordered], axis=1),
+        maps=None if maps[0] is None else np.concatenate(maps, axis=1),
         tiles=np.array([result.tiles for result in ordered]),
         tile_side=np.array([tile_side(*result.size, tile) for result in ordered]),
         size=np.array([result.size for result in ordered]),
+        blur=blur,
+        variant=variant,
     )
     masks = [result.mask for result in ordered]
     previews = {result.image: result.preview for result in ordered if result.preview is not None}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,10 +14,10 @@ from tqdm import tqdm
 from datasets.tiles import multi_crop
 from models.clip.device import check_precision, describe_device, resolve_device, to_device
 from models.clip.encoder import WindowedEncoder
-from models.clip.text import encode_states, find_truncated
-from models.clip.weights import ClipSource, LoadedClip, build_clip, locate_clip
+from models.clip.text import find_truncated
+from models.clip.weights import ClipSource, LoadedClip, Weights, build_clip, locate_clip
+from models.methods import Method, WinClip, load_method
 from models.prompts import prompt_ensemble, spaced_words
-from models.winclip import TextBank
 from utils.errors import InputError
 from utils.features.kept import (
     KeptFeatures,
@@ -36,11 +37,17 @@ from utils.results.folder import (
     lock_folder,
     read_finished,
 )
+from utils.results.methods import method_name
 from utils.run.distributed import DistributedContext, reuse_freed_memory, worker_pool
 from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
+
+PATCH_TOKENS_NOTE = (
+    "PATCH TOKENS ALONE: few-shot image scores compare patch tokens without windows, which is not "
+    "the paper's score"
+)
 
 
 @dataclass(frozen=True)
@@ -51,22 +58,12 @@ class Session:
     experiment: Experiment
     context: DistributedContext
     pending: list[CategoryTask]  # the categories that are not finished yet
-    clip: LoadedClip
+    method: Method
     stream: FeatureStream
     folder: ResultFolder | None  # None in all processes but the main one
     clock: Stopwatch
     progress: tqdm  # counts images
     pool: Executor | None = None  # worker processes that write finished categories
-
-    def text_bank(self, category: str) -> TextBank:
-        """Return the text bank of a category, built from its prompt ensemble."""
-        settings = self.settings
-        with self.clock.stage("text"):
-            prompts = compose_prompts(settings, category)
-            normal, anomalous = encode_states(self.clip.model, self.clip.tokenizer, *prompts)
-            return TextBank.from_prompts(
-                normal, anomalous, settings.temperature, settings.normalise_prompts
-            )
 
 
 @contextmanager
@@ -91,28 +88,30 @@ def open_session(
         pending = [task for task in experiment.tasks if task.category not in finished]
         shards = [task.shard(context) for task in pending]
         with clock.stage("start-up"):
-            clip, encoder, kept_features = load(settings, experiment, shards, context)
+            clip, method, kept_features = load(settings, experiment, shards, context)
         folder = None
         if context.is_main:
-            folder = open_folder(settings, experiment, clip, kept_features, context.world_size)
+            precision = kept_features.rounding.precision if kept_features else EXACT
+            folder = open_folder(settings, experiment, clip, method, precision, context.world_size)
             clock.add_earlier(*folder.earlier_times())
         if kept_features and kept_features.writer:
-            prepare_store(kept_features, settings, shards, encoder, context)
+            prepare_store(kept_features, settings, shards, method.encoder, context)
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
         complete = kept_features and not kept_features.missing(images_of(shards))
         variants = () if complete else settings.encoded_crops
-        loader = make_loader(settings, experiment, shards, clip.image_size, variants)
+        loader = make_loader(settings, experiment, shards, method.image_size, variants)
         progress = progress_bar(
             total=sum(map(len, pending)),
             unit="image",
             smoothing=0.1,
             disable=settings.quiet or not context.is_main or not pending,
         )
-        stream = FeatureStream(loader, clip, encoder, clock, kept_features)
+        tf32 = settings.precision == "tf32"
+        stream = FeatureStream(loader, clip, method, clock, kept_features, tf32)
         yield Session(
-            *(settings, experiment, context, pending, clip),
+            *(settings, experiment, context, pending, method),
             *(stream, folder, clock, progress, pool),
         )
 
@@ -132,20 +131,24 @@ def load(
     experiment: Experiment,
     shards: Sequence[CategoryTask],
     context: DistributedContext,
-) -> tuple[LoadedClip, WindowedEncoder | None, KeptFeatures | None]:
-    """Load the model and find the kept features of this process's images.
+) -> tuple[LoadedClip, Method, KeptFeatures | None]:
+    """Load the model and the method, and find the kept features of this process's images.
 
-    There is no encoder if no process needs it. Raises `InputError` for a prompt that is too long.
+    WinCLIP has no encoder if no process needs it. Raises `InputError` for a prompt that is too
+    long.
     """
     log.info(f"loading {settings.model}, {settings.pretrained}")
     source = locate_clip(settings.model, settings.pretrained)
     kept_features = find_features(settings, experiment, source, shards, context)
     complete = kept_features is not None and not kept_features.missing(images_of(shards))
     text_only = all(context.all_gather(complete))
-    clip, encoder = load_encoder(settings, context, source, text_only)
+    clip = load_model(settings, context, source, text_only)
+    if settings.method != "winclip":
+        method = load_method(settings.method, clip, settings.checkpoint, settings.dataset)
+        return clip, method, kept_features
     for task in experiment.tasks:
         check_prompts(settings, task.category, clip)
-    return clip, encoder, kept_features
+    return clip, winclip_method(settings, clip), kept_features
 
 
 def pool_size(settings: Settings) -> int:
@@ -204,7 +207,7 @@ def find_features(
     }
     kept_features = KeptFeatures(
         *(store_of, store, store if settings.features == "keep" else None, experiment.root),
-        *(settings.patch_tokens, settings.multi_crop, variants, without_crops),
+        *(settings.patch_tokens, settings.multi_crop, settings.scales, variants, without_crops),
     )
     counts = Counter(store.folder for store in store_of.values())
     log_shares(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
@@ -232,10 +235,11 @@ def find_stores(
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
     """Return what features depend on besides the images: a JSON object."""
+    scales = {"scales": list(settings.scales)} if settings.maps else {}  # any scales are used
     return {
         **describe_model(settings, source),
         "precision": settings.precision,
-        "scales": list(settings.scales),
+        **scales,
         "tile": settings.tile,
         "exif": experiment.apply_exif,
         # In the order of the categories, not by name: a class name is only a part of the prompts.
@@ -290,10 +294,10 @@ def images_of(tasks: Sequence[CategoryTask]) -> list[str]:
     return [s.image for task in tasks for s in (*task.references, *task.tests)]
 
 
-def load_encoder(
+def load_model(
     settings: Settings, context: DistributedContext, source: ClipSource, text_only: bool
-) -> tuple[LoadedClip, WindowedEncoder | None]:
-    """Load the model onto this process's device; without an encoder if `text_only`."""
+) -> LoadedClip:
+    """Load the model onto this process's device; without a vision tower if `text_only`."""
     context.claim_device(settings.device)
     device = resolve_device(settings.device, settings.deterministic)
     warning = "" if text_only else check_precision(device, settings.precision)
@@ -301,28 +305,44 @@ def load_encoder(
         log.info(f"warning: {warning}")
     clip = build_clip(source, text_only)
     to_device(clip.model, device, settings.precision)
-    if text_only:
-        return clip, None
-    tf32 = settings.precision == "tf32"
-    encoder = WindowedEncoder(clip.model.visual, settings.scales, settings.patch_tokens, tf32)
-    return clip, encoder
+    return clip
+
+
+def winclip_method(settings: Settings, clip: LoadedClip) -> WinClip:
+    """Return WinCLIP; without an encoder if the model has no vision tower."""
+    visual, encoder = clip.model.visual, None
+    if visual is not None:
+        tf32 = settings.precision == "tf32"
+        encoder = WindowedEncoder(visual, settings.scales, settings.patch_tokens, tf32)
+    return WinClip(
+        *(clip, encoder, partial(compose_prompts, settings), settings.temperature),
+        *(settings.normalise_prompts, settings.multi_crop_average, settings.maps),
+    )
 
 
 def open_folder(
     settings: Settings,
     experiment: Experiment,
     clip: LoadedClip,
-    kept_features: KeptFeatures | None,
+    method: Method,
+    precision: str,
     processes: int,
 ) -> ResultFolder:
-    """Open the result folder and record title, settings, notes, weights and device."""
-    weights, device = clip.weights, next(clip.model.parameters()).device
-    precision = kept_features.rounding.precision if kept_features else EXACT
+    """Open the result folder and record title, settings, notes, weights and device.
+
+    `precision` is that of the features.
+    """
+    weights, checkpoint = clip.weights, method.checkpoint
     fingerprint = settings.fingerprint() | describe_model(settings, clip)
-    fingerprint["device"] = device.type
+    fingerprint["device"] = method.device.type
+    if checkpoint:
+        fingerprint["checkpoint"] = checkpoint.sha256 or checkpoint.description
     if precision != EXACT:  # otherwise as before there were kept features
         fingerprint["features_precision"] = precision
-    notes = notes_on_weights(clip) + experiment.notes
+    notes = [*notes_on_weights(weights, checkpoint), *method.notes, *experiment.notes]
+    few_shot = any(setting.shots for task in experiment.tasks for setting in task.shot_settings)
+    if settings.method == "winclip" and not settings.maps and few_shot:
+        notes.append(PATCH_TOKENS_NOTE)
     if precision != EXACT:
         notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")
     if settings.multi_crop != "none":
@@ -334,17 +354,22 @@ def open_folder(
         "draws_references": experiment.draws_references,
         "settings": asdict(settings),
         "notes": notes,
-        "weights": {"sha256": weights.sha256, "description": weights.description},
-        "device": describe_device(device),
+        "weights": describe_weights(weights),
+        **({"checkpoint": describe_weights(checkpoint)} if checkpoint else {}),
+        "device": describe_device(method.device),
         "processes": processes,
     }
     folder = ResultFolder(Path(settings.result_dir), record, fingerprint | experiment.fingerprint)
-    log.info(f"weights: {weights.description}")
-    if weights.sha256:
-        log.info(f"sha256 of the weights: {weights.sha256}")
-    log.info(describe_resizing(settings, clip.image_size))
+    for name, file in (("weights", weights), ("checkpoint", checkpoint)):
+        if file:
+            log.info(f"{name}: {file.description}")
+        if file and file.sha256:
+            log.info(f"sha256 of the {name}: {file.sha256}")
+    log.info(describe_resizing(settings, method.image_size))
     log.info(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
-    log.info(f"protocol: {settings.protocol}, {settings.precision} on {record['device']}")
+    protocol = f", protocol {settings.protocol}" if settings.method == "winclip" else ""
+    name = method_name(record["settings"])
+    log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
     for note in notes:
         log.info(f"note: {note}")
     for message in experiment.messages:
@@ -356,15 +381,25 @@ def describe_resizing(settings: Settings, side: int) -> str:
     """Return to which size images are resized for the encoder, whose input has `side` pixels."""
     if settings.resize == "squash":
         return f"images are squashed to {side} x {side} pixels"
+    if settings.resize == "centre_crop":
+        return f"images are resized to {side} pixels at their shorter side and cropped to a square"
     if settings.tile:
         return f"images are cut into tiles of {settings.tile} pixels, each resized to {side}"
     return f"the shorter side of images is resized to {side} pixels; --tile N keeps small defects"
 
 
-def notes_on_weights(clip: LoadedClip) -> list[str]:
+def describe_weights(weights: Weights) -> dict:
+    """Return the entry of settings.json that identifies weights."""
+    return {"sha256": weights.sha256, "description": weights.description}
+
+
+def notes_on_weights(weights: Weights, checkpoint: Weights | None) -> list[str]:
     """Return the warnings about the model to show beside every result."""
-    if clip.weights.random:
-        return ["RANDOM WEIGHTS: the numbers only show that the program runs"]
-    if clip.weights.demo:
-        return ["DEMO MODEL: trained only on rendered images; use it to try out the program"]
-    return []
+    notes = []
+    if weights.random:
+        notes.append("RANDOM WEIGHTS: the numbers only show that the program runs")
+    if checkpoint and checkpoint.random:
+        notes.append("RANDOM CHECKPOINT: the numbers only show that the program runs")
+    if weights.demo:
+        notes.append("DEMO MODEL: trained only on rendered images; use it to try out the program")
+    return notes

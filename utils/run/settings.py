@@ -13,13 +13,15 @@ from datasets.images import EvalSize, Resize
 from datasets.splits import SPLITS_FOLDER, check_name, read_root
 from datasets.tiles import CropVariant, MultiCrop
 from models.clip.encoder import PatchTokens
-from models.clip.weights import RANDOM
+from models.clip.weights import IN_CHECKPOINT, RANDOM
+from models.methods import BACKBONES, MethodName
 from models.prompts import Templates
 from models.winclip import CropAverage
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.features.store import FOLDER as FEATURES_FOLDER
 from utils.files import PROJECT, is_printable_name, user_path
+from utils.results.folder import LATER_SETTINGS
 
 # What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
 # docs/protocol.md explains each field.
@@ -45,6 +47,40 @@ PRESETS = {
         "multi_crop_average": "embeddings",
     },
 }
+# The settings of WinCLIP, as they are with a method that does not have them.
+NOT_WINCLIP = {
+    **dict.fromkeys(PRESETS["paper"]),
+    "protocol": "paper",
+    "multi_crop": "none",
+    "multi_crop_average": "embeddings",
+    "tile": 0,
+    "scales": (),
+    "extra_normal_states": (),
+    "extra_anomalous_states": (),
+    "features": "off",
+    "features_precision": "fp16",
+}
+# The settings of each method that do not depend on the user. AnomalyCLIP has no reference images,
+# InCTRL no maps.
+FIXED: dict[MethodName, dict] = {
+    "winclip": {"checkpoint": ""},
+    "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": "draw", "maps": True},
+    "inctrl": {
+        **NOT_WINCLIP,
+        "resize": "centre_crop",
+        "maps": False,
+        "pretrained": IN_CHECKPOINT,
+    },
+}
+# The settings of a run without maps that do not depend on the user.
+WITHOUT_MAPS = {
+    "scales": (),
+    "eval_size": (240,),
+    "extra_metrics": False,
+    "heatmap_size": 256,
+    "coco": False,
+    "masks": "",
+}
 # Settings that may change when a run is resumed: they do not affect scores (on CUDA, beyond
 # rounding), or their content is compared instead. Finished categories keep their heatmaps.
 NOT_FINGERPRINTED = (
@@ -54,7 +90,7 @@ NOT_FINGERPRINTED = (
     *("features", "features_precision"),  # compared if features are rounded
     *("coco", "false_alarms"),  # what they change is written anew at the end of every run
     # Compared by content:
-    *("protocol", "split", "references", "model", "pretrained", "images", "masks"),
+    *("protocol", "split", "references", "model", "pretrained", "checkpoint", "images", "masks"),
     *("recursive", "good_folder"),
 )
 MAX_WORKERS = 8  # of NUM_WORKERS = "auto"
@@ -80,10 +116,19 @@ class Settings:
     """Seeds for drawing reference images, each used for every number of shots above 0."""
     references: str = "draw"
     """"draw", or a CSV of reference images in the format of a run's shots.csv."""
-    model: str = "ViT-B-16-plus-240"
-    """An open_clip model with a class token, or a model config (.json)."""
-    pretrained: str = "laion400m_e31"
-    """An open_clip tag, a weight file, a folder that contains one, or "random"."""
+    method: MethodName = "winclip"
+    """WinCLIP and WinCLIP+; AnomalyCLIP, which is zero-shot; or InCTRL, which needs reference
+    images and has no maps. The last two need CHECKPOINT."""
+    checkpoint: str = ""
+    """File that the authors of AnomalyCLIP or InCTRL have released; "random" for a trial."""
+    maps: bool = True
+    """Compute anomaly maps. Without them, WinCLIP encodes no windows and is about ten times as
+    fast; its zero-shot image scores stay the same, and WinCLIP+ compares patch tokens alone."""
+    model: str = "auto"
+    """An open_clip model with a class token, or a model config (.json); "auto": the method's."""
+    pretrained: str = "auto"
+    """An open_clip tag, a weight file, a folder that contains one, or "random"; "auto": the weights
+    of the method's backbone."""
     protocol: Literal["paper", "public"] = "paper"
     """Preset for the eight options below, each of which can also be set individually."""
     templates: Templates | None = None
@@ -98,7 +143,8 @@ class Settings:
     """Patch tokens that WinCLIP+ compares: of the last block, after or before ln_post, or of the
     penultimate block."""
     resize: Resize | None = None
-    """Cut non-square images into overlapping square tiles, or squash them to a square."""
+    """Cut non-square images into overlapping square tiles, squash them to a square, or, without
+    maps, crop their centre."""
     multi_crop: MultiCrop | None = None
     """Also encode crops of each image, whose mean gives the zero-shot image score: a hypothesis
     about a step that the paper does not define."""
@@ -196,16 +242,25 @@ class Settings:
         """
         protocol = PRESETS[self.protocol]
         values = {name: value for name, value in protocol.items() if getattr(self, name) is None}
-        paths = ("split", "references", "model", "pretrained", "data_root", "images", "masks")
-        for name in paths:
+        paths = ("split", "references", "data_root", "images", "masks")
+        for name in (*paths, "model", "pretrained", "checkpoint"):
             if getattr(self, name, "").startswith("~"):
                 values[name] = str(user_path(getattr(self, name)))
+        for name, default in zip(("model", "pretrained"), BACKBONES[self.method], strict=True):
+            if getattr(self, name) == "auto":
+                values[name] = default
+        values |= self.fixed_values()
         values["result_dir"] = str(self.result_folder)
         if self.num_workers == "auto":
             values["num_workers"] = core_share(MAX_WORKERS)
-        if self.tile and values.get("resize", self.resize) == "squash":
+        resize = values.get("resize", self.resize)
+        if self.tile and resize != "tile":
+            kind = {"squash": "squashed", "centre_crop": "cropped"}[resize]
+            raise InputError(f"TILE = {self.tile}: {kind} images have no tiles; add --resize tile")
+        if self.maps and resize == "centre_crop" and self.method == "winclip":
             raise InputError(
-                f"TILE = {self.tile}: squashed images have no tiles; add --resize tile"
+                'RESIZE = "centre_crop": maps must cover the whole image; add --no-maps, or '
+                "choose another value"
             )
         average = values.get("multi_crop_average", self.multi_crop_average)
         if values.get("multi_crop", self.multi_crop) == "none" and average != "embeddings":
@@ -213,6 +268,52 @@ class Settings:
                 f'MULTI_CROP_AVERAGE = "{average}": there are no crops; set MULTI_CROP as well'
             )
         return replace(self, **values | self.data_paths())
+
+    def fixed_values(self) -> dict:
+        """Return the values that METHOD and MAPS leave no choice of.
+
+        Raises `InputError` for a setting that would have no effect.
+        """
+        method = FIXED[self.method]
+        no_maps = {} if method.get("maps", self.maps) else WITHOUT_MAPS
+        defaults = {field.name: field.default for field in fields(self)}
+        values = {}
+        for fixed, reason in ((method, f'METHOD = "{self.method}"'), (no_maps, "MAPS = False")):
+            for name, value in fixed.items():
+                if name not in defaults:
+                    continue
+                if (given := getattr(self, name)) not in (defaults[name], value):
+                    raise InputError(
+                        f"{name.upper()} = {given!r} has no effect with {reason}; remove it"
+                    )
+                values[name] = defaults[name] if name == "references" else value
+        if no_maps:
+            values["heatmaps"] = "none"
+        self.check_method(values)
+        return values
+
+    def check_method(self, values: dict) -> None:
+        """Raise `InputError` for settings that contradict METHOD or MAPS."""
+        if self.method != "winclip" and not self.checkpoint:
+            raise InputError(
+                f'METHOD = "{self.method}" needs CHECKPOINT: give the file that its authors have '
+                'released (docs/protocol.md), or "random" for a trial'
+            )
+        if not values.get("maps", self.maps) and self.features == "keep":
+            raise InputError(
+                'FEATURES = "keep": without maps, no windows are encoded that could be kept; keep '
+                "features in a run with maps, whose features this one can use"
+            )
+        self.check_references()
+
+    def check_references(self) -> None:
+        """Raise `InputError` for numbers of reference images that METHOD cannot use."""
+        if self.method == "anomalyclip" and self.shots != (0,):
+            raise InputError(f"SHOTS = {self.shots}: AnomalyCLIP is zero-shot only; add --shots 0")
+        if self.method == "inctrl" and 0 in self.shots:
+            raise InputError(
+                f"SHOTS = {self.shots}: InCTRL needs reference images; add --shots 2 4 8"
+            )
 
     def data_paths(self) -> dict[str, str]:
         """Return the data root and split that "auto" stands for."""
@@ -230,11 +331,19 @@ class Settings:
 
     @property
     def result_folder(self) -> Path:
-        """Return the folder of the results; random weights never share a folder with others."""
+        """Return the folder of the results."""
         if self.result_dir == "auto":
-            suffix = "-random" if self.pretrained == RANDOM else ""
-            return PROJECT / "result" / f"{self.benchmark}{suffix}"
+            return PROJECT / "result" / f"{self.benchmark}{self.folder_suffix}"
         return user_path(self.result_dir)
+
+    @property
+    def folder_suffix(self) -> str:
+        """Return what names the method in the result folder's name.
+
+        Random weights never share a folder with others.
+        """
+        random = RANDOM in (self.pretrained, self.checkpoint)
+        return ("" if self.method == "winclip" else f"-{self.method}") + "-random" * random
 
     @property
     def encoded_crops(self) -> tuple[CropVariant, ...]:
@@ -280,17 +389,18 @@ class Settings:
     def fingerprint(self) -> dict:
         """Return the resolved settings that determine the results.
 
-        Results made with different ones are never mixed. One evaluation size, the seven metrics and
-        a run without crops are recorded as before there could be more, so that older folders can be
-        continued.
+        Results made with different ones are never mixed. WinCLIP with maps, one evaluation size,
+        the seven metrics and no crops are recorded as before there was a choice, so that older
+        folders can be continued.
         """
         settings = asdict(self)
         if len(self.eval_size) == 1:
             settings["eval_size"] = self.eval_size[0]
-        if not self.extra_metrics:
-            del settings["extra_metrics"]
+        for name, value in LATER_SETTINGS.items():
+            if settings[name] == value:
+                del settings[name]
         if self.multi_crop == "none":
-            del settings["multi_crop"], settings["multi_crop_average"]
+            del settings["multi_crop_average"]
         return {name: value for name, value in settings.items() if name not in NOT_FINGERPRINTED}
 
 

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 
 from datasets.images import ImageDataset, Item, normalise
 from datasets.tiles import MultiCrop
-from models.clip.encoder import AllFeatures, WindowedEncoder
+from models.clip.device import matmul_precision
+from models.clip.encoder import AllFeatures
 from models.clip.weights import LoadedClip
+from models.methods import ImageFeatures, Method
 from models.winclip import Features
 from utils.errors import InputError
 from utils.features.kept import KeptFeatures
@@ -24,7 +26,7 @@ from utils.run.plan import CategoryTask, Experiment
 from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
-Encoded = TypeVar("Encoded", Features, AllFeatures, Tensor)
+Encoded = TypeVar("Encoded", ImageFeatures, AllFeatures, Tensor)
 TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
 CROPS_PER_PASS = 256  # on a GPU; a crop has a twelfth of the tokens of a tile
 DECODE_TIMEOUT_S = 600  # for a batch; a worker that lacks the memory to send one never answers
@@ -36,30 +38,32 @@ class FeatureStream:
 
     The order is that of the tasks; within a task, the reference images come first, then the test
     images, as the task lists them. Call `take` for each task's references, then for its tests, in
-    this order, because the workers decode ahead.
+    this order, because the workers decode ahead. `tf32` is that of `WindowedEncoder`.
     """
 
     def __init__(
         self,
         loader: DataLoader,
         clip: LoadedClip,
-        encoder: WindowedEncoder | None,
+        method: Method,
         clock: Stopwatch,
         kept_features: KeptFeatures | None = None,
+        tf32: bool = False,
     ):
         with start_workers():
             self.batches = iter(loader)
-        self.device = encoder.device if encoder else next(clip.model.parameters()).device
+        self.device = method.device
         statistics = torch.tensor([clip.mean, clip.std], device=self.device)
         self.mean, self.std = statistics[:, :, None, None]
-        self.encoder = encoder
+        self.method = method
+        self.tf32 = tf32
         self.clock = clock
         self.kept_features = kept_features
         self.on_cpu = self.device.type == "cpu"
         # On a CPU, batching is no faster, and scores stay independent of the batch.
         self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
 
-    def take(self, count: int) -> Iterator[tuple[list[Item], Features]]:
+    def take(self, count: int) -> Iterator[tuple[list[Item], ImageFeatures]]:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
 
         The tiles of a batch are in the order of its items. Raises `InputError` for an image that
@@ -70,7 +74,7 @@ class FeatureStream:
             count -= len(items)
             for batch in group_items(items, self.tiles_per_pass):
                 if self.kept_features is None:
-                    features = self._encode_tiles(batch, self.encoder.encode_images)
+                    features = self._encode_tiles(batch, self.method.encode_images)
                     if batch[0].crops:
                         features = replace(features, crops=self._encode_crops(batch))
                     yield batch, features
@@ -101,7 +105,7 @@ class FeatureStream:
             crops = np.concatenate(arrays)
             per_pass = crops.shape[1] if self.on_cpu else CROPS_PER_PASS
             pixels = crops.reshape(-1, *crops.shape[2:])
-            encoded = torch.cat(self._encode(pixels, self.encoder.encode_crops, per_pass))
+            encoded = torch.cat(self._encode(pixels, self.method.encoder.encode_crops, per_pass))
             embeddings.append(encoded.unflatten(0, crops.shape[:2]))
         return torch.cat(embeddings, dim=1)
 
@@ -110,7 +114,7 @@ class FeatureStream:
     ) -> list[Encoded]:
         """Encode pixels (B, 3, S, S) uint8, `per_pass` of the B at a time."""
         encoded = []
-        with self.clock.stage("encode", self.device):
+        with self.clock.stage("encode", self.device), matmul_precision(self.tf32):
             for images in torch.from_numpy(pixels).split(per_pass):
                 if not self.on_cpu:  # from pinned memory, the copy does not wait for earlier work
                     images = images.pin_memory().to(self.device, non_blocking=True)
@@ -131,7 +135,7 @@ class FeatureStream:
                 with self.clock.stage("read features"):
                     features = stores.read([item.image for item in batch], self.device)
             else:
-                features = self._encode_tiles(batch, self.encoder.encode_all)
+                features = self._encode_tiles(batch, self.method.encoder.encode_all)
             if stores.variants and not has_crops:
                 side = batch[0].tiles.shape[-1]
                 features = stores.add_crops(features, self._encode_crops(batch), side)
