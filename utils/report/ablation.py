@@ -18,7 +18,7 @@ from utils.report.markdown import UNDEFINED, UNPUBLISHED, count_categories, tabl
 from utils.report.page import METRIC_NAMES, asset, difference, template
 from utils.report.waterfall import Step, waterfall_chart
 from utils.results.latex import escape, latex_float, latex_table
-from utils.results.summary import MEAN, dataset_name, published_for
+from utils.results.summary import MEAN, published_for
 
 HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
 # For each switch its name, what the closest public implementation does, and what the paper does.
@@ -106,7 +106,7 @@ def write_pages(folder: Path, ablation: Ablation) -> str:
     """Write the three pages into the result folder; return the Markdown."""
     page = markdown_page(ablation)
     write_text(folder / "ablation.md", page)
-    write_text(folder / "ablation.tex", latex_page(ablation))
+    write_text(folder / "ablation.tex", latex_page(ablation, folder.name))
     write_text(folder / "ablation.html", html_page(ablation))
     return page
 
@@ -127,18 +127,18 @@ def markdown_page(ablation: Ablation) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def latex_page(ablation: Ablation) -> str:
-    """Return the tables as LaTeX floats, with the notes in every caption."""
+def latex_page(ablation: Ablation, name: str) -> str:
+    """Return the tables as LaTeX floats, with the notes in every caption; labels have `name`."""
     notes = [f"{note}." for note in ablation.record["notes"]]
-    dataset, floats = dataset_name(ablation.record["settings"]), []
+    floats = []
     for shots in shots_of(ablation):
         for index, content in enumerate(tables(ablation, shots)):
-            name = f"{content.title}, {title(ablation)}, {shots}-shot."
-            caption = " ".join([name, content.text, "Percent.", *notes])
+            head = f"{content.title}, {title(ablation)}, {shots}-shot."
+            caption = " ".join([head, content.text, "Percent.", *notes])
             rows = [[escape(cell) for cell in row] for row in content.rows]
             header = [escape(cell) for cell in content.header]
             body = latex_table(header, rows, content.text_columns)
-            label = f"ablation-{dataset}-{shots}-shot-{index}"
+            label = f"ablation-{name}-{shots}-shot-{index}"
             floats.append(latex_float(body, escape(caption), label))
     return "\n".join(floats)
 
