@@ -23,7 +23,8 @@ SHOTS = (0, 1)  # numbers of normal reference images; 0 is WinCLIP, more is WinC
 SEEDS = (0, 1, 2)  # draws of reference images for each number of shots
 LIMIT = None  # use only the first N good images and N of each defect; None for all
 MULTI_CROPS = ("five",)  # also "ten", "overlap-1.25", "overlap-1.5" and "overlap-2"; () for none
-# The walk from the public implementation to the paper; its switches in any order
+# The walk from the public implementation to the paper: its switches in any order; those that you
+# leave out follow in this order
 ORDER = ("templates", "class_words", "normalise_prompts", "patch_tokens", "resize")
 # The model
 MODEL = "auto"  # "auto": the paper's, or the demo's; or any open_clip vision transformer

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from models.clip.encoder import WindowedEncoder
+from models.clip.text import encode_states
 from models.departures import (
     IMAGE,
     PATCHES,
@@ -30,16 +32,18 @@ from models.winclip import (
     score_zero_shot,
 )
 from models.windows import arithmetic_aggregation, harmonic_aggregation
+from tests.clips import small_clip
+from utils.ablation import category, scoring
 from utils.ablation.analysis import effects, means
 from utils.ablation.run import all_square, open_folder
 from utils.ablation.run import run as run_ablation
 from utils.ablation.scoring import variant_prompts
 from utils.ablation.settings import AblationSettings
-from utils.ablation.shares import bootstrap_interval, shapley_shares, walk
+from utils.ablation.shares import MIN_CATEGORIES, bootstrap_interval, shapley_shares, walk
 from utils.ablation.variants import PAPER, PAPER_ROWS, PUBLIC, SWITCHES, corners, departures
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
-from utils.report.ablation import Ablation, markdown_page, published_means
+from utils.report.ablation import DIFFERENCES, MEANINGS, Ablation, markdown_page, published_means
 from utils.results.summary import published_for
 from utils.run.benchmark import run
 from utils.run.settings import Settings
@@ -199,7 +203,7 @@ def fixed_ablation(**changes) -> Ablation:
     settings = {"dataset": "mvtec", "limit": None, "order": ["templates", "resize"]}
     record = {"title": "MVTec AD", "categories": FULL, "finished": FULL, "notes": []}
     record |= {"settings": settings | changes.pop("settings", {})} | changes
-    return Ablation(record, walks, table, list(values)[1:], PAPER_ROWS)
+    return Ablation(record, walks, table, list(values)[1:], (), MIN_CATEGORIES, PAPER_ROWS)
 
 
 def test_the_lines_of_a_page():
@@ -208,11 +212,12 @@ def test_the_lines_of_a_page():
     for line in (
         "- image AUROC from 80.0 (public) to 84.0 (paper): +4.0; pixel AUROC from 80.0 (public) to "
         "84.0 (paper): +4.0",
-        "- templates: +2.0 image AUROC, 95 % interval [0.0, 3.2] over categories; +2.0 pixel AUROC,"
-        " 95 % interval [0.0, 3.2] over categories",
-        "- resize: +2.0 image AUROC, interval n/a; +2.0 pixel AUROC, interval n/a",
-        "| templates |" + " +2.0 [0.0, 3.2] |" * metrics,
-        "| + templates |" + " 81.0 |" * metrics,
+        "- prompt templates: +2.0 image AUROC, 95 % interval [0.0, 3.2] over categories; +2.0 "
+        "pixel AUROC, 95 % interval [0.0, 3.2] over categories",
+        "- resizing: +2.0 image AUROC, interval n/a; +2.0 pixel AUROC, interval n/a",
+        "| resizing | resize | images squashed to a square | images cut into overlapping square",
+        "| prompt templates |" + " +2.0 [0.0, 3.2] |" * metrics,
+        "| + prompt templates |" + " 81.0 |" * metrics,
         "| two-class prompts | ours |" + " 70.5 (−13.5) |" * metrics,
         "| two-class prompts | paper | 74.0 |",
         "| arithmetic averaging | ours |" + " 84.0 (0.0) |" * metrics,
@@ -315,7 +320,7 @@ def test_every_page_shows_the_warnings_and_every_switch(ablation):
         assert "RANDOM WEIGHTS" in page
         assert "NOT THE OFFICIAL DATA" in page
         for switch in SWITCHES:
-            assert switch in page.replace("\\_", "_")
+            assert MEANINGS[switch][0] in page
 
 
 def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings):
@@ -377,7 +382,68 @@ def test_unknown_crops_are_named_with_the_constant():
         AblationSettings(multi_crops=("six",))
 
 
-def test_the_order_of_the_walk_has_every_switch_once():
-    for order in (SWITCHES[1:], (*SWITCHES, "templates"), ("resize",)):
+def test_a_part_of_the_order_is_completed_and_a_bad_one_refused():
+    rest = tuple(switch for switch in SWITCHES if switch != "resize")
+    assert AblationSettings(order=("resize",)).order == ("resize", *rest)
+    for order in ((*SWITCHES, "templates"), ("temperature",), "resize"):
         with pytest.raises(InputError, match=r"ORDER = .*expected each of templates, class_words"):
             AblationSettings(order=order)
+
+
+def test_names_are_words_and_what_cannot_act_without_references_is_left_out(ablation):
+    page = (ablation / "ablation.md").read_text(encoding="utf-8")
+    zero, one = page.split("## 0-shot")[1].split("## 1-shot")
+    for name in ("patch tokens of the penultimate block", "without language"):
+        assert (name in zero, name in one) == (False, True)
+    assert "temperature 0.01" in zero
+    assert not re.search(r"\w=\w", page)
+    names = {
+        f"{name}={value}" for v in corners(("tile", "squash")) for name, value in v.protocol.items()
+    }
+    same = {f"{name}={value}" for name, value in PAPER.items()}
+    assert names - same == DIFFERENCES.keys()
+
+
+def test_the_page_says_why_an_interval_is_not_available():
+    text = "Intervals that are n/a would need at least 5 categories, "
+    assert text + "each with a defined metric." in markdown_page(fixed_ablation())
+    assert text + "and there are 1." in markdown_page(fixed_ablation(finished=FULL[:1]))
+
+
+def test_a_category_is_scored_in_several_passes(ablation, ablation_settings, tmp_path, monkeypatch):
+    """Also: without multi-crop, all variants are scored again from the same features."""
+    sizes, collect = [], category.collect
+
+    def record_size(*arguments):
+        result = collect(*arguments)
+        sizes.append(result.scores.maps.size)
+        return result
+
+    monkeypatch.setattr(category, "MAX_VALUES", 2**14)
+    monkeypatch.setattr(category, "collect", record_size)
+    monkeypatch.setattr(WindowedEncoder, "encode_all", None)  # no image is encoded again
+    folder = shutil.copytree(ablation, tmp_path / "r")
+    changes = {"result_dir": str(folder), "multi_crops": (), "categories": ("capsules",)}
+    run_ablation(replace(ablation_settings, **changes, num_workers=0))
+    assert 2**13 < max(sizes) <= 2**14
+    before, after = (
+        pd.read_csv(path / "ablation.csv", engine="python") for path in (ablation, folder)
+    )
+    before = before.query("category == 'capsules' and multi_crop == 'none'")
+    assert (before["kind"] == "departure").any()
+    pd.testing.assert_frame_equal(before.reset_index(drop=True), after, check_exact=True)
+
+
+def test_all_prompts_of_a_category_are_encoded_in_three_passes(tmp_path, monkeypatch):
+    clip, calls = small_clip(tmp_path), []
+    encode = scoring.encode_text
+    monkeypatch.setattr(scoring, "encode_text", lambda *args: calls.append(args) or encode(*args))
+    variants = [*corners(("tile",)), *departures(SCALES)]
+    settings = Settings("mvtec")
+    banks = scoring.text_banks(variants, "metal_nut", settings, clip)
+    assert [len(texts) for *_, texts in calls] == [242, 242, 57]
+    public = next(index for index, v in enumerate(variants) if v.name == "public")
+    states = encode_states(
+        clip.model, clip.tokenizer, *variant_prompts(variants[public], "metal_nut", settings)
+    )
+    assert torch.equal(banks[public].states, TextBank.from_prompts(*states, 0.07, False).states)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from tools import compare as tool
 from tools.interval_coverage import coverage
-from utils.compare.intervals import compare_category, draw_halves, interval, resampled_metrics
+from utils.compare.intervals import (
+    compare_category,
+    draw_halves,
+    interval,
+    pair_variance,
+    resampled_metrics,
+)
 from utils.compare.sources import read_sources
 from utils.compare.tables import compare
 from utils.compare.write import by_result, latex_floats, write_comparison
@@ -113,17 +120,30 @@ def test_resampled_metrics_are_those_of_scikit_learn_with_sample_weights(levels)
             np.testing.assert_allclose(values[:, index], expected, rtol=0, atol=1e-12)
 
 
-def test_the_standard_error_of_auroc_is_that_of_delong():
+def test_the_variance_of_auroc_is_unbiased():
+    """Over all samples from a small population, its mean is the variance of AUROC."""
+    table = np.array([[0.0, 1.0], [1.0, 0.5]])  # values of pairs of a row and a column
+    samples = [
+        table[np.ix_(rows, columns)]
+        for rows, columns in product(product((0, 1), repeat=3), product((0, 1), repeat=4))
+    ]
+    estimates = pair_variance(np.stack(samples))
+    assert estimates.mean() == pytest.approx(np.var([np.mean(pairs) for pairs in samples]))
+    assert estimates.min() < 0  # a variance of 0, where it is used
+
+
+def test_the_variance_of_auroc_is_delongs_but_for_the_pairs():
     rng = np.random.default_rng(0)
     labels = np.arange(100) >= 40
     one, two = rng.normal(size=(2, 100)) + np.outer([1.0, 1.5], labels)
-    compared = compare_category(np.stack([one, two])[:, None], labels, rng, 4000)
+    compared = compare_category(np.stack([one, two])[:, None], labels, rng, 2)
     wins = [scores[labels][:, None] > scores[~labels] for scores in (one, two)]
     difference = wins[1].astype(float) - wins[0]
-    variance = [
-        difference.mean(axis=axis).var(ddof=1) / difference.shape[1 - axis] for axis in (0, 1)
-    ]
-    assert compared.variances[0, 0, 0] ** 0.5 == pytest.approx(sum(variance) ** 0.5, rel=0.05)
+    means = [difference.mean(axis=axis) for axis in (0, 1)]
+    delong = sum(mean.var(ddof=1) / len(mean) for mean in means)
+    rest = difference - means[0] - means[1][:, None] + difference.mean()
+    pairs = (rest**2).sum() / (39 * 59) / difference.size
+    assert compared.variances[0, 0, 0] == pytest.approx(delong - pairs)
     assert compared.means[0, 0] == pytest.approx(difference.mean(), abs=1e-6)
     assert compared.freedoms == [39]
 

@@ -15,13 +15,13 @@ from utils.results.summary import COLUMNS, published_for, summarise
 NOTES = ["RANDOM WEIGHTS: 100 % noise"]
 
 
-def visa_summary(names=VISA, metric="image_auroc") -> str:
-    """Return summary.tex of a 0-shot and two 1-shot runs of VisA."""
+def visa_summary(names=VISA, metric="image_auroc", folder="visa") -> str:
+    """Return summary.tex of a 0-shot and two 1-shot runs of VisA, with results in `folder`."""
     runs = ((0, None, 0.5), (1, 0, 0.5), (1, 1, 0.75))
     rows = frame(*((name, *run[:2], metric, run[2]) for name in names for run in runs))
-    record = {"title": "VisA", "categories": VISA, "notes": NOTES, "settings": {"dataset": "visa"}}
-    record["draws_references"] = True
-    return summary_tex(summarise(rows, published_for("visa"), VISA), record)
+    record = {"title": "VisA", "categories": VISA, "notes": NOTES, "draws_references": True}
+    record["settings"] = {"dataset": "visa"}
+    return summary_tex(summarise(rows, published_for("visa"), VISA), record, folder)
 
 
 def test_rows_with_the_same_first_cell_form_a_group():
@@ -43,9 +43,9 @@ def test_the_summary_has_the_paper_the_closest_public_and_our_numbers():
     assert "2 seeds" in one_shot
 
 
-def test_labels_name_the_benchmark_so_that_a_paper_can_include_several():
-    labels = re.findall(r"\\label{(.*)}", visa_summary())
-    assert labels == ["tab:visa-mean", "tab:visa-0-shot", "tab:visa-1-shot"]
+def test_labels_name_the_result_folder_so_that_a_paper_can_include_several_runs():
+    labels = re.findall(r"\\label{(.*)}", visa_summary(folder="visa_public"))
+    assert labels == ["tab:visa-public-mean", "tab:visa-public-0-shot", "tab:visa-public-1-shot"]
     assert r"\label{tab:my-parts-零件}" in latex_float("", "", "my_parts 零件")
 
 
@@ -66,7 +66,7 @@ def test_an_undefined_number_of_ours_is_not_available():
     )
     record = {"title": "p", "categories": [*values], "notes": [], "settings": {"dataset": "p"}}
     page = summary_tex(
-        summarise(rows, published_for("p"), [*values]), record | {"draws_references": True}
+        summarise(rows, published_for("p"), [*values]), record | {"draws_references": True}, "p"
     )
     assert r"gear & ours & 50.0 \\" in page
     assert r"nut & ours & n/a \\" in page

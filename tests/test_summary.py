@@ -172,7 +172,7 @@ def test_few_shot_scores_from_patch_tokens_have_a_name_of_their_own_and_no_publi
     assert math.isnan(row(summary, "mean", shots=1)["paper"])
     record = {"title": "MVTec AD", "categories": list(OFFICIAL["mvtec"]), "notes": []}
     record |= {"settings": settings, "draws_references": True}
-    page, tex = summary_page(summary, record), summary_tex(summary, record)
+    page, tex = summary_page(summary, record), summary_tex(summary, record, "r")
     assert "## 1-shot, patch tokens, 1 seed" in page and "## 0-shot\n" in page
     assert "Without maps, there are no pixel metrics." in page
     assert "WinCLIP on MVTec AD, 1-shot, patch tokens, 1 seed." in tex

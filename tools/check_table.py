@@ -108,7 +108,7 @@ def squashed(checked: Checked) -> str | None:
     return text if checked.dataset == "visa" and is_lower else None
 
 
-RULES = fractions, undefined_as_zero, inverted_states, constant_windows, mean_iou_as_pro, squashed
+RULES = fractions, undefined_as_zero, constant_windows, mean_iou_as_pro, squashed
 
 
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
@@ -132,7 +132,8 @@ def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
         raise InputError(f"no category of the table, nor a mean, is published for {dataset}")
     means = both.dropna().groupby("metric").mean().reindex(METRICS)
     checked = Checked(dataset, rows, means["value"], means["published"])
-    return checked, [text for rule in RULES if (text := rule(checked))]
+    inverted = inverted_states(checked)  # lowers all other metrics
+    return checked, [inverted] if inverted else [text for rule in RULES if (text := rule(checked))]
 
 
 def main(options: Options) -> None:

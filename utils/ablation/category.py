@@ -22,6 +22,7 @@ from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
 PER_COLUMN = ("shots", "seed", "image_scores", "maps")  # the fields of `Scores` of each column
+MAX_VALUES = 2**24  # of the maps of variants that are scored together: 64 MiB
 Metrics = Sequence[tuple[str, float | None]]  # the metrics of one column with their values
 
 
@@ -57,19 +58,28 @@ def score_category(
     settings: Settings,
     clip: LoadedClip,
     clock: Stopwatch,
-) -> VariantResult:
-    """Score all test images of a category in variants that share a value of `resize`."""
+) -> Iterator[VariantResult]:
+    """Score all test images of a category in variants that share a value of `resize`.
+
+    Yields the results of as many variants at a time as MAX_VALUES allows.
+    """
     task = stored.task
     with clock.stage("text"):
         banks = text_banks(variants, task.category, settings, clip)
     with clock.stage("score"):
-        scorer = VariantScorer(variants, banks, *stored.visual_banks())
-        results = []
-        for item, features in stored.tests():
-            scores, maps = (tensor.cpu().numpy() for tensor in scorer.score(features))
-            results += split_by_image([item], scores, maps, maximum=False)
-    columns = replace(task, shot_settings=list(task.shot_settings) * len(variants))
-    return VariantResult(variants, task, collect(columns, results, None, 0))
+        visual = stored.visual_banks()
+    count = max(1, MAX_VALUES // (stored.map_values() * len(task.shot_settings)))
+    for start in range(0, len(variants), count):
+        batch = variants[start : start + count]
+        with clock.stage("score"):
+            scorer = VariantScorer(batch, banks[start : start + count], *visual)
+            results = []
+            for item, features in stored.tests():
+                scores, maps = (tensor.cpu().numpy() for tensor in scorer.score(features))
+                results += split_by_image([item], scores, maps, maximum=False)
+            columns = replace(task, shot_settings=list(task.shot_settings) * len(batch))
+            result = VariantResult(batch, task, collect(columns, results, None, 0))
+        yield result
 
 
 def metric_rows(

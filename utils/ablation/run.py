@@ -21,6 +21,7 @@ from models.clip.weights import build_clip, locate_clip
 from utils.ablation.analysis import effects, long_form, means
 from utils.ablation.category import VariantResult, metric_rows, score_category
 from utils.ablation.settings import AblationSettings
+from utils.ablation.shares import MIN_CATEGORIES
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import PAPER_ROWS, Variant, corners, departures, single_changes
 from utils.cli import exit_on_error
@@ -76,7 +77,7 @@ def run(settings: AblationSettings, context: DistributedContext = SINGLE_PROCESS
     """
     runs = {"tile": settings.run_settings("tile").resolve()}
     if context.is_main:
-        refuse_other_settings(Path(runs["tile"].result_dir).parent, settings)
+        check_settings(Path(runs["tile"].result_dir).parent, settings)
     encode(runs["tile"], context)
     if context.broadcast(context.is_main and not all_square(runs["tile"])):
         runs["squash"] = settings.run_settings("squash").resolve()
@@ -106,19 +107,26 @@ def encode(settings: Settings, context: DistributedContext) -> None:
     benchmark.run(settings, context=context)
 
 
-def refuse_other_settings(path: Path, settings: AblationSettings) -> None:
-    """Raise `InputError` before anything is encoded if a folder is of other settings."""
+def check_settings(path: Path, settings: AblationSettings) -> None:
+    """Raise `InputError` before anything is encoded if a folder is of other settings.
+
+    Other variants of multi-crop are accepted: all variants are then scored again from the features.
+    """
     if not (path / "settings.json").exists():
         return
     earlier = read_json(path / "settings.json", "settings")["settings"]
     current = json.loads(json.dumps(asdict(settings)))
-    names = current.keys() - {*NOT_FINGERPRINTED, "order"}
+    names = current.keys() - {*NOT_FINGERPRINTED, "order", "multi_crops"}
     values = [{name: record.get(name) for name in names} for record in (earlier, current)]
     if changes := describe_changes(*values, names):
         raise InputError(
             f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}, or delete {path}, which "
             "holds the results from before"
         )
+    if sorted(earlier["multi_crops"]) != sorted(current["multi_crops"]):
+        with lock_folder(path):
+            for record in [*(path / "done").glob("*.json"), path / "settings.json"]:
+                record.unlink()
 
 
 def all_square(settings: Settings) -> bool:
@@ -189,10 +197,11 @@ def score_categories(
             for resize, settings in runs.items():
                 stored = StoredCategory(task, settings, eval_size, features[resize], device)
                 group = [v for v in variants if v.protocol["resize"] == resize]
-                result = score_category(group, stored, settings, clip, clock)
-                name = folder.path / f".{task.category}-{resize}"
-                processes = tile.num_workers if pool else 1
-                pending.append(start_evaluation(result, pool, processes, name, clock))
+                results = score_category(group, stored, settings, clip, clock)
+                for number, result in enumerate(results):
+                    name = folder.path / f".{task.category}-{resize}-{number}"
+                    processes = tile.num_workers if pool else 1
+                    pending.append(start_evaluation(result, pool, processes, name, clock))
             log.info(f"{task.category}: scored in {len(variants)} variants")
             waiting.append((task, pending))
             if len(waiting) > MAX_WAITING:
@@ -252,6 +261,17 @@ def compare(folder: ResultFolder, variants: Sequence[Variant], order: Sequence[s
     table = long_form(finished, variants)
     write_text(folder.path / "ablation.csv", table.to_csv(index=False, lineterminator="\n"))
     record = folder.record | {"finished": list(finished)}
-    compared = [*single_changes(variants), *(v.name for v in variants if v.kind == "departure")]
-    ablation = Ablation(record, effects(table, variants, order), means(table), compared, PAPER_ROWS)
+    compared = [
+        *single_changes(variants),
+        *(variant for variant in variants if variant.kind == "departure"),
+    ]
+    ablation = Ablation(
+        record,
+        effects(table, variants, order),
+        means(table),
+        [variant.name for variant in compared],
+        {variant.name for variant in compared if not variant.acts_without_references},
+        MIN_CATEGORIES,
+        PAPER_ROWS,
+    )
     return write_pages(folder.path, ablation)

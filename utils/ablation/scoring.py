@@ -7,13 +7,14 @@ does, so on a CPU their scores equal that run's bit for bit.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from models.clip.encoder import AllFeatures, PatchTokens
-from models.clip.text import encode_states
+from models.clip.text import encode_text
 from models.clip.weights import LoadedClip
 from models.departures import (
     depart_few_shot,
@@ -120,20 +121,27 @@ def text_banks(
 ) -> list[TextBank]:
     """Return the text bank of each variant; those with the same prompts and settings are shared.
 
-    `settings` are those of a run; its protocol is replaced by that of each variant.
+    `settings` are those of a run; its protocol is replaced by that of each variant. The public
+    templates are among the paper's, so one pass of the text tower serves both.
     """
+    prompts = [variant_prompts(variant, category, settings) for variant in variants]
+    # Departures are apart: longer prompts in a pass change the last bits of all others.
+    groups = [(v.states and v.templates, v.protocol["class_words"]) for v in variants]
+    encoded_together: dict[tuple, dict[str, None]] = {}  # dictionaries keep the order
+    for group, states in zip(groups, prompts, strict=True):
+        encoded_together.setdefault(group, {}).update(dict.fromkeys(chain(*states)))
 
     @cache
-    def embeddings(*prompts):
-        return encode_states(clip.model, clip.tokenizer, *prompts)
+    def embeddings(texts):
+        return dict(zip(texts, encode_text(clip.model, clip.tokenizer, texts), strict=True))
 
     @cache
-    def bank(prompts, temperature, normalise):
-        return TextBank.from_prompts(*embeddings(*prompts), temperature, normalise)
+    def bank(group, normal, anomalous, temperature, normalise):
+        by_prompt = embeddings(tuple(encoded_together[group]))
+        states = (torch.stack([by_prompt[text] for text in texts]) for texts in (normal, anomalous))
+        return TextBank.from_prompts(*states, temperature, normalise)
 
-    banks = []
-    for variant in variants:
-        protocol = variant.protocol
-        key = tuple(map(tuple, variant_prompts(variant, category, settings)))
-        banks.append(bank(key, protocol["temperature"], protocol["normalise_prompts"]))
-    return banks
+    return [
+        bank(group, *map(tuple, states), v.protocol["temperature"], v.protocol["normalise_prompts"])
+        for v, group, states in zip(variants, groups, prompts, strict=True)
+    ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from datasets.tiles import CropVariant
-from utils.ablation.variants import SWITCHES
+from utils.ablation.variants import SWITCHES, Switch
 from utils.errors import InputError
 from utils.files import PROJECT, user_path
 from utils.run.settings import FolderSettings, Settings, describe_type, has_type
@@ -44,8 +44,9 @@ class AblationSettings:
     """Use only the first N good test images and the first N of each defect, for a trial."""
     multi_crops: tuple[CropVariant, ...] = ("five",)
     """Variants of multi-crop for the image score; those of "five" take 39 % more time to encode."""
-    order: tuple[str, ...] = SWITCHES
-    """The switches of the walk from the public protocol to the paper's, in this order."""
+    order: tuple[Switch, ...] = SWITCHES
+    """The switches of the walk from the public protocol to the paper's, in this order; those not
+    given follow in the default order."""
     model: str = "auto"
     """An open_clip model, or a model config (.json); "auto": the paper's, or the demo's."""
     pretrained: str = "auto"
@@ -73,13 +74,16 @@ class AblationSettings:
     """Print nothing but errors; run.log in the result folder has the rest."""
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for unknown crops, and an order that is not one of all switches."""
+        """Complete `order`; raise `InputError` for invalid values."""
         if not has_type(self.multi_crops, hint := tuple[CropVariant, ...]):
             raise InputError(f"MULTI_CROPS = {self.multi_crops!r}: expected {describe_type(hint)}")
-        if not has_type(self.order, tuple[str, ...]) or sorted(self.order) != sorted(SWITCHES):
+        order = self.order
+        if not has_type(order, tuple[Switch, ...]) or len(set(order)) < len(order):
             raise InputError(
-                f"ORDER = {self.order}: expected each of {', '.join(SWITCHES)} once, in any order"
+                f"ORDER = {order!r}: expected each of {', '.join(SWITCHES)} at most once; a tuple"
             )
+        rest = (switch for switch in SWITCHES if switch not in order)
+        object.__setattr__(self, "order", (*order, *rest))
         self.run_settings("tile")  # checks the others
 
     def run_settings(self, resize: str) -> Settings:

@@ -29,15 +29,23 @@ class StoredCategory:
     store: KeptFeatures
     device: torch.device  # of the features that it returns
 
+    @property
+    def scores_path(self) -> Path:
+        """Return the file of the run's scores."""
+        return Path(self.settings.result_dir) / "scores" / f"{self.task.category}.npz"
+
+    def map_values(self) -> int:
+        """Return the number of values in the maps of all test images of one (shots, seed) pair."""
+        return load_arrays(self.scores_path, ["maps"])["maps"][0].size
+
     def features(self, image: str) -> AllFeatures:
         """Return the features of an image's T tiles."""
         return self.store.read([image], self.device)
 
     def tests(self) -> Iterator[tuple[Item, AllFeatures]]:
         """Yield each test image, without its pixels, and its features."""
-        folder, settings = Path(self.settings.result_dir), self.settings
-        path = folder / "scores" / f"{self.task.category}.npz"
-        arrays = load_arrays(path, ["tiles", "size"])  # in the order of the task
+        settings = self.settings
+        arrays = load_arrays(self.scores_path, ["tiles", "size"])  # in the order of the task
         rows = zip(self.task.tests, arrays["tiles"].tolist(), arrays["size"].tolist(), strict=True)
         for sample, grid, (height, width) in rows:
             shape = eval_shape(height, width, self.eval_size, settings.resize)

@@ -12,7 +12,10 @@ from models.winclip import CropAverage
 from utils.run.settings import PRESETS
 
 PAPER, PUBLIC = PRESETS["paper"], PRESETS["public"]
-SWITCHES = tuple(name for name in PAPER if PAPER[name] != PUBLIC[name])  # of the walk
+Switch = Literal["templates", "class_words", "normalise_prompts", "patch_tokens", "resize"]
+SWITCHES: tuple[Switch, ...] = tuple(
+    name for name in PAPER if PAPER[name] != PUBLIC[name]
+)  # of the walk
 TEMPERATURES = (0.07, 0.01)  # CLIP's initial value, and the one to which it converged
 MULTI_CROPS = {  # the names of the departures that use crops, with what they change
     f"multi-crop {variant}, {average}": {"multi_crop": variant, "multi_crop_average": average}
@@ -41,6 +44,12 @@ class Variant:
     states: bool = True  # False: the two classes are "normal" and "anomalous"
     templates: bool = True  # False: prompts are the states themselves
     needs_references: bool = False  # True: the same as `paper` in 0-shot
+
+    @property
+    def acts_without_references(self) -> bool:
+        """Return whether 0-shot results can differ from those of `paper`."""
+        values = PAPER | {"patch_tokens": self.protocol["patch_tokens"]}
+        return not self.needs_references and (self.kind == "departure" or self.protocol != values)
 
 
 def corners(resizes: Sequence[str]) -> list[Variant]:
@@ -107,10 +116,10 @@ def departures(scales: Sequence[int], multi_crops: Sequence[CropVariant] = ()) -
     ]
 
 
-def single_changes(variants: Sequence[Variant]) -> list[str]:
-    """Return the names of the corners that differ from `paper` in one setting."""
+def single_changes(variants: Sequence[Variant]) -> list[Variant]:
+    """Return the corners that differ from `paper` in one setting."""
     return [
-        variant.name
+        variant
         for variant in variants
         if variant.kind == "corner"
         and sum(variant.protocol[name] != PAPER[name] for name in PAPER) == 1

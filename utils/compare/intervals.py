@@ -1,12 +1,13 @@
 """Intervals of differences between results: the variance over images and seeds, and Student's t.
 
-The variance over images comes from resamples of half the images without replacement, the same
-images for all results (the delete-half jackknife, Shao and Wu 1989; the m-out-of-n bootstrap,
-Bickel, Götze and van Zwet 1997): drawn with replacement, repeated images raise AUPR and F1-max and
-lower their variance. Good and anomalous images are halved separately, and categories are
-independent. The variance between seeds is a component of its own, because five seeds are too few to
-resample. The sum of all components has the degrees of freedom of Satterthwaite (1946).
-`tools/interval_coverage.py` measures the coverage.
+AUROC is a mean over pairs of a good and an anomalous image, so its variance over images has a
+closed form (`pair_variance`). For AUPR and F1-max, it comes from resamples of half the images
+without replacement, the same images for all results (the delete-half jackknife, Shao and Wu 1989;
+the m-out-of-n bootstrap, Bickel, Götze and van Zwet 1997): drawn with replacement, repeated images
+raise AUPR and F1-max and lower their variance. Good and anomalous images are halved separately, and
+categories are independent. The variance between seeds is a component of its own, because five seeds
+are too few to resample. The sum of all components has the degrees of freedom of Satterthwaite
+(1946). `tools/interval_coverage.py` measures the coverage.
 """
 
 from collections.abc import Sequence
@@ -65,8 +66,8 @@ def compare_category(
 
     A seed's difference varies with the images, with the seed, and with both together. The images
     drawn for the mean over seeds show the first and last; the sample variance between seeds shows
-    the second and last, so the last, the variance of a seed's deviation from the mean over seeds
-    between resamples, is subtracted once.
+    the second and last, so the last, the variance over images of a seed's deviation from the mean
+    over seeds, is subtracted once.
     """
     groups = scores[..., ~labels], scores[..., labels]
     counts = [draw_halves(rng, group.shape[-1], resamples) for group in groups]
@@ -77,12 +78,45 @@ def compare_category(
     differences = values[1:] - values[0]
     observed, resampled = differences[..., 0], differences[..., 1:]
     means = resampled.mean(axis=1)
-    variances, freedoms = [means.var(axis=-1, ddof=1)], [min(map(len, counts)) - 1]
+    deviations = (resampled - means[:, None]).var(axis=-1, ddof=1)  # (F - 1, S, 3)
+    of_images = means.var(axis=-1, ddof=1)
+    first = pair_scores(*(group[0] for group in groups))
+    for row, result in enumerate(zip(*(group[1:] for group in groups), strict=True)):
+        pairs = pair_scores(*result) - first  # (S, Q, P)
+        mean = pairs.mean(axis=0)
+        of_images[row, 0], deviations[row, :, 0] = pair_variance(mean), pair_variance(pairs - mean)
+    variances, freedoms = [np.maximum(0, of_images)], [min(map(len, counts)) - 1]
     if seeds > 1:
-        both = (resampled - means[:, None]).var(axis=-1, ddof=1).sum(axis=1) / (seeds - 1)
+        both = deviations.sum(axis=1) / (seeds - 1)
         variances.append(np.maximum(0, observed.var(axis=1, ddof=1) - both) / seeds)
         freedoms.append(seeds - 1)
     return Differences(observed.mean(axis=1), np.array(variances), freedoms)
+
+
+def pair_scores(good: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Compare the scores of good and anomalous images (..., Q) and (..., P): (..., Q, P).
+
+    1 where the anomalous image has the higher score, 1/2 for a tie, else 0; the mean is AUROC.
+    """
+    return (np.sign(anomalous[..., None, :] - good[..., :, None]) + 1) / 2
+
+
+def pair_variance(pairs: np.ndarray) -> np.ndarray:
+    """Estimate the variance over images of the mean of the values (..., Q, P) of pairs: (...).
+
+    A value is the sum of an effect of its row, of its column, and of both together, with variances
+    a, b and c; that of the mean is a / Q + b / P + c / QP. Row means have the variance a + c / P,
+    column means b + c / Q, so c / QP is subtracted once: the estimate is unbiased (two-way analysis
+    of variance with random effects), and can be negative. DeLong's (1988) counts c twice, and
+    resamples of rows and columns three times (Owen 2007): too much for small categories.
+    """
+    count, other = pairs.shape[-2:]
+    rows, columns = pairs.mean(axis=-1), pairs.mean(axis=-2)
+    mean = rows.mean(axis=-1)[..., None, None]
+    rest = pairs - rows[..., None] - columns[..., None, :] + mean
+    together = (rest**2).sum(axis=(-2, -1)) / ((count - 1) * (other - 1))
+    variance = rows.var(axis=-1, ddof=1) / count + columns.var(axis=-1, ddof=1) / other
+    return variance - together / (count * other)
 
 
 def draw_halves(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:

@@ -14,10 +14,11 @@ from utils.results.summary import MEAN, metric_title
 
 LEGEND = (
     "Percent, means over {categories}; ± is the sample standard deviation over seeds. "
-    "Differences are to {first}. The interval (95 %) and the two-sided p-value come from a paired "
-    "bootstrap over images (half of them, without replacement, within categories) and from the "
-    "variance between seeds; p-values are not corrected for the number of comparisons. Wins, ties "
-    "and losses count categories; differences below 0.005 are ties."
+    "Differences are to {first}. The interval (95 %) and the two-sided p-value come from the "
+    "variance over images (for AUROC that of pairs of images, else of halves of the images, drawn "
+    "without replacement within categories) and between seeds; p-values are not corrected for the "
+    "number of comparisons. Wins, ties and losses count categories; differences below 0.005 are "
+    "ties."
 )
 NO_DIFFERENCES = "No differences are recorded."
 HEADER = ["metric", "result", MEAN, "difference", "95 % interval", "p", "wins / ties / losses"]

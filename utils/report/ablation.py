@@ -18,23 +18,48 @@ from utils.report.markdown import UNDEFINED, UNPUBLISHED, count_categories, tabl
 from utils.report.page import METRIC_NAMES, asset, difference, template
 from utils.report.waterfall import Step, waterfall_chart
 from utils.results.latex import escape, latex_float, latex_table
-from utils.results.summary import MEAN, dataset_name, published_for
+from utils.results.summary import MEAN, published_for
 
 HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
-# For each switch, what the closest public implementation does and what the paper does.
+# For each switch its name, what the closest public implementation does, and what the paper does.
 MEANINGS = {
-    "templates": ("21 prompt templates, one of them twice", "the paper's 22 prompt templates"),
-    "class_words": ('class names as "metal_nut"', 'class names as words: "metal nut"'),
+    "templates": (
+        "prompt templates",
+        "21 prompt templates, one of them twice",
+        "the paper's 22 prompt templates",
+    ),
+    "class_words": (
+        "class names",
+        'class names as "metal_nut"',
+        'class names as words: "metal nut"',
+    ),
     "normalise_prompts": (
+        "prompt normalisation",
         "prompt embeddings averaged as they are",
         "each prompt embedding scaled to length 1 before averaging",
     ),
     "patch_tokens": (
+        "patch tokens",
         "patch tokens before ln_post (WinCLIP+ only)",
         "patch tokens after ln_post (WinCLIP+ only)",
     ),
-    "resize": ("images squashed to a square", "images cut into overlapping square tiles"),
+    "resize": (
+        "resizing",
+        "images squashed to a square",
+        "images cut into overlapping square tiles",
+    ),
 }
+# The values of settings that differ from the paper's, as they are in the names of corners.
+DIFFERENCES = {
+    "templates=public": "21 public templates",
+    "class_words=False": 'class names as "metal_nut"',
+    "normalise_prompts=False": "prompts not normalised",
+    "temperature=0.01": "temperature 0.01",
+    "patch_tokens=pre_ln": "patch tokens before ln_post",
+    "patch_tokens=penultimate": "patch tokens of the penultimate block",
+    "resize=squash": "squashed images",
+}
+SWITCH_HEADER = ["switch", "setting", "public", "paper"]
 SHARE_TEXT = (
     "The share of a switch is its effect averaged over all orders in which the switches can be "
     "set (its Shapley value). The shares add up to the whole gap and do not depend on an order."
@@ -61,6 +86,8 @@ class Ablation(NamedTuple):
     effects: pd.DataFrame  # of `utils.ablation.analysis`
     means: pd.DataFrame
     departures: Sequence[str]  # the variants to compare with `paper`, in order
+    few_shot: Collection[str]  # those of them that are the same as `paper` in 0-shot
+    min_categories: int  # an interval needs as many
     # The paper's own ablation on MVTec AD, 0-shot: variant to metric to percent.
     paper_rows: Mapping[str, Mapping[str, float]]
 
@@ -79,7 +106,7 @@ def write_pages(folder: Path, ablation: Ablation) -> str:
     """Write the three pages into the result folder; return the Markdown."""
     page = markdown_page(ablation)
     write_text(folder / "ablation.md", page)
-    write_text(folder / "ablation.tex", latex_page(ablation))
+    write_text(folder / "ablation.tex", latex_page(ablation, folder.name))
     write_text(folder / "ablation.html", html_page(ablation))
     return page
 
@@ -87,8 +114,10 @@ def write_pages(folder: Path, ablation: Ablation) -> str:
 def markdown_page(ablation: Ablation) -> str:
     """Return the tables and sentences as Markdown."""
     blocks = [f"# {title(ablation)}", *(f"**{note}**" for note in ablation.record["notes"])]
-    texts = [f"Means over {category_count(ablation)}, in percent.", SHARE_TEXT, left_out(ablation)]
+    texts = [f"Means over {category_count(ablation)}, in percent.", SHARE_TEXT]
+    texts += [interval_text(ablation), left_out(ablation)]
     blocks.append(" ".join(filter(None, texts)))
+    blocks.append(table(SWITCH_HEADER, switch_rows(ablation), len(SWITCH_HEADER)))
     for shots in shots_of(ablation):
         blocks.append(f"## {shots}-shot")
         blocks.append("\n".join(f"- {sentence}" for sentence in sentences(ablation, shots)))
@@ -98,31 +127,32 @@ def markdown_page(ablation: Ablation) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def latex_page(ablation: Ablation) -> str:
-    """Return the tables as LaTeX floats, with the notes in every caption."""
+def latex_page(ablation: Ablation, name: str) -> str:
+    """Return the tables as LaTeX floats, with the notes in every caption; labels have `name`."""
     notes = [f"{note}." for note in ablation.record["notes"]]
-    dataset, floats = dataset_name(ablation.record["settings"]), []
+    floats = []
     for shots in shots_of(ablation):
         for index, content in enumerate(tables(ablation, shots)):
-            name = f"{content.title}, {title(ablation)}, {shots}-shot."
-            caption = " ".join([name, content.text, "Percent.", *notes])
+            head = f"{content.title}, {title(ablation)}, {shots}-shot."
+            caption = " ".join([head, content.text, "Percent.", *notes])
             rows = [[escape(cell) for cell in row] for row in content.rows]
             header = [escape(cell) for cell in content.header]
             body = latex_table(header, rows, content.text_columns)
-            label = f"ablation-{dataset}-{shots}-shot-{index}"
+            label = f"ablation-{name}-{shots}-shot-{index}"
             floats.append(latex_float(body, escape(caption), label))
     return "\n".join(floats)
 
 
 def html_page(ablation: Ablation) -> str:
     """Return the page as HTML."""
-    switches = switches_of(ablation)
     return template("ablation.html.j2").render(
         title=title(ablation),
         record=ablation.record,
         counted=category_count(ablation),
-        switches=[(name, *MEANINGS.get(name, ("", ""))) for name in switches],
-        share_text=SHARE_TEXT,
+        switch_header=SWITCH_HEADER,
+        switches=switch_rows(ablation),
+        order=map(switch_name, ablation.record["settings"]["order"]),
+        share_text=" ".join(filter(None, [SHARE_TEXT, interval_text(ablation)])),
         left_out=left_out(ablation),
         sections=[html_section(ablation, shots) for shots in shots_of(ablation)],
         css=asset("report.css"),
@@ -153,7 +183,41 @@ def category_count(ablation: Ablation) -> str:
 def left_out(ablation: Ablation) -> str:
     """Say which switch of the walk has no effect on these images; "" if all have one."""
     names = [n for n in ablation.record["settings"]["order"] if n not in switches_of(ablation)]
-    return f"The switch {names[0]} is left out: all images are square." if names else ""
+    text = f"The switch {', '.join(map(switch_name, names))} is left out: all images are square."
+    return text if names else ""
+
+
+def interval_text(ablation: Ablation) -> str:
+    """Say why some intervals are n/a; "" if none is."""
+    needed, count = ablation.min_categories, len(ablation.record["finished"])
+    steps = ablation.effects[ablation.effects["switch"] != "public"]
+    if not steps["low"].isna().any():
+        return ""
+    reason = f"and there are {count}" if count < needed else "each with a defined metric"
+    return f"Intervals that are n/a would need at least {needed} categories, {reason}."
+
+
+def switch_name(setting: str) -> str:
+    """Return the name of a switch, or of `public`, in words."""
+    return MEANINGS[setting][0] if setting in MEANINGS else setting
+
+
+def switch_rows(ablation: Ablation) -> list[list[str]]:
+    """Return the row of each switch under SWITCH_HEADER."""
+    return [
+        [switch_name(name), name, *MEANINGS.get(name, ("",) * 3)[1:]]
+        for name in switches_of(ablation)
+    ]
+
+
+def variant_name(variant: str) -> str:
+    """Return the name of a variant with its settings in words.
+
+    >>> variant_name("temperature=0.01 resize=squash"), variant_name("without states")
+    ('temperature 0.01, squashed images', 'without states')
+    """
+    words = variant.split()
+    return ", ".join(map(DIFFERENCES.get, words)) if DIFFERENCES.keys() >= {*words} else variant
 
 
 def shots_of(ablation: Ablation) -> list[int]:
@@ -179,7 +243,7 @@ def sentences(ablation: Ablation, shots: int) -> list[str]:
     for switch in switches:
         by_metric = {metric: rows.loc[(metric, switch)] for metric in METRICS}
         if all(row.share == 0 for row in by_metric.values()):
-            texts.append(f"{switch}: changes nothing in {shots}-shot")
+            texts.append(f"{switch_name(switch)}: changes nothing in {shots}-shot")
             continue
         parts = []
         for metric in HEADLINES:
@@ -187,7 +251,7 @@ def sentences(ablation: Ablation, shots: int) -> list[str]:
             bounds = interval(row)
             bounds = f"95 % interval {bounds} over categories" if bounds else "interval n/a"
             parts.append(f"{difference(row.share)} {METRIC_NAMES[metric]}, {bounds}")
-        texts.append(f"{switch}: {'; '.join(parts)}")
+        texts.append(f"{switch_name(switch)}: {'; '.join(parts)}")
     return texts
 
 
@@ -201,15 +265,14 @@ def tables(ablation: Ablation, shots: int) -> Iterator[Table]:
     body = [["public", *(number(values[metric, "public"]) for metric in METRICS)]]
     for switch in switches:
         effects = [rows.loc[(metric, switch)] for metric in METRICS]
-        body.append(
-            [switch, *(f"{difference(row.share)} {interval(row)}".strip() for row in effects)]
-        )
+        cells = (f"{difference(row.share)} {interval(row)}".strip() for row in effects)
+        body.append([switch_name(switch), *cells])
     body.append(["paper", *(number(values[metric, last]) for metric in METRICS)])
     yield Table("Share of each switch", SHARE_TABLE_TEXT, ["switch", *names], body, 1)
     body = [
-        [name if name == "public" else f"+ {name}", *(number(values[m, name]) for m in METRICS)]
-        for name in ("public", *switches)
+        [f"+ {switch_name(name)}", *(number(values[m, name]) for m in METRICS)] for name in switches
     ]
+    body.insert(0, ["public", *(number(values[m, "public"]) for m in METRICS)])
     yield Table("From public to paper, step by step", WALK_TEXT, ["switch", *names], body, 1)
     yield departure_table(ablation, shots)
 
@@ -220,14 +283,15 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
         "mean"
     ]
     paper_rows = ablation.paper_rows if shots == 0 and is_full_mvtec(ablation) else {}
-    present = [name for name in ("paper", *ablation.departures) if (name, METRICS[0]) in values]
+    hidden = ablation.few_shot if shots == 0 else ()
+    present = [name for name in ("paper", *ablation.departures) if name not in hidden]
     body = []
     for name in present:
         cells = [number(values[name, metric]) for metric in METRICS]
         if name != "paper":
             changes = [difference(values[name, m] - values["paper", m]) for m in METRICS]
             cells = [f"{cell} ({change})" for cell, change in zip(cells, changes, strict=True)]
-        body.append([name, "ours", *cells])
+        body.append([variant_name(name), "ours", *cells])
         if name in paper_rows:
             numbers = paper_rows[name]
             cells = [f"{numbers[m]:.1f}" if m in numbers else UNPUBLISHED for m in METRICS]
@@ -246,7 +310,7 @@ def corner_table(ablation: Ablation, shots: int) -> Table:
     body = []
     for name, numbers in rows.groupby("variant", sort=False):
         by_metric = numbers.set_index("metric")["mean"]
-        body.append([name, *(number(by_metric[metric]) for metric in METRICS)])
+        body.append([variant_name(name), *(number(by_metric[metric]) for metric in METRICS)])
     header = ["difference from paper", *(METRIC_NAMES[metric] for metric in METRICS)]
     text = "Every combination of the settings, named by what differs from the paper's protocol."
     return Table(f"All {len(body)} combinations", text, header, body, 1)
@@ -258,7 +322,9 @@ def chart(ablation: Ablation, shots: int, metric: str) -> Markup | None:
     rows = effects[(effects["shots"] == shots) & (effects["metric"] == metric)]
     if rows["value"].isna().any():
         return None
-    steps = [Step(r.switch, r.share, r.low, r.high) for r in rows.iloc[1:].itertuples()]
+    steps = [
+        Step(switch_name(r.switch), r.share, r.low, r.high) for r in rows.iloc[1:].itertuples()
+    ]
     start, end = rows["value"].iloc[0], rows["value"].iloc[-1]
     parts = ", ".join(f"{step.name} {difference(step.gain)}" for step in steps)
     label = f"{METRIC_NAMES[metric]}: public {start:.1f}, {parts}, paper {end:.1f}"

@@ -27,9 +27,9 @@ from utils.report.markdown import (
 )
 from utils.results.folder import read_json
 from utils.results.latex import escape, latex_float, latex_table
-from utils.results.methods import WINCLIP, method_name, method_of, variant_of
+from utils.results.methods import method_name, variant_of
 from utils.results.scores import run_name
-from utils.results.summary import MEAN, dataset_name, metric_title, read_summary
+from utils.results.summary import MEAN, metric_title, read_summary
 
 USAGE = r"% \usepackage{booktabs, graphicx}; \input this file. Written by each run: do not edit."
 
@@ -37,15 +37,18 @@ USAGE = r"% \usepackage{booktabs, graphicx}; \input this file. Written by each r
 def write_summary_tex(folder: Path) -> None:
     """Write summary.tex from summary.csv and settings.json of `folder`."""
     record = read_json(folder / "settings.json", "title", "categories", "settings", "notes")
-    write_text(folder / "summary.tex", summary_tex(read_summary(folder), record))
+    write_text(folder / "summary.tex", summary_tex(read_summary(folder), record, folder.name))
 
 
-def summary_tex(summary: pd.DataFrame, record: Mapping) -> str:
-    """Return the tables as LaTeX floats; arguments as for `summary_page`."""
+def summary_tex(summary: pd.DataFrame, record: Mapping, run: str) -> str:
+    """Return the tables as LaTeX floats; arguments as for `summary_page`.
+
+    Labels start with `run`, the name of the result folder: a paper may have two of a benchmark.
+    """
     summary = shown_rows(summary, record)
     counts = summary.loc[~is_mean(summary), "category"].nunique(), len(record["categories"])
     label, settings = mean_label(*counts), record["settings"]
-    method, variant = method_of(settings), variant_of(settings)
+    variant = variant_of(settings)
     means = summary[summary["category"] == MEAN]
     title = f"mean over {count_categories(*counts)}"
     sections = [("mean", "shots", title, shots_labels(means, settings))]
@@ -54,7 +57,6 @@ def summary_tex(summary: pd.DataFrame, record: Mapping) -> str:
         sections.append(
             (f"{shots}-shot", "category", title, rows.replace({"category": MEAN}, label))
         )
-    prefix = [dataset_name(settings), *([method] if method != WINCLIP else [])]
     floats = [USAGE]
     for name, by, title, rows in sections:
         for size, metrics in groupby(metrics_of(rows), key=size_of):
@@ -63,7 +65,7 @@ def summary_tex(summary: pd.DataFrame, record: Mapping) -> str:
             words = [head, legend(record, summary)]
             caption = " ".join([*words, *(f"{note}." for note in record["notes"])])
             table = source_table(rows, by, list(metrics))
-            words = filter(None, [*prefix, name, size])
+            words = filter(None, [run, name, size])
             floats.append(latex_float(table, escape(caption), "-".join(words)))
     return "\n".join(floats)
 

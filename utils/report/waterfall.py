@@ -13,7 +13,7 @@ MARGIN = 0.12  # of the range of values, above and below the bars
 MIN_RANGE = 2.0  # percentage points that an axis spans: small changes must not look large
 BAR = 0.62  # of a column's width
 MIN_HEIGHT = 1.5  # of a bar, in units of the drawing
-MAX_LETTERS = 10  # of a name below a column; it is broken at "_" and spaces
+MAX_LETTERS = 10  # of a name below a column; it is broken at spaces
 
 
 class Step(NamedTuple):
@@ -98,13 +98,13 @@ def labels(axes: Axes, column: int, top: float, number: str, name: str) -> list[
 
 
 def name_lines(name: str) -> list[str]:
-    """Break a setting's name into lines that fit below a column.
+    """Break a name into lines that fit below a column.
 
-    >>> name_lines("normalise_prompts"), name_lines("class_words"), name_lines("resize")
-    (['normalise', 'prompts'], ['class', 'words'], ['resize'])
+    >>> name_lines("prompt templates"), name_lines("class names"), name_lines("resizing")
+    (['prompt', 'templates'], ['class', 'names'], ['resizing'])
     """
     lines = [""]
-    for word in name.replace("_", " ").split():
+    for word in name.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > MAX_LETTERS:
             lines.append(word)
         else:
