@@ -91,7 +91,7 @@ def multiply_on(device: torch.device) -> None:
 
 
 def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
-    """Move a newly loaded open_clip model to `device`, its vision tower in `precision`.
+    """Move an open_clip model in fp32 to `device`, and convert its vision tower to `precision`.
 
     Text stays in fp32. Raises InputError for a tower that cannot be quantised to int8.
     """
