@@ -1,5 +1,7 @@
 """8-bit products: their arithmetic, the embeddings that they give, and where they are refused."""
 
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from models.clip.weights import LoadedClip, load_clip
 from tests.clips import small_clip
 from utils.errors import InputError
 from utils.files import PROJECT
+from utils.results.scores import load_scores
+from utils.run.benchmark import run
 
 CPU = torch.device("cpu")
 DEMO_CLIP = PROJECT / "models" / "demo_clip"
@@ -163,6 +167,26 @@ def test_image_embeddings_of_the_demo_hardly_change(exact):
     assert change["image"].max() < LARGEST_CHANGE
     assert change["windows"].mean() < 5e-4  # a few change more
     assert change["patches"].mean() < 5e-4
+
+
+def test_a_run_in_int8_keeps_features_that_say_so(exact, monkeypatch, mvtec_settings, tmp_path):
+    monkeypatch.setattr(device, "cpu_reports", lambda *instructions: True)
+    one = {"categories": ("bottle",), "shots": (0,), "seeds": (0,), "heatmaps": "none", "limit": 1}
+    fp32 = replace(mvtec_settings, result_dir=str(tmp_path / "fp32"), **one)
+    quantised = {"precision": "int8", "features": "keep", "result_dir": str(tmp_path / "int8")}
+    quantised = replace(fp32, **quantised)
+    for settings in (fp32, quantised):
+        run(settings)
+    exact_scores, scores = (
+        load_scores(settings.result_folder / "scores" / "bottle.npz").image_scores
+        for settings in (fp32, quantised)
+    )
+    assert 0 < np.abs(exact_scores - scores).max() < 0.02
+    features = quantised.result_folder / "features" / "features.json"
+    assert json.loads(features.read_text())["encoding"]["precision"] == "int8"
+    used = replace(fp32, features=quantised.result_dir, result_dir=str(tmp_path / "used"))
+    with pytest.raises(InputError, match="--precision was int8, now fp32"):
+        run(used)
 
 
 def test_text_stays_in_fp32(exact, tmp_path):

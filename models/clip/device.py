@@ -17,7 +17,6 @@ DTYPES = {
     "tf32": torch.float32,  # on CUDA, matrix products round their inputs to a 10-bit mantissa
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
-    "int8": torch.float32,  # of all but the products of linear layers
 }
 AMPERE_CAPABILITY = 8  # compute capability of the first GPUs with tf32 and bf16
 # Flags in /proc/cpuinfo of x86 and Arm CPUs, and torch's functions (in any version) elsewhere.
@@ -97,10 +96,10 @@ def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
     """
     set_matmul_precision(tf32=False)
     model.to(device)
-    if model.visual is not None:
+    if model.visual is not None and precision == "int8":
+        quantise_tower(model.visual)
+    elif model.visual is not None:
         model.visual.to(DTYPES[precision])
-        if precision == "int8":
-            quantise_tower(model.visual)
 
 
 def set_matmul_precision(tf32: bool) -> None:

@@ -2,7 +2,7 @@
 
 Weights are quantised by output channel and activations by token, each symmetrically by the largest
 magnitude of its row, without calibration (vector-wise quantisation, as in LLM.int8(), arXiv
-2208.07339, section 2.1):
+2208.07339):
 
     w_o = s_o q_o,  x = t p,  q and p in [-127, 127]  =>  y_o = t s_o (q_o . p) + b_o
 
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from models.clip.blocks import unsupported_part
 from utils.errors import InputError
 
-# Tokens that pass through a step together, so that what lies between its two memory accesses stays
-# in the cache: 7 MB of the MLP's hidden layer in ViT-B-16-plus-240.
+# Tokens that pass through a step together, so that its intermediate results stay in the cache: the
+# MLP's hidden layer in ViT-B-16-plus-240 has 7 MB of them.
 CHUNK = 512
 ZERO_POINT = 128  # of the tokens, stored as unsigned bytes
 
@@ -40,7 +40,7 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
     scales = largest.div_(127).clamp_min_(torch.finfo(torch.float32).tiny)  # for rows of zeros
-    # These are the operations that torch vectorises: its conversion to uint8 takes 6 times as long.
+    # torch's conversion to int8 is vectorised; that to uint8 takes 6 times as long.
     return rows.mul_(scales.reciprocal()).round_().to(torch.int8), scales
 
 
