@@ -48,7 +48,7 @@ from utils.cli import run_cli
 from utils.errors import InputError
 from utils.run.distributed import reuse_freed_memory
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}
 REPEATS, QUICK_REPEATS = 5, 2
 CATEGORY = "metal nut"

@@ -1,14 +1,16 @@
 """Check that benchmarks print their tables, and that the encoder's limit has its products."""
 
+import json
 import sys
 from pathlib import Path
 from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import memory
+from benchmarks import memory, precision
 from benchmarks.encoder import products_of
 from models.clip.encoder import WindowedEncoder
 from tests import scripts
@@ -52,6 +54,20 @@ def test_the_predicted_memory_grows_with_the_tiles_and_halves_in_half_precision(
     assert full == sorted(full) and all(a > b for a, b in zip(full, half, strict=True))
     # The weights cancel out; the tiles stay in fp32.
     assert (half[-1] - half[0]) / (full[-1] - full[0]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_precision_is_compared_in_time_scores_and_metrics(mvtec_result):
+    record = json.loads((mvtec_result / "settings.json").read_text())
+    images = {
+        image for path in mvtec_result.glob("scores/*.csv") for image in pd.read_csv(path)["image"]
+    }
+    references = pd.read_csv(mvtec_result / "shots.csv")["image"].unique()
+    each = record["seconds"]["encode"] / (len(images) + len(references))
+    text = precision.compare(mvtec_result, mvtec_result, random=False)
+    assert f"{each:.3f} s an image in the encoder, fp32 {each:.3f} (1.00 times as fast)" in text
+    assert "image scores change by at most 0.0e+00, maps by 0.0e+00; metrics, in points" in text
+    assert "pixel_aupro" in text
+    assert text.startswith(precision.compare(mvtec_result, mvtec_result, random=True) + "; metrics")
 
 
 @pytest.mark.slow

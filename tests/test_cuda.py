@@ -219,18 +219,13 @@ def test_the_benchmark_of_precisions_goes_on_after_one_that_a_gpu_lacks(monkeypa
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(precision_benchmark, "describe_device", lambda device: "an old GPU")
     monkeypatch.setattr(precision_benchmark, "run", lambda settings, folder: settings.precision)
-    monkeypatch.setattr(precision_benchmark, "largest_changes", lambda *results: (0.0, 0.0))
-    monkeypatch.setattr(
-        precision_benchmark, "metric_changes", lambda *results: precision_benchmark.pd.DataFrame()
-    )
+    monkeypatch.setattr(precision_benchmark, "compare", lambda *results: str(results))
     precision_benchmark.main()
     lines = capsys.readouterr().out.splitlines()
-    starts = [line.split()[:3] for line in lines if line[:4] in ("tf32", "bf16", "fp16")]
-    assert starts == [
-        ["tf32", "left", "out:"],
-        ["bf16", "left", "out:"],
-        ["fp16", "against", "fp32:"],
-    ]
+    results = [line.split(": ")[:2] for line in lines if line[:4] in (*DTYPES, "int8")]
+    names = [name for name, _ in results]
+    assert names == ["tf32 left out", "bf16 left out", "fp16", "int8 left out"]
+    assert results[2][1] == "('fp32', 'fp16', False)"
 
 
 # Exact products.

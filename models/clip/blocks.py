@@ -57,6 +57,8 @@ def contents(module: nn.Module | None) -> set[str]:
 
 def project_qkv(block: nn.Module, x: Tensor) -> Tensor:
     """Normalise tokens (..., D) and return their queries, keys and values: (..., 3 * D)."""
+    if hasattr(block, "int8"):
+        return block.int8.project_qkv(x)
     return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
 
 
@@ -108,12 +110,19 @@ def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def add_attention(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
-    """Project what the heads of a block attended to, and add it: (..., D) each to (..., D)."""
+    """Project what the heads of a block attended to, and add it: (..., D) each to (..., D).
+
+    An int8 block overwrites `attended`.
+    """
+    if hasattr(block, "int8"):
+        return block.int8.add_attention(x, attended)
     return x + block.ls_1(block.attn.out_proj(attended))
 
 
 def add_mlp(block: nn.Module, x: Tensor) -> Tensor:
     """Run a block's second half: (..., D) to (..., D)."""
+    if hasattr(block, "int8"):
+        return block.int8.add_mlp(x)
     hidden = block.ln_2(x)
     for layer in block.mlp:  # not block.mlp(hidden), which would keep its input until the end
         hidden = layer(hidden)

@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from models.clip.int8 import find_problem, quantise_tower
 from utils.errors import InputError, describe_error
 
 DTYPES = {
@@ -18,7 +19,9 @@ DTYPES = {
     "fp16": torch.float16,
 }
 AMPERE_CAPABILITY = 8  # compute capability of the first GPUs with tf32 and bf16
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and Arm CPUs
+# Flags in /proc/cpuinfo of x86 and Arm CPUs, and torch's functions (in any version) elsewhere.
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}, ("_is_avx512_bf16_supported",)
+VNNI = {"avx512_vnni", "avx_vnni"}, ("_is_vnni_supported", "_is_cpu_support_vnni")
 
 
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:
@@ -87,10 +90,15 @@ def multiply_on(device: torch.device) -> None:
 
 
 def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
-    """Move an open_clip model to `device`, its vision tower in `precision`; text stays in fp32."""
+    """Move an open_clip model in fp32 to `device`, and convert its vision tower to `precision`.
+
+    Text stays in fp32. Raises InputError for a tower that cannot be quantised to int8.
+    """
     set_matmul_precision(tf32=False)
     model.to(device)
-    if model.visual is not None:
+    if model.visual is not None and precision == "int8":
+        quantise_tower(model.visual)
+    elif model.visual is not None:
         model.visual.to(DTYPES[precision])
 
 
@@ -137,6 +145,11 @@ def check_precision(device: torch.device, precision: str) -> str:
     Returns a warning for one that is likely slower than fp32, otherwise "".
     """
     if device.type == "cuda":
+        if precision == "int8":
+            raise InputError(
+                'PRECISION = "int8" is for CPUs with VNNI instructions; on CUDA use "bf16" or '
+                '"fp16", which are faster than "fp32" as well'
+            )
         older = torch.cuda.get_device_capability(device)[0] < AMPERE_CAPABILITY
         if precision in ("tf32", "bf16") and older:
             raise InputError(
@@ -146,21 +159,30 @@ def check_precision(device: torch.device, precision: str) -> str:
         raise InputError(
             f'PRECISION = "{precision}" needs a CUDA device; on a CPU use "fp32" or "bf16"'
         )
-    elif precision == "bf16" and not cpu_has_bf16():
+    elif precision == "bf16" and not cpu_reports(*BF16):
         return (
             'PRECISION = "bf16": this CPU reports no bf16 instructions (AVX512_BF16, AMX or '
             'Arm\'s BF16), so "bf16" is likely slower than "fp32"'
         )
+    elif precision == "int8":
+        problem = (
+            find_problem()
+            if cpu_reports(*VNNI)
+            else "this CPU reports no AVX-512 VNNI or AVX-VNNI instructions, without which sums of "
+            "8-bit products saturate"
+        )
+        if problem:
+            raise InputError(f'PRECISION = "int8": {problem}; otherwise use "fp32"')
     return ""
 
 
-def cpu_has_bf16() -> bool:
-    """Return True if Linux or torch reports that this CPU has bf16 instructions."""
+def cpu_reports(flags: set[str], functions: Sequence[str]) -> bool:
+    """Return True if Linux or torch reports that this CPU has one of some kinds of instructions."""
     try:
         words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # not Linux; older versions of torch lack the function
-        return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return not BF16_FLAGS.isdisjoint(words)
+    except OSError:  # not Linux
+        return any(getattr(torch.cpu, name, lambda: False)() for name in functions)
+    return not flags.isdisjoint(words)
 
 
 def describe_device(device: torch.device) -> str:

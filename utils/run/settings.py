@@ -163,7 +163,7 @@ class Settings:
     """Additional normal states, each "class: state", such as "pcb1: {} with neat soldering"."""
     extra_anomalous_states: tuple[str, ...] = ()
     """Additional anomalous states, each "class: state", such as "pcb1: {} with bad soldering"."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "int8"] = "fp32"
     """Precision of the image encoder; refused if the device does not support it."""
     device: str = "auto"
     """"auto" (CUDA if available), "cpu", "cuda" or "cuda:N"."""
