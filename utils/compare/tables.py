@@ -90,7 +90,11 @@ def common_shots(sources: Sequence[Source]) -> tuple[list[int], list[str]]:
     first, *others = [set(source.metrics["shots"]) for source in sources]
     common = sorted(first & set().union(*others))
     if not common:
-        raise InputError(f"no other result has a number of shots of {sources[0].name}: {first}")
+        counts = ", ".join(map(str, sorted(first)))
+        raise InputError(
+            f"no other result has a number of shots of {sources[0].name} ({counts}); give results "
+            "that share one"
+        )
     left_out = sorted(first.union(*others) - set(common))
     text = f"Left out: {', '.join(f'{shots}-shot' for shots in left_out)}; nothing to compare."
     return common, [text] if left_out else []
