@@ -22,7 +22,7 @@ from utils.features.kept import explain_no_features
 from utils.features.store import FeatureStore
 from utils.files import write_text
 from utils.results.scores import Scores, load_scores
-from utils.run import session, stream
+from utils.run import session
 from utils.run.benchmark import run
 from utils.run.custom import CustomSettings, plan_custom
 from utils.run.distributed import DistributedContext
@@ -344,7 +344,7 @@ def test_keep_copies_the_features_of_the_default_folder(
 
 def test_the_size_of_the_features_is_announced_and_a_full_disk_refused(bottle, monkeypatch):
     encode = pytest.fail
-    monkeypatch.setattr(stream.WindowedEncoder, "encode_all", encode)
+    monkeypatch.setattr(WindowedEncoder, "encode_all", encode)
     monkeypatch.setattr(space.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
     with pytest.raises(InputError, match=r"features of \d+ images take about .* has only 0\.1 MB"):
         run(replace(bottle, features="keep"))
