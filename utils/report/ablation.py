@@ -34,7 +34,7 @@ MEANINGS = {
         'class names as words: "metal nut"',
     ),
     "normalise_prompts": (
-        "prompt normalisation",
+        "normalised prompts",
         "prompt embeddings averaged as they are",
         "each prompt embedding scaled to length 1 before averaging",
     ),
