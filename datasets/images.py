@@ -25,6 +25,7 @@ from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, rea
 from datasets.splits import Sample
 from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
 from utils.errors import InputError
+from utils.files import sha256_of
 
 # Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
 Resize = Literal["tile", "squash", "centre_crop"]
@@ -49,6 +50,7 @@ class Item:
     preview: np.ndarray | None = None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
     further_masks: dict[EvalSize, np.ndarray] = field(default_factory=dict)  # at the other sizes
     crops: tuple[np.ndarray, ...] = ()  # of `cut_crops`: (T, C, 3, S, S) uint8 each
+    sha256: str = ""  # of the image's file, if the dataset has `checksums`
     error: str = ""
 
 
@@ -73,6 +75,7 @@ class ImageDataset(Dataset):
     previewed: Collection[str] = ()  # the images that get a preview
     shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
     multi_crops: tuple[MultiCrop, ...] = ()  # the variants whose crops are cut
+    checksums: bool = False  # compute `Item.sha256`, in the processes that decode
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -103,6 +106,7 @@ class ImageDataset(Dataset):
             self.shrink(np.asarray(image)) if sample.image in self.previewed else None,
             dict(zip(self.eval_size[1:], further_masks, strict=True)),
             self.cut_crops(image, grid),
+            sha256_of(path) if self.checksums else "",
         )
 
     def cut_crops(self, image: Image.Image, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:

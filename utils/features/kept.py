@@ -110,8 +110,8 @@ class KeptFeatures:
         for item in items if self.writer else ():
             rows = slice(start, start + len(item.tiles))
             start = rows.stop
-            source = self.root / item.image
-            self.writer.write(item.image, source, item.size, features.map(itemgetter(rows)))
+            tensors = features.map(itemgetter(rows))
+            self.writer.write(item.image, item.sha256, item.size, tensors)
         return features
 
 

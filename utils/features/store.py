@@ -110,7 +110,7 @@ class FeatureStore:
         file = self.find(image)
         if file is None or not source.is_file():  # decoding reports the missing file
             return False
-        metadata, expected = read_metadata(file), self._metadata(image, source)
+        metadata, expected = read_metadata(file), self._metadata(image, sha256_of(source))
         changed = [name for name in expected if metadata.get(name) != expected[name]]
         if changed:
             raise InputError(
@@ -165,17 +165,17 @@ class FeatureStore:
             )
         return rounded
 
-    def write(self, image: str, source: Path, size: tuple[int, int], features: AllFeatures) -> None:
+    def write(self, image: str, sha256: str, size: tuple[int, int], features: AllFeatures) -> None:
         """Write the features of an image's T tiles, which `round` returned, atomically.
 
-        `source` is the file of the image and `size` its height and width in pixels.
+        `sha256` is that of the image's file, and `size` its height and width in pixels.
         """
         tensors = {"image": features.image, "pre_ln": features.pre_ln}
         tensors["penultimate"] = features.penultimate
         windows = zip(features.scales, features.windows, strict=True)
         tensors |= {f"windows_{scale}": tensor for scale, tensor in windows}
         tensors |= {f"{CROPS}{name}": tensor for name, tensor in features.crops.items()}
-        metadata = self._metadata(image, source)
+        metadata = self._metadata(image, sha256)
         metadata |= {"size": size, "grid": features.grid}
         # One entry, because safetensors writes several in random order.
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -183,11 +183,11 @@ class FeatureStore:
         with atomic_path(self._path(image, self.resize)) as path:
             path.write_bytes(data)
 
-    def _metadata(self, image: str, source: Path) -> dict:
+    def _metadata(self, image: str, sha256: str) -> dict:
         """Return the metadata that identify an image and its encoding."""
         encoding = json.dumps(self.encoding, sort_keys=True).encode()
         checksum = hashlib.sha256(encoding).hexdigest()
-        return {"image": image, "sha256": sha256_of(source), "encoding": checksum}
+        return {"image": image, "sha256": sha256, "encoding": checksum}
 
     def find(self, image: str) -> Path | None:
         """Return the existing file of an image; None if there is none."""

@@ -192,6 +192,7 @@ def make_loader(
         previewed=frozenset(sample.image for sample in drawn),
         shrink=partial(fit, height=height),
         multi_crops=multi_crops,
+        checksums=settings.features == "keep",
     )
     workers = settings.num_workers if len(dataset) else 0
     batch_size = 1 if settings.tile else settings.batch_size
