@@ -11,8 +11,8 @@ layouts and the CSV files that datasets/folder.py reads.
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
 
+from utils.experiment.settings import FolderSettings
 from utils.run.benchmark import main
-from utils.run.settings import FolderSettings
 
 # --------------------------------------------------------------------------------------------------
 # What to run

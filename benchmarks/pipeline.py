@@ -31,9 +31,9 @@ from datasets.prepare import Options, prepare
 from datasets.splits import read_split, write_split
 from models.winclip import Features
 from utils.cli import run_cli
+from utils.experiment.settings import Settings
 from utils.run import session
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 WIDTH = 32  # of the features, so that scoring them on the CPU takes little time
 GRID, SCALES, SIDE = (15, 15), (2, 3), 240  # those of the paper's backbone

@@ -31,11 +31,11 @@ from models.clip.device import check_precision, describe_device, resolve_device
 from models.clip.weights import RANDOM
 from utils.cli import run_cli
 from utils.errors import InputError
+from utils.experiment.settings import Settings
 from utils.results.folder import read_json
 from utils.results.scores import load_scores
 from utils.results.summary import MEAN
 from utils.run import benchmark
-from utils.run.settings import Settings
 from utils.stopwatch import GPU
 
 DATASETS = {"run_demo": "demo", "run_winclip": "mvtec", "run_visa": "visa", "run_mpdd": "mpdd"}

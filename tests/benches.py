@@ -7,7 +7,7 @@ from datasets import mvtec, visa
 from datasets.prepare import Options, prepare
 from tests.clips import write_config
 from tests.layouts import make_mvtec, make_visa
-from utils.run.settings import Settings
+from utils.experiment.settings import Settings
 
 SHOTS, SEEDS = (0, 1, 2), (0, 1)
 RUNS = 1 + 2 * 2  # 0-shot once; 1-shot and 2-shot with two seeds each

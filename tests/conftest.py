@@ -16,9 +16,9 @@ if os.environ.get("WINCLIP_TEST_CUDA") != "1":
 import open_clip
 
 from tests.benches import small_mvtec, small_visa
+from utils.experiment.settings import Settings
 from utils.files import PROJECT
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,10 +43,10 @@ from utils.ablation.shares import MIN_CATEGORIES, bootstrap_interval, shapley_sh
 from utils.ablation.variants import PAPER, PAPER_ROWS, PUBLIC, SWITCHES, corners, departures
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
+from utils.experiment.settings import Settings
 from utils.report.ablation import DIFFERENCES, MEANINGS, Ablation, markdown_page, published_means
 from utils.results.summary import published_for
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 GRID, SCALES = (4, 5), (2, 3)
 

@@ -15,8 +15,8 @@ from datasets.images import ImageDataset
 from datasets.prepare import Options, prepare
 from datasets.splits import read_notes
 from tests.layouts import make_mvtec
-from utils.run.plan import plan_benchmark
-from utils.run.settings import FolderSettings
+from utils.experiment.plan import plan_benchmark
+from utils.experiment.settings import FolderSettings
 
 
 def prepare_folder(root: Path, splits: Path) -> Path:

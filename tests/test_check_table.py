@@ -24,10 +24,10 @@ from tools import check_table
 from utils.cli import parse_options
 from utils.errors import InputError
 from utils.evaluation.metrics import PIXEL_METRICS
+from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
 from utils.results.summary import load_published, published_for, write_tables
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 
 def published(source: str, dataset: str = "mvtec") -> pd.DataFrame:

@@ -16,8 +16,8 @@ from tests.clips import write_config
 from tests.layouts import make_mvtec, make_visa
 from tests.limits import time_limit
 from utils.errors import InputError
+from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
-from utils.run.settings import Settings
 
 IMAGE = "bottle/test/good/000.png"
 

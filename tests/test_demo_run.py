@@ -12,10 +12,10 @@ from datasets.demo import Options, make
 from datasets.official import GROUPS, OFFICIAL, Counts
 from models.clip.weights import load_clip
 from tests.conftest import PROJECT
+from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
 from utils.run import session
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 UNSEEN = GROUPS["demo"]["unseen"]
 # Floors in percent, with a margin below what the committed weights reach.

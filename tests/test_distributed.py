@@ -20,11 +20,11 @@ from models.clip.device import resolve_device
 from tests import scripts
 from tests.benches import contents
 from tests.layouts import make_mvtec
+from utils import distributed
+from utils.distributed import SINGLE_PROCESS, DistributedContext
 from utils.errors import InputError
-from utils.run import distributed
+from utils.experiment.settings import Settings
 from utils.run.benchmark import run
-from utils.run.distributed import SINGLE_PROCESS, DistributedContext
-from utils.run.settings import Settings
 
 
 def script_of(settings: Settings) -> str:

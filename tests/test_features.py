@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from models.clip.encoder import AllFeatures, WindowedEncoder
 from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
+from utils.distributed import DistributedContext
 from utils.errors import InputError
+from utils.experiment.settings import Settings
 from utils.features import space, store
 from utils.features.kept import explain_no_features
 from utils.features.store import FeatureStore
@@ -25,8 +27,6 @@ from utils.results.scores import Scores, load_scores
 from utils.run import session
 from utils.run.benchmark import run
 from utils.run.custom import CustomSettings, plan_custom
-from utils.run.distributed import DistributedContext
-from utils.run.settings import Settings
 
 ENCODING = {"model": "small", "precision": "fp32", "scales": (2, 3), "features_precision": "fp32"}
 KINDS = ("post_ln", "pre_ln", "penultimate")

@@ -14,9 +14,9 @@ from tests.clips import write_config
 from tests.layouts import make_mvtec
 from tools import figure
 from utils.errors import InputError
+from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
 from utils.run.benchmark import run
-from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from tests.benches import contents
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, save_pair
 from utils.errors import InputError
+from utils.experiment.settings import FolderSettings, Settings
 from utils.run.benchmark import run
-from utils.run.settings import FolderSettings, Settings
 
 SIZE = (48, 64)
 

@@ -20,11 +20,11 @@ from models.winclip import TextBank, VisualBank
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.evaluation.metrics import IMAGE_METRICS
+from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
 from utils.run import session
 from utils.run.benchmark import run
 from utils.run.custom import CustomSettings, plan_custom
-from utils.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

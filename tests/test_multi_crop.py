@@ -21,10 +21,10 @@ from models.clip.weights import load_clip
 from models.winclip import Features, TextBank, score_zero_shot
 from tests.clips import small_clip
 from utils.errors import InputError
+from utils.experiment.settings import Settings
 from utils.results.scores import Scores, load_scores
 from utils.run.benchmark import run
 from utils.run.session import compose_prompts
-from utils.run.settings import Settings
 
 VARIANTS = get_args(CropVariant)
 SCALE = {"five": 1 / 0.875, "ten": 1 / 0.875}

@@ -24,14 +24,15 @@ from datasets.images import ImageDataset, Item
 from models.clip.encoder import WindowedEncoder
 from models.winclip import Features
 from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
+from utils import distributed
+from utils.distributed import DistributedContext, watch_peers
 from utils.errors import InputError
+from utils.experiment.plan import plan_benchmark
+from utils.experiment.settings import Settings
 from utils.files import atomic_path
-from utils.run import category, distributed, session, stream
+from utils.run import category, session, stream
 from utils.run.benchmark import run
 from utils.run.category import MAX_WAITING, CategoryWriter
-from utils.run.distributed import DistributedContext, watch_peers
-from utils.run.plan import plan_benchmark
-from utils.run.settings import Settings
 from utils.stopwatch import GPU, WORKERS, Stopwatch
 
 

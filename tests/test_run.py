@@ -23,11 +23,11 @@ from models.clip.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
 from utils.errors import InputError
 from utils.evaluation.metrics import EXTRA_METRICS, IMAGE_METRICS, METRICS
+from utils.experiment.plan import plan_benchmark
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
 from utils.run.inference import split_by_image
-from utils.run.plan import plan_benchmark
 
 
 def test_a_run_writes_all_its_files(mvtec_result):

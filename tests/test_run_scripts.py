@@ -18,9 +18,9 @@ from tests.benches import contents
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from utils.errors import InputError
+from utils.experiment.settings import Settings
 from utils.results.folder import lock_folder
 from utils.run.benchmark import main, run
-from utils.run.settings import Settings
 
 
 def options_of(settings: Settings) -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 
 import run_winclip
 from utils.errors import InputError
+from utils.experiment.settings import Settings, parse_settings
 from utils.files import PROJECT
-from utils.run.settings import Settings, parse_settings
 
 
 @pytest.fixture

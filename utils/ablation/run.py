@@ -25,7 +25,17 @@ from utils.ablation.shares import MIN_CATEGORIES
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import PAPER_ROWS, Variant, corners, departures, single_changes
 from utils.cli import exit_on_error
+from utils.distributed import (
+    SINGLE_PROCESS,
+    DistributedContext,
+    init_distributed,
+    worker_errors,
+    worker_pool,
+)
 from utils.errors import ANOTHER_FOLDER, InputError
+from utils.experiment.plan import CategoryTask, plan_benchmark
+from utils.experiment.settings import NOT_FINGERPRINTED, Settings, parse_settings
+from utils.features.find import find_features, images_of
 from utils.files import write_text
 from utils.log import log, log_to_console, log_to_file, suppress_output
 from utils.results.folder import (
@@ -39,16 +49,6 @@ from utils.results.folder import (
 from utils.results.scores import load_arrays
 from utils.run import benchmark
 from utils.run.category import call_stored, store_call
-from utils.run.distributed import (
-    SINGLE_PROCESS,
-    DistributedContext,
-    init_distributed,
-    worker_errors,
-    worker_pool,
-)
-from utils.run.plan import CategoryTask, plan_benchmark
-from utils.run.session import find_features, images_of
-from utils.run.settings import NOT_FINGERPRINTED, Settings, parse_settings
 from utils.stopwatch import WORKERS, Stopwatch
 
 MAX_WAITING = 1  # categories whose metrics are computed while the next one is scored

@@ -34,8 +34,8 @@ from models.winclip import (
     visual_association_score,
 )
 from utils.ablation.variants import Variant
+from utils.experiment.settings import Settings
 from utils.run.session import compose_prompts
-from utils.run.settings import Settings
 
 KindFeatures = Mapping[PatchTokens, Features]  # of the same images, one for each kind of patches
 

@@ -7,8 +7,9 @@ from typing import Literal
 from datasets.tiles import CropVariant
 from utils.ablation.variants import SWITCHES, Switch
 from utils.errors import InputError
+from utils.experiment.settings import FolderSettings, Settings
+from utils.experiment.types import describe_type, has_type
 from utils.files import PROJECT, user_path
-from utils.run.settings import FolderSettings, Settings, describe_type, has_type
 
 DEMO_MODEL = PROJECT / "models/demo_clip/demo-clip"  # .json and .safetensors
 # Settings that an ablation hands on to its runs under the same names.

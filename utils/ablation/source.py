@@ -13,10 +13,10 @@ from datasets.images import EvalSize, Item, eval_shape, resize_mask
 from models.clip.encoder import AllFeatures, PatchTokens
 from models.winclip import VisualBank
 from utils.ablation.scoring import select_kinds
+from utils.experiment.plan import CategoryTask
+from utils.experiment.settings import Settings
 from utils.features.kept import KeptFeatures
 from utils.results.scores import load_arrays
-from utils.run.plan import CategoryTask
-from utils.run.settings import Settings
 
 
 @dataclass(frozen=True)

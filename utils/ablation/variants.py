@@ -9,7 +9,7 @@ from datasets.tiles import CropVariant
 from models.clip.encoder import PatchTokens
 from models.departures import IMAGE, PATCHES, Equations
 from models.winclip import CropAverage
-from utils.run.settings import PRESETS
+from utils.experiment.presets import PRESETS
 
 PAPER, PUBLIC = PRESETS["paper"], PRESETS["public"]
 Switch = Literal["templates", "class_words", "normalise_prompts", "patch_tokens", "resize"]

@@ -35,7 +35,6 @@ from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
 from utils.results.folder import describe_changes, read_json, summarise_changes
 
-FOLDER = "features"  # in a result folder
 CROPS = "crops_"  # starts the names of the tensors of crops
 FEATURES_JSON, LN_POST = "features.json", "ln_post.safetensors"
 METADATA = "features"  # the entry of a file's header that holds them, as JSON

@@ -36,6 +36,7 @@ MAX_CHANGES = 2  # of the settings that an error message describes
 MAX_NAMES = 3  # of the images that it names
 # Settings that fingerprints lack if they have these values: they are newer than some folders.
 LATER_SETTINGS = {"method": "winclip", "maps": True, "extra_metrics": False, "multi_crop": "none"}
+FEATURES_FOLDER = "features"  # of kept features, in a result folder
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
 

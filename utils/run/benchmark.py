@@ -16,21 +16,21 @@ import torch
 
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error
+from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import InputError, describe_error
+from utils.experiment.plan import Experiment, plan_benchmark
+from utils.experiment.settings import Settings, parse_settings
 from utils.features.store import FEATURES_JSON
-from utils.features.store import FOLDER as FEATURES_FOLDER
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
+from utils.results.folder import FEATURES_FOLDER
 from utils.results.summary import COLUMNS, published_beside, write_tables
 from utils.run.category import CategoryWriter
-from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.run.inference import score_category
-from utils.run.plan import Experiment, plan_benchmark
 from utils.run.session import Session, open_session
-from utils.run.settings import Settings, parse_settings
 
 TABLES_INTERVAL_S = 10.0  # between two states of the tables while a run goes on
 

@@ -20,6 +20,7 @@ from datasets.decode import SIXTEEN_BITS, White, read_image
 from datasets.images import EvalSize
 from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample
+from utils.distributed import worker_errors
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import (
     IMAGE_METRICS,
@@ -27,6 +28,7 @@ from utils.evaluation.metrics import (
     extra_metrics,
     image_metrics,
 )
+from utils.experiment.plan import CategoryTask
 from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data
 from utils.results.defects import write_category_defects
@@ -34,9 +36,7 @@ from utils.results.heatmaps import ColourRange, colour_range, draw_panel
 from utils.results.methods import has_maps
 from utils.results.scores import Scores, save_scores, write_score_table
 from utils.results.thresholds import Threshold, pixel_f1_threshold, reference_threshold
-from utils.run.distributed import worker_errors
 from utils.run.inference import CategoryResult
-from utils.run.plan import CategoryTask
 from utils.run.session import Session
 from utils.stopwatch import WORKERS, Stopwatch
 

@@ -20,7 +20,10 @@ from models.clip.device import check_without_cuda
 from models.clip.weights import check_names
 from models.methods import MethodName
 from utils.cli import exit_on_error
+from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
+from utils.experiment.plan import CategoryTask, Experiment, notes_on_masks
+from utils.experiment.settings import Settings, parse_settings
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
 from utils.results.folder import check_writable, read_finished, read_json
@@ -32,9 +35,6 @@ from utils.results.thresholds import (
     reference_threshold,
 )
 from utils.run.benchmark import run
-from utils.run.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
-from utils.run.plan import CategoryTask, Experiment, notes_on_masks
-from utils.run.settings import Settings, parse_settings
 
 MAX_LISTED = 20  # highest scores listed on the console
 MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at most 255 bytes

@@ -15,10 +15,10 @@ from datasets.tiles import tile_side
 from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
 from models.methods import ImageFeatures, WinClip
 from models.winclip import TextBank, VisualBank, score_zero_shot
+from utils.experiment.plan import CategoryTask
 from utils.log import log, progress_bar
 from utils.results.methods import variant_of
 from utils.results.scores import Scores
-from utils.run.plan import CategoryTask
 from utils.run.session import Session
 from utils.run.stream import HostCopy
 

@@ -18,12 +18,12 @@ from models.clip.encoder import AllFeatures
 from models.clip.weights import LoadedClip
 from models.methods import ImageFeatures, Method
 from models.winclip import Features
+from utils.distributed import exit_with_parent, start_workers
 from utils.errors import InputError
+from utils.experiment.plan import CategoryTask, Experiment
+from utils.experiment.settings import Settings
 from utils.features.kept import KeptFeatures
 from utils.results.heatmaps import MAX_ASPECT, fit
-from utils.run.distributed import exit_with_parent, start_workers
-from utils.run.plan import CategoryTask, Experiment
-from utils.run.settings import Settings
 from utils.stopwatch import Stopwatch
 
 Encoded = TypeVar("Encoded", ImageFeatures, AllFeatures, Tensor)

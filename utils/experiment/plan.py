@@ -23,10 +23,10 @@ from datasets.splits import (
     read_recipe,
     read_split,
 )
+from utils.distributed import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
+from utils.experiment.settings import Settings
 from utils.files import real_path, sha256_of
-from utils.run.distributed import DistributedContext
-from utils.run.settings import Settings
 
 TITLES = {"mvtec": "MVTec AD", "visa": "VisA", "mpdd": "MPDD", "demo": "the demo benchmark"}
 

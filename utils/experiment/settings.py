@@ -4,8 +4,7 @@ import os
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
@@ -19,70 +18,11 @@ from models.prompts import Templates
 from models.winclip import CropAverage
 from utils.cli import parse_options
 from utils.errors import InputError
-from utils.features.store import FOLDER as FEATURES_FOLDER
+from utils.experiment.presets import FIXED, PRESETS, WITHOUT_MAPS
+from utils.experiment.types import describe_type, has_type
 from utils.files import PROJECT, is_printable_name, user_path
-from utils.results.folder import LATER_SETTINGS
+from utils.results.folder import FEATURES_FOLDER, LATER_SETTINGS
 
-# What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
-# docs/protocol.md explains each field.
-PRESETS = {
-    "paper": {
-        "templates": "paper",
-        "class_words": True,
-        "normalise_prompts": True,
-        "temperature": 0.07,
-        "patch_tokens": "post_ln",
-        "resize": "tile",
-        "multi_crop": "none",
-        "multi_crop_average": "embeddings",
-    },
-    "public": {
-        "templates": "public",
-        "class_words": False,
-        "normalise_prompts": False,
-        "temperature": 0.07,
-        "patch_tokens": "pre_ln",
-        "resize": "squash",
-        "multi_crop": "none",
-        "multi_crop_average": "embeddings",
-    },
-}
-# The settings of WinCLIP, as they are with a method that does not have them.
-NOT_WINCLIP = {
-    **dict.fromkeys(PRESETS["paper"]),
-    "protocol": "paper",
-    "multi_crop": "none",
-    "multi_crop_average": "embeddings",
-    "tile": 0,
-    "scales": (),
-    "extra_normal_states": (),
-    "extra_anomalous_states": (),
-    "features": "off",
-    "features_precision": "fp16",
-}
-# The settings of each method that do not depend on the user. AnomalyCLIP has no reference images,
-# InCTRL no maps.
-FIXED: dict[MethodName, dict] = {
-    "winclip": {"checkpoint": ""},
-    "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": "draw", "maps": True},
-    "inctrl": {
-        **NOT_WINCLIP,
-        "templates": "paper",
-        "class_words": True,
-        "resize": "centre_crop",
-        "maps": False,
-        "pretrained": IN_CHECKPOINT,
-    },
-}
-# The settings of a run without maps that do not depend on the user.
-WITHOUT_MAPS = {
-    "scales": (),
-    "eval_size": (240,),
-    "extra_metrics": False,
-    "heatmap_size": 256,
-    "coco": False,
-    "masks": "",
-}
 # Settings that may change when a run is resumed: they do not affect scores (on CUDA, beyond
 # rounding), or their content is compared instead. Finished categories keep their heatmaps.
 NOT_FINGERPRINTED = (
@@ -441,46 +381,6 @@ def core_share(most: int) -> int:
     else:
         cores = os.cpu_count() or 1
     return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), most)
-
-
-def has_type(value: object, hint: object) -> bool:
-    """Return whether a value has the type of a setting.
-
-    >>> has_type((0, 1), tuple[int, ...]), has_type(4, tuple[int, ...])
-    (True, False)
-    >>> has_type("big", int | Literal["all"])
-    False
-    """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin in (Union, UnionType):
-        return any(has_type(value, argument) for argument in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(has_type(item, arguments[0]) for item in value)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def describe_type(hint: object) -> str:
-    """Return a setting's type in words.
-
-    >>> describe_type(int | Literal["all"])
-    'a whole number or "all"'
-    >>> describe_type(tuple[int, ...])
-    'a tuple, each entry a whole number; a single entry needs a comma: (x,)'
-    """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return " or ".join(f'"{value}"' for value in arguments)
-    if origin in (Union, UnionType):
-        return " or ".join(map(describe_type, arguments))
-    if origin is tuple:
-        entry = describe_type(arguments[0])
-        return f"a tuple, each entry {entry}; a single entry needs a comma: (x,)"
-    words = {str: "text in quotes", int: "a whole number", float: "a number", bool: "True or False"}
-    return words.get(hint, "None")
 
 
 def parse_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:

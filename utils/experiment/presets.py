@@ -1,0 +1,65 @@
+"""The settings that PROTOCOL, METHOD and MAPS determine."""
+
+from models.clip.weights import IN_CHECKPOINT
+from models.methods import MethodName
+
+# What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
+# docs/protocol.md explains each field.
+PRESETS = {
+    "paper": {
+        "templates": "paper",
+        "class_words": True,
+        "normalise_prompts": True,
+        "temperature": 0.07,
+        "patch_tokens": "post_ln",
+        "resize": "tile",
+        "multi_crop": "none",
+        "multi_crop_average": "embeddings",
+    },
+    "public": {
+        "templates": "public",
+        "class_words": False,
+        "normalise_prompts": False,
+        "temperature": 0.07,
+        "patch_tokens": "pre_ln",
+        "resize": "squash",
+        "multi_crop": "none",
+        "multi_crop_average": "embeddings",
+    },
+}
+# The settings of WinCLIP, as they are with a method that does not have them.
+NOT_WINCLIP = {
+    **dict.fromkeys(PRESETS["paper"]),
+    "protocol": "paper",
+    "multi_crop": "none",
+    "multi_crop_average": "embeddings",
+    "tile": 0,
+    "scales": (),
+    "extra_normal_states": (),
+    "extra_anomalous_states": (),
+    "features": "off",
+    "features_precision": "fp16",
+}
+# The settings of each method that do not depend on the user. AnomalyCLIP has no reference images,
+# InCTRL no maps.
+FIXED: dict[MethodName, dict] = {
+    "winclip": {"checkpoint": ""},
+    "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": "draw", "maps": True},
+    "inctrl": {
+        **NOT_WINCLIP,
+        "templates": "paper",
+        "class_words": True,
+        "resize": "centre_crop",
+        "maps": False,
+        "pretrained": IN_CHECKPOINT,
+    },
+}
+# The settings of a run without maps that do not depend on the user.
+WITHOUT_MAPS = {
+    "scales": (),
+    "eval_size": (240,),
+    "extra_metrics": False,
+    "heatmap_size": 256,
+    "coco": False,
+    "masks": "",
+}

@@ -1,0 +1,44 @@
+"""Check that the values of a runner's constants have the types of the settings."""
+
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
+
+
+def has_type(value: object, hint: object) -> bool:
+    """Return whether a value has the type of a setting.
+
+    >>> has_type((0, 1), tuple[int, ...]), has_type(4, tuple[int, ...])
+    (True, False)
+    >>> has_type("big", int | Literal["all"])
+    False
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(has_type(value, argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(has_type(item, arguments[0]) for item in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def describe_type(hint: object) -> str:
+    """Return a setting's type in words.
+
+    >>> describe_type(int | Literal["all"])
+    'a whole number or "all"'
+    >>> describe_type(tuple[int, ...])
+    'a tuple, each entry a whole number; a single entry needs a comma: (x,)'
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(f'"{value}"' for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(map(describe_type, arguments))
+    if origin is tuple:
+        entry = describe_type(arguments[0])
+        return f"a tuple, each entry {entry}; a single entry needs a comma: (x,)"
+    words = {str: "text in quotes", int: "a whole number", float: "a number", bool: "True or False"}
+    return words.get(hint, "None")
