@@ -105,9 +105,7 @@ def tiny(tmp_path_factory) -> LoadedClip:
     return small_clip(tmp_path_factory.mktemp("clip"), ls_init_value=0.5)
 
 
-@pytest.mark.parametrize("chunk", [7, 1000])
-def test_the_steps_of_a_block_are_those_of_its_rounded_layers(exact, monkeypatch, tiny, chunk):
-    monkeypatch.setattr(int8, "CHUNK", chunk)
+def test_the_steps_of_a_block_are_those_of_its_rounded_layers(exact, tiny):
     block = tiny.model.visual.transformer.resblocks[0]
     quantised = int8.Int8Block(block)
     x, attended = rows_of(40, 64), rows_of(40, 64, seed=1)

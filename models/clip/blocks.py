@@ -112,7 +112,7 @@ def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor
 def add_attention(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """Project what the heads of a block attended to, and add it: (..., D) each to (..., D).
 
-    An int8 block overwrites `attended`.
+    An int8 block may overwrite `attended`.
     """
     if hasattr(block, "int8"):
         return block.int8.add_attention(x, attended)

@@ -15,17 +15,12 @@ subtracts (its zero point). CPUs without VNNI add pairs of such products in 16 b
 (255 * 127 * 2 > 32767): the results would be wrong.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from models.clip.blocks import unsupported_part
 from utils.errors import InputError
 
-# Tokens that pass through a step together, so that its intermediate results stay in the cache: the
-# MLP's hidden layer in ViT-B-16-plus-240 has 7 MB of them.
-CHUNK = 512
 ZERO_POINT = 128  # of the tokens, stored as unsigned bytes
 
 
@@ -68,9 +63,10 @@ class Int8Linear:
         self.packed, self.scales, self.bias = pack(quantised), scales.flatten(), bias.detach()
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Apply the layer: (T, K) to (T, N), both float32. Overwrites `tokens`."""
-        quantised, scales = quantise_rows(tokens)
-        return torch.addcmul(self.bias, multiply(quantised, self.packed, self.scales), scales)
+        """Apply the layer: (..., K) to (..., N), both float32. May overwrite `tokens`."""
+        quantised, scales = quantise_rows(tokens.flatten(0, -2))
+        outputs = torch.addcmul(self.bias, multiply(quantised, self.packed, self.scales), scales)
+        return outputs.unflatten(0, tokens.shape[:-1])
 
 
 class Int8Block:
@@ -88,27 +84,18 @@ class Int8Block:
 
     def project_qkv(self, x: Tensor) -> Tensor:
         """Normalise tokens (..., D) and return their queries, keys and values: (..., 3 * D)."""
-        return in_chunks(lambda rows: self.qkv(self.block.ln_1(rows)), x)
+        return self.qkv(self.block.ln_1(x))
 
     def add_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Project `attended`, overwriting it, and add it to x: (..., D) each to (..., D)."""
-        return in_chunks(lambda rows, heads: rows + self.block.ls_1(self.out(heads)), x, attended)
+        """Project `attended`, which may be overwritten; add it to x: (..., D) each to (..., D)."""
+        return x + self.block.ls_1(self.out(attended))
 
     def add_mlp(self, x: Tensor) -> Tensor:
         """Run the block's second half: (..., D) to (..., D)."""
-        return in_chunks(self._add_mlp, x)
-
-    def _add_mlp(self, rows: Tensor) -> Tensor:
-        hidden = self.block.ln_2(rows)
+        hidden = self.block.ln_2(x)
         for layer in self.mlp:
             hidden = layer(hidden)
-        return rows + self.block.ls_2(hidden)
-
-
-def in_chunks(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Apply a function of tokens to CHUNK tokens at a time: (..., D) each to (..., any width)."""
-    chunks = zip(*(tensor.flatten(0, -2).split(CHUNK) for tensor in tensors), strict=True)
-    return torch.cat([function(*chunk) for chunk in chunks]).unflatten(0, tensors[0].shape[:-1])
+        return x + self.block.ls_2(hidden)
 
 
 def quantise_tower(visual: nn.Module) -> None:
