@@ -200,7 +200,7 @@ def test_counts_do_not_depend_on_the_batch_size(monkeypatch):
     maps = rng.integers(0, 50, masks.shape).astype(np.float32)
     expected = PixelEvaluator(masks).count_scores(maps)
     for size, threads in ((1, 1), (401, 1), (900, 4), (4000, 2), (4000, 20)):
-        monkeypatch.setattr("utils.evaluation.rank_index.BATCH", size)
+        monkeypatch.setattr("utils.evaluation.counters.BATCH", size)
         monkeypatch.setattr("utils.evaluation.metrics.THREADS", threads)
         for counts, same in zip(PixelEvaluator(masks).count_scores(maps), expected, strict=True):
             np.testing.assert_array_equal(counts, same)
@@ -312,14 +312,18 @@ class LazyMaps:
         return self.maps[index].copy()
 
 
-def test_a_lazy_sequence_of_maps_of_different_shapes_is_read_twice():
+@pytest.mark.parametrize(("stored", "reads"), [(0, 2), (99, 1)])
+def test_a_lazy_sequence_of_maps_of_different_shapes_is_read_twice_if_it_is_large(
+    monkeypatch, stored, reads
+):
+    monkeypatch.setattr("utils.evaluation.metrics.STORED_PIXELS", stored)
     rng = np.random.default_rng(3)
     shapes = [(4, 5), (7, 3), (6, 6)]
     masks = [rng.random(shape) < 0.3 for shape in shapes]
     maps = [rng.integers(0, 9, shape).astype(np.float32) for shape in shapes]
     lazy = LazyMaps(maps)
     values = pixel_metrics(lazy, masks)
-    assert lazy.reads == 2 * len(shapes)
+    assert lazy.reads == reads * len(shapes)
     labels = np.concatenate([mask.ravel() for mask in masks])
     scores = np.concatenate([scores.ravel() for scores in maps])
     assert values["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)

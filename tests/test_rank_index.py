@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import PROJECT
+from utils.evaluation.counters import SortingCounter, score_counter
 from utils.evaluation.metrics import PixelEvaluator
-from utils.evaluation.rank_index import (
-    CompiledCounter,
-    SortingCounter,
-    compiled,
-    popcount,
-    sortable_key,
-)
+from utils.evaluation.rank_index import CompiledCounter, compiled, popcount
 
 EDGES = [0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45, 3.4e38, -3.4e38, 1.0, np.nextafter(1.0, 2.0)]
 
@@ -25,35 +20,31 @@ def any_floats(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 63, 3000])
-@pytest.mark.parametrize("kind", ["any", "unit", "steps", "outlier"])
+@pytest.mark.parametrize("kind", ["unit", "steps", "tiny", "wide", "constant"])
 def test_both_counters_return_the_same_counts(kind, count):
     rng = np.random.default_rng(count)
     scores = {
-        "any": any_floats(rng, 20_000),
         "unit": rng.random(20_000, np.float32),
         "steps": rng.integers(-9, 9, 20_000).astype(np.float32) / 7,
-        "outlier": np.append(rng.random(20_000, np.float32), np.float32(3e38)),
+        "tiny": rng.random(20_000, np.float32) * np.float32(1e-30),
+        "wide": rng.uniform(-1e38, 1e38, 20_000).astype(np.float32),
+        "constant": np.full(20_000, 0.5, np.float32),
     }[kind]
-    thresholds = np.append(rng.permutation(scores)[:count], scores[-1])
-    fast, slow = CompiledCounter(thresholds), SortingCounter(thresholds)
+    thresholds = rng.permutation(scores)[:count]
+    fast, slow = score_counter(thresholds, True), score_counter(thresholds, False)
+    assert isinstance(fast, CompiledCounter) and isinstance(slow, SortingCounter)
     np.testing.assert_array_equal(fast.ranks(thresholds), slow.ranks(thresholds))
-    arrays = [scores[:7], scores[7:], scores[::-1].copy()]
+    edges = np.array(EDGES, np.float32)
+    arrays = [scores[:7], scores[7:], scores[::-1].copy(), edges]
     np.testing.assert_array_equal(fast.count(arrays), slow.count(arrays))
 
 
-def test_adjacent_floats_are_distinguished_across_words_and_pages():
-    bits = (np.arange(-130, 130) + 0x3F800000).astype(np.uint32)  # a page starts at 1.0
-    scores = np.concatenate([bits.view(np.float32), -bits.view(np.float32)])
+def test_adjacent_floats_are_distinguished():
+    scores = (np.arange(-130, 130) + 0x3F800000).astype(np.uint32).view(np.float32)
     for thresholds in (scores, scores[::2], scores[64:65]):
-        fast, slow = CompiledCounter(thresholds), SortingCounter(thresholds)
+        fast, slow = score_counter(thresholds, True), score_counter(thresholds, False)
+        assert isinstance(fast, CompiledCounter)
         np.testing.assert_array_equal(fast.count([scores]), slow.count([scores]))
-
-
-def test_the_sortable_key_orders_floats():
-    scores = np.sort(any_floats(np.random.default_rng(0), 1000))
-    keys = [sortable_key(bits) for bits in scores.view(np.uint32)]
-    assert keys == sorted(keys)
-    assert len(set(keys)) == len(np.unique(scores))
 
 
 def test_popcount_counts_set_bits():
@@ -62,18 +53,33 @@ def test_popcount_counts_set_bits():
     assert [popcount(word) for word in words] == [int(word).bit_count() for word in words]
 
 
-def test_scattered_and_float64_scores_are_counted_by_numpy():
-    rng = np.random.default_rng(0)
-    scattered = any_floats(rng, 100_000)
-    assert CompiledCounter.supports(rng.random(100_000, np.float32))
-    assert not CompiledCounter.supports(scattered)  # would take hundreds of megabytes
-    assert not CompiledCounter.supports(rng.random(9))
-    masks = np.ones((1, 1, len(scattered) + 9), bool)
+@pytest.mark.parametrize(
+    "scores",
+    [
+        any_floats(np.random.default_rng(0), 1000),
+        np.append(np.random.default_rng(0).random(1000, np.float32), np.float32(3e38)),
+        np.array([0, np.inf], np.float32),
+        np.array([0, 1e-45], np.float32),
+        np.array([-3e38, 3e38], np.float32),
+        np.random.default_rng(0).random(9),
+    ],
+    ids=["any floats", "outlier", "infinity", "smallest", "range", "float64"],
+)
+def test_scattered_and_float64_scores_are_counted_by_numpy(scores):
+    assert isinstance(score_counter(scores, True), SortingCounter)
+    masks = np.ones((1, 1, len(scores) + 9), bool)
     masks[..., -9:] = False
-    maps = np.append(scattered, scattered[:9])[None, None]
+    maps = np.append(scores, np.resize(scores, 9))[None, None]
     expected = PixelEvaluator(masks, compiled=False).count_scores(maps)
-    for counts, same in zip(PixelEvaluator(masks).count_scores(maps), expected, strict=True):
+    actual = PixelEvaluator(masks, compiled=True).count_scores(maps)
+    for counts, same in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(counts, same)
+
+
+def test_compiled_code_counts_many_pixels_only(monkeypatch):
+    monkeypatch.setattr("utils.evaluation.metrics.COMPILED_PIXELS", 100)
+    assert not PixelEvaluator(np.zeros((1, 9, 11), bool)).compiled
+    assert PixelEvaluator(np.zeros((1, 10, 10), bool)).compiled
 
 
 def test_code_compiles_where_no_cache_folder_can_be_written(tmp_path):

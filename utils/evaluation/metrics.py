@@ -1,21 +1,21 @@
 """The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO; and three more.
 
-Image metrics come from scikit-learn. Pixel metrics are exact without holding a category's maps in
-memory: every distinct score of an anomalous pixel is a threshold, and for each threshold only the
-numbers of normal pixels above and equal to it are needed. These are summed map by map.
+They are exact without holding a category's maps in memory: every distinct score of an anomalous
+pixel is a threshold, and for each threshold only the numbers of normal pixels above and equal to it
+are needed. These are summed map by map. Images are counted as the pixels of a single map.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from utils.errors import InputError
-from utils.evaluation.rank_index import CompiledCounter, SortingCounter
+from utils.evaluation.counters import score_counter
 
 IMAGE_METRICS = ("image_auroc", "image_aupr", "image_f1_max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_aupr", "pixel_f1_max", "pixel_aupro")
@@ -25,6 +25,8 @@ FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided 
 LOW_FPR_LIMIT = 0.05  # of `pixel_aupro_005`, MVTec AD 2's (arXiv 2503.21622)
 F1_TOLERANCE = 1e-12  # above rounding, below the gap between distinct F1 of 10^5 images
 THREADS = min(4, os.cpu_count() or 1)  # each has its own counts, 16 bytes a threshold
+COMPILED_PIXELS = 1 << 22  # in 16 runs, compiled code then saves as long as it takes to load
+STORED_PIXELS = 1 << 24  # maps of 64 MiB in all are read once; larger ones would fill the memory
 
 
 class ScoreCounts(NamedTuple):
@@ -60,12 +62,10 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     left out. All are NaN unless there are good and anomalous images. Raise `InputError` for scores
     that are not finite and for other shapes.
     """
-    scores, labels = check_images(scores, labels)
-    if labels.all() or not labels.any():
-        return dict.fromkeys(IMAGE_METRICS, float("nan"))
-    f1, _ = f1_at_thresholds(scores, labels)
-    values = roc_auc_score(labels, scores), average_precision_score(labels, scores), f1.max()
-    return dict(zip(IMAGE_METRICS, map(float, values), strict=True))
+    counts = count_image_scores(scores, labels)
+    undefined = not len(counts.positives)
+    values = [float("nan")] * 3 if undefined else auroc_aupr_f1_max(counts)
+    return dict(zip(IMAGE_METRICS, values, strict=True))
 
 
 def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -75,17 +75,17 @@ def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     Arguments, NaN and errors are those of `image_metrics`.
     """
     scores, labels = check_images(scores, labels)
-    if labels.all() or not labels.any():
+    counts = count_image_scores(scores, labels)
+    if not len(counts.positives):
         return float("nan")
-    f1, thresholds = f1_at_thresholds(scores, labels)
-    return float(thresholds[f1 >= f1.max() - F1_TOLERANCE][0])
+    f1 = f1_at_thresholds(counts)
+    return float(np.unique(scores[labels])[f1 >= f1.max() - F1_TOLERANCE][0])
 
 
-def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return F1 (K,) at each distinct image score, and these scores (K,) in ascending order."""
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
-    total = np.maximum(precision + recall, np.finfo(np.float64).tiny)  # 0 without true positives
-    return (2 * precision * recall / total)[:-1], thresholds  # the last point has no threshold
+def count_image_scores(scores: np.ndarray, labels: np.ndarray) -> ScoreCounts:
+    """Count the scores of labelled images; arguments and errors are those of `image_metrics`."""
+    scores, labels = check_images(scores, labels)
+    return PixelEvaluator(labels[None, None]).count_scores(scores[None, None])
 
 
 def check_images(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,12 +112,11 @@ def pixel_metrics(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> di
 class PixelEvaluator:
     """Evaluate the anomaly maps of any number of runs against the masks of one category.
 
-    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous. Counts
-    with NumPy if `compiled` is False or `CompiledCounter` does not support the scores.
+    `masks` is (N, H, W) or a sequence of N (H_i, W_i); values above 0 are anomalous. `compiled` is
+    that of `score_counter`; by default, it is True for COMPILED_PIXELS or more.
     """
 
-    def __init__(self, masks: Sequence[np.ndarray], compiled: bool = True):
-        self.compiled = compiled
+    def __init__(self, masks: Sequence[np.ndarray], compiled: bool | None = None):
         masks = [np.ascontiguousarray(mask) for mask in masks]
         self.masks = [mask if mask.dtype == bool else mask > 0 for mask in masks]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -125,31 +124,34 @@ class PixelEvaluator:
         self.pixels = [pixels for pixels, _ in regions]
         self.weights = np.concatenate([np.zeros(0), *(weights for _, weights in regions)])
         self.size = sum(mask.size for mask in self.masks)
+        large = COMPILED_PIXELS <= self.size < 2**32  # the counts are uint32
+        self.compiled = large if compiled is None else compiled
 
     def count_scores(self, maps: Sequence[np.ndarray]) -> ScoreCounts:
         """Count the scores of one run's maps, (N, H, W) or a sequence of N (H_i, W_i).
 
-        Every map is read twice, one at a time in each of THREADS threads, so maps may
-        be computed lazily. Raise `InputError` for NaN scores and for maps whose number or shape
-        is not that of the masks.
+        Maps may be computed lazily: they are read one at a time in each of THREADS threads, and
+        twice if there are more than STORED_PIXELS. Raise `InputError` for NaN scores and for maps
+        whose number or shape is not that of the masks.
         """
         if len(maps) != len(self.masks):
             raise InputError(f"{len(maps)} maps for {len(self.masks)} masks: give one for each")
         indices, normals = range(len(maps)), self.size - len(self.weights)
         with ThreadPoolExecutor(THREADS) as pool:
-            scores = list(pool.map(lambda index: self._anomalous_scores(maps, index), indices))
+            read = partial(self._read, maps)
+            if self.size <= STORED_PIXELS:
+                read = list(pool.map(read, indices)).__getitem__
+            scores = list(pool.map(partial(self._anomalous_scores, read), indices))
             if not len(self.weights) or not normals:
                 zero = np.zeros(0, np.int64)
                 return ScoreCounts(zero, zero, zero, np.zeros(0), normals)
             scores = np.concatenate(scores)
-            fast = self.compiled and self.size < 2**32 and CompiledCounter.supports(scores)
-            counter = CompiledCounter(scores) if fast else SortingCounter(scores)
+            counter = score_counter(scores, self.compiled)
             ranks = counter.ranks(scores)
             positives, weights = np.bincount(ranks), np.bincount(ranks, self.weights)
             del scores, ranks  # as large as the counts
             shares = [indices[first::THREADS] for first in range(THREADS)]
-            readers = [(self._read(maps, index) for index in share) for share in shares]
-            below, up_to = sum(pool.map(counter.count, readers))
+            below, up_to = sum(pool.map(counter.count, [map(read, share) for share in shares]))
         # Anomalous pixels were counted too: subtracting them is faster than leaving them out.
         above = normals - (up_to - np.cumsum(positives))
         return ScoreCounts(positives, above, up_to - below - positives, weights, normals)
@@ -160,11 +162,11 @@ class PixelEvaluator:
         values = [np.nan] * 4 if undefined else [*auroc_aupr_f1_max(counts), aupro(counts)]
         return dict(zip(PIXEL_METRICS, values, strict=True))
 
-    def _anomalous_scores(self, maps: Sequence[np.ndarray], index: int) -> np.ndarray:
+    def _anomalous_scores(self, read: Callable[[int], np.ndarray], index: int) -> np.ndarray:
         """Return the scores of one map's anomalous pixels (n,)."""
         if len(self.weights) and not len(self.pixels[index]):
             return np.zeros(0, np.float32)  # the map is read when all pixels are counted
-        return self._read(maps, index)[self.pixels[index]]
+        return read(index)[self.pixels[index]]
 
     def _read(self, maps: Sequence[np.ndarray], index: int) -> np.ndarray:
         """Return one map as (H W,) float32, or float64 for types that float32 would round."""
@@ -196,14 +198,25 @@ def auroc_aupr_f1_max(counts: ScoreCounts) -> tuple[float, float, float]:
     total = int(counts.positives.sum())
     below = counts.normals - counts.above - counts.equal
     wins = (counts.positives * (below + counts.equal / 2)).sum()
-    true_positives = np.cumsum(counts.positives[::-1])[::-1]  # at scores >= threshold
-    predicted = true_positives + counts.above + counts.equal
+    true_positives, predicted = confusion_counts(counts)
     precision = true_positives / predicted
     return (
         float(wins / total / counts.normals),
         float((counts.positives * precision).sum() / total),
-        float((2 * true_positives / (predicted + total)).max()),
+        float(f1_at_thresholds(counts).max()),
     )
+
+
+def f1_at_thresholds(counts: ScoreCounts) -> np.ndarray:
+    """Return F1 (K,) of what scores at or above each threshold."""
+    true_positives, predicted = confusion_counts(counts)
+    return 2 * true_positives / (predicted + true_positives[0])
+
+
+def confusion_counts(counts: ScoreCounts) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and all positives (K,) at each threshold."""
+    true_positives = np.cumsum(counts.positives[::-1])[::-1]
+    return true_positives, true_positives + counts.above + counts.equal
 
 
 def extra_metrics(values: Mapping[str, float], counts: ScoreCounts) -> dict[str, float]:

@@ -21,7 +21,7 @@ HEADER_SIZE, TITLE_SIZE, LABEL_SIZE = 17, 14, 12  # font sizes in pixels
 HEADER_LINE, TITLE_LINE, LABEL_LINE = 30, 22, 22  # line heights in pixels
 BAR_HEIGHT, BAR_TOP = 9, 7  # height of a colour bar and its distance from the image, in pixels
 BACKGROUND, INK, WARNING = (255, 255, 255), (30, 30, 30), (185, 28, 28)
-FRAME = (200, 200, 200)  # hairline around each image, visible where the image itself is white
+FRAME = 200  # grey of the hairline around each image, visible where the image itself is white
 CONTOUR, CONTOUR_EDGE = (0, 255, 255), (0, 0, 0)  # bright on dark: visible on any background
 CONTOUR_ZOOM = 3  # contours are drawn enlarged by this factor, then shrunk, to be thin and smooth
 CONTOUR_WIDTH, EDGE_WIDTH = 4, 8  # in enlarged pixels
@@ -75,7 +75,7 @@ def lay_out(
     total_width = len(columns) * (column + MARGIN) - MARGIN
     top = MARGIN + HEADER_LINE + (TITLE_LINE if note else 0) + TITLE_LINE
     shape = top + height + LABEL_LINE + MARGIN, total_width + 2 * MARGIN, 3
-    sheet = np.full(shape, BACKGROUND[0], np.uint8)  # white; one value fills faster than three
+    sheet = np.full(shape, BACKGROUND[0], np.uint8)  # one value fills faster than three
     paste(sheet, (MARGIN, MARGIN), text_line(name, HEADER_SIZE, total_width))
     if note:
         warning = text_line(note, TITLE_SIZE, total_width, WARNING)
