@@ -1,5 +1,6 @@
 """Small benchmarks, prepared, with a small CLIP, for tests of whole runs."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,16 @@ def small_visa(folder: Path, settings: Settings) -> Settings:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a result folder but the lock and those that have times in them."""
+    """Return every file of a result folder but the lock and those that have times in them.
+
+    The labels in LaTeX files, which have the name of the folder, are left out.
+    """
     timed = ("settings.json", "run.log", "report.html", ".lock")
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in timed]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    label = re.compile(rb"\\label\{[^}]*\}")
+    return {
+        path.relative_to(folder).as_posix(): label.sub(b"", path.read_bytes())
+        if path.suffix == ".tex"
+        else path.read_bytes()
+        for path in files
+    }

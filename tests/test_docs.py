@@ -134,7 +134,7 @@ def options_of(script: str) -> set[str]:
     finally:
         sys.argv, sys.path[:] = argv, path
         signal.signal(signal.SIGTERM, handler)
-    listed = re.findall(r"^[\s│]*(-.*?)(?:\s{2}|$)", text.getvalue(), re.MULTILINE)
+    listed = re.findall(r"^[ │]*(-.*?)(?: {2}|$)", text.getvalue(), re.MULTILINE)
     return {option for line in listed for option in re.findall(r"--[a-z][\w-]*", line)}
 
 
