@@ -25,7 +25,7 @@ FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided 
 LOW_FPR_LIMIT = 0.05  # of `pixel_aupro_005`, MVTec AD 2's (arXiv 2503.21622)
 F1_TOLERANCE = 1e-12  # above rounding, below the gap between distinct F1 of 10^5 images
 THREADS = min(4, os.cpu_count() or 1)  # each has its own counts, 16 bytes a threshold
-COMPILED_PIXELS = 1 << 22  # in 16 runs, compiled code then saves as long as it takes to load
+COMPILED_PIXELS = 1 << 21  # in 16 runs, compiled code then saves about what loading it takes
 STORED_PIXELS = 1 << 24  # maps of 64 MiB in all are read once; larger ones would fill the memory
 
 
