@@ -7,8 +7,8 @@ are 15x15 maps, upsampled bilinearly like WinCLIP's: of smooth noise plus signal
 all pixels anomalous; and spread evenly over [0, 1], with 1 % anomalous, which caches serve worse.
 Each library computes the metrics that it offers, from the same arrays in one process. Repeats are
 interleaved, so that load from elsewhere affects all libraries alike; the table shows the median.
-"ours" includes labelling the regions but not the first call, which compiles; it uses compiled code
-for many pixels, "ours, NumPy" never. "error" is the largest difference from "ours". Large images
+"ours" includes labelling the regions but not the first call, which compiles; "ours, NumPy" uses no
+compiled code. "error" is the largest difference from "ours". Large images
 come first, so the peak memory is that of the arrays and of "ours". A library that is not installed
 or fails is named. `--quick` takes 16 small images; `--all` also runs the libraries that need
 minutes for large images.

@@ -1,7 +1,7 @@
 """Count the scores below, and up to, each of many thresholds.
 
-`SortingCounter` sorts the scores with NumPy. `utils.evaluation.rank_index` has compiled code that
-is faster but takes time to load, so `score_counter` uses it only for many pixels.
+`SortingCounter` sorts the scores with NumPy. `utils.evaluation.rank_index` has a compiled counter,
+which is faster for most maps.
 """
 
 import itertools
@@ -24,10 +24,10 @@ class ScoreCounter(Protocol):
 
 
 class SortingCounter:
-    """Count scores of any float type; `thresholds` (K,) are distinct and ascending."""
+    """Count scores of any float type against the distinct values among `thresholds` (n,)."""
 
     def __init__(self, thresholds: np.ndarray):
-        self.thresholds = thresholds
+        self.thresholds = np.unique(thresholds)
 
     def ranks(self, thresholds: np.ndarray) -> np.ndarray:
         """Return the index of each given threshold, as `ScoreCounter` does."""
@@ -51,10 +51,9 @@ def score_counter(scores: np.ndarray, compiled: bool) -> ScoreCounter:
 
     It is the compiled one if `compiled`, unless that does not support the scores.
     """
-    thresholds = np.unique(scores)
     if compiled:
-        from utils.evaluation.rank_index import CompiledCounter, build_index  # numba loads slowly
+        from utils.evaluation.rank_index import CompiledCounter  # numba takes long to load
 
-        if index := build_index(thresholds):
-            return CompiledCounter(index)
-    return SortingCounter(thresholds)
+        if CompiledCounter.supports(scores):
+            return CompiledCounter(scores)
+    return SortingCounter(scores)

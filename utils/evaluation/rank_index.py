@@ -1,23 +1,25 @@
 """Count the scores below, and up to, each of many thresholds, without sorting the scores.
 
-A rank/select bit vector (Jacobson, 1989) over B equal buckets between the lowest and the highest
-threshold: one bit per bucket, set if it contains a threshold. Each 64-bit word comes with the
-number of set bits before it, and a popcount adds those in the word. A score in an empty bucket, as
-most are, needs no more: it is counted for the gap between two buckets with thresholds. Otherwise it
-is compared with the one or few thresholds of its bucket. For maps of 240 x 240 pixels, all of this
-nearly fits into the L2 cache, whatever the range of the scores.
+`CompiledCounter` is a rank/select bit vector (Jacobson, 1989). The bits of a float32 become an
+integer key of the same order, as in radix sort, and one bit per key is set at the thresholds. Each
+64-bit word comes with the number of thresholds before it, and a popcount adds those in the word. A
+two-level page table has words only for those pages of 16,384 keys that contain a threshold.
 
-Four thresholds, two of which share bucket 31 of 64:
+Keys of -1.0, -0.0, 0.0, 0.5 and 1.0:
 
->>> index = build_index(np.array([0.0, 0.5, 0.505, 1.0], np.float32))
->>> [hex(word) for word in index.words], index.starts.tolist()
-(['0x8000000080000001'], [0, 1, 3, 4])
+>>> scores = np.array([-1.0, -0.0, 0.0, 0.5, 1.0], np.float32)
+>>> [hex(sortable_key(bits)) for bits in scores.view(np.uint32)]
+['0x40800000', '0x80000000', '0x80000000', '0xbf000000', '0xbf800000']
 
-The scores below each threshold, and up to it:
+Thresholds 1.0 and the 2nd and 64th float32 above it are bits 0 and 2 of a word and bit 0 of the
+next. A score equal to threshold r has slot 2r + 1; others have the even slots between.
 
->>> scores = np.array([-1, 0, 0.5, 0.503, 0.7, 1, 2], np.float32)
->>> CompiledCounter(index).count([scores]).tolist()
-[[1, 2, 4, 5], [2, 3, 4, 6]]
+>>> bits = np.array([0, 1, 2, 3, 64, 65], np.uint32) + np.uint32(0x3F800000)
+>>> index = build_index(bits[[0, 2, 4]])
+>>> [bin(word) for word in index.words[WORDS : WORDS + 2]], index.word_ranks[WORDS : WORDS + 2]
+(['0b101', '0b1'], array([0, 2], dtype=uint16))
+>>> [slot_of(score, index) for score in bits]
+[1, 2, 3, 4, 5, 6]
 """
 
 from collections.abc import Callable, Iterable
@@ -26,71 +28,48 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-BUCKETS_PER_THRESHOLD = 8  # at least; few thresholds share a bucket, and the words stay in cache
-MAX_BUCKETS = 1 << 24  # float32 represents each number exactly
-MAX_SHARING = 64  # thresholds in one bucket, which are searched one by one
-
-
-class RankIndex(NamedTuple):
-    """A bit vector of B buckets, N of which contain some of K thresholds."""
-
-    low: np.float32  # the lowest threshold
-    scale: np.float32  # bucket = (score - low) * scale, rounded down and clipped to 0..B - 1
-    words: np.ndarray  # (B / 64,) uint64: a bit for each bucket, set if it contains a threshold
-    word_ranks: np.ndarray  # (B / 64,) uint32: set bits before each word
-    starts: np.ndarray  # (N + 1,) uint32: thresholds before each such bucket, then K
-    thresholds: np.ndarray  # (K + 1,) float32: distinct and ascending, then infinity
-
-
-def build_index(thresholds: np.ndarray) -> RankIndex | None:
-    """Build the index of K >= 1 thresholds, distinct and ascending.
-
-    Return None where it is not the way to count: for other types than float32, for values that
-    are not finite, and where more than MAX_SHARING thresholds share a bucket.
-    """
-    if thresholds.dtype != np.float32:
-        return None
-    low, high = thresholds[0], thresholds[-1]
-    buckets = 1 << int(BUCKETS_PER_THRESHOLD * len(thresholds)).bit_length()
-    buckets = min(max(buckets, 64), MAX_BUCKETS)
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = np.float32((buckets - 1) / (float(high) - float(low) or 1.0))
-        if not (np.isfinite(high - low) and 0 < scale < np.inf):
-            return None
-    positions = np.minimum((thresholds - low) * scale, np.float32(buckets - 1)).astype(np.int64)
-    starts = np.flatnonzero(np.diff(positions, prepend=-1))
-    if np.diff(starts, append=len(thresholds)).max() > MAX_SHARING:
-        return None
-    used = np.zeros(buckets, np.uint8)
-    used[positions] = 1
-    words = np.packbits(used, bitorder="little").view("<u8").astype(np.uint64)
-    per_word = np.bincount(positions[starts] // 64, minlength=len(words))
-    word_ranks = (np.cumsum(per_word) - per_word).astype(np.uint32)
-    starts = np.append(starts, len(thresholds)).astype(np.uint32)
-    padded = np.append(thresholds, np.float32(np.inf))
-    return RankIndex(low, scale, words, word_ranks, starts, padded)
+PAGES = 1 << 18  # of 2**14 keys each, which share their upper 18 bits
+WORDS = 1 << 8  # of 64 keys each, in a page
+MAX_PAGES = 1 << 14  # with thresholds, 2.5 KiB each: 3 million scores in [0, 1] fill 6,700
+CACHED_PAGES = 1 << 10  # 2.5 MiB; beyond that, most words are read from outside the L2 cache
+THRESHOLDS_PER_PAGE = 64  # of more than CACHED_PAGES; with fewer, sorting the scores is faster
 
 
 class CompiledCounter:
     """Count fewer than 2**32 float32 scores, in parallel threads: its loops release the GIL."""
 
-    def __init__(self, index: RankIndex):
-        self.index = index
+    def __init__(self, thresholds: np.ndarray):
+        self.index = build_index(thresholds.view(np.uint32))
+
+    @staticmethod
+    def supports(thresholds: np.ndarray) -> bool:
+        """Return True for float32 thresholds that lie in few pages, or densely in them."""
+        if thresholds.dtype != np.float32:
+            return False
+        dense = max(CACHED_PAGES, len(thresholds) // THRESHOLDS_PER_PAGE)
+        return bool(used_pages(thresholds.view(np.uint32)).sum() <= min(dense, MAX_PAGES))
 
     def ranks(self, thresholds: np.ndarray) -> np.ndarray:
         """Return the index of each given threshold, as `ScoreCounter` does."""
-        return find_ranks(thresholds, self.index)
+        return ranks_of(thresholds.view(np.uint32), self.index)
 
     def count(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
         """Count scores, as `ScoreCounter` does."""
-        size = len(self.index.thresholds) - 1
-        gaps = np.zeros(len(self.index.starts), np.uint32)  # in the empty buckets before a full one
-        counts = np.zeros(2 * size + 2, np.uint32)  # below threshold r at 2r, equal to it at 2r + 1
+        counts = np.zeros(2 * self.index.size + 1, np.uint32)
         for scores in arrays:
-            count_slots(scores, self.index, gaps, counts)
-        counts[2 * self.index.starts.astype(np.int64)] += gaps
+            count_slots(scores.view(np.uint32), self.index, counts)
         np.cumsum(counts, dtype=counts.dtype, out=counts)  # now < threshold r at 2r, <= at 2r + 1
-        return counts[: 2 * size].reshape(-1, 2).T
+        return counts[:-1].reshape(-1, 2).T
+
+
+class RankIndex(NamedTuple):
+    """A paged bit vector of K thresholds; P pages contain one, and page 0 of the words is empty."""
+
+    page_start: np.ndarray  # (PAGES,) uint32: first word of each page; 0 without thresholds
+    page_ranks: np.ndarray  # (PAGES,) uint32: thresholds below each page
+    words: np.ndarray  # ((1 + P) WORDS,) uint64: a bit for each key, set at the thresholds
+    word_ranks: np.ndarray  # ((1 + P) WORDS,) uint16: thresholds of the page below each word
+    size: int  # K
 
 
 def compiled(function: Callable) -> Callable:
@@ -99,6 +78,14 @@ def compiled(function: Callable) -> Callable:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither __pycache__ nor the home folder can be written
         return numba.njit(nogil=True)(function)
+
+
+@compiled
+def sortable_key(bits: int) -> int:
+    """Map the bits of a float32 to a uint32 that sorts like the float; -0.0 equals 0.0."""
+    sign = np.int32(bits) >> 31
+    magnitude = np.int32(bits & np.uint32(0x7FFFFFFF))
+    return np.uint32((magnitude ^ sign) - sign + 0x80000000)
 
 
 @compiled
@@ -112,43 +99,59 @@ def popcount(word: int) -> int:
 
 
 @compiled
-def find_bucket(score: float, index: RankIndex) -> tuple[int, bool]:
-    """Return the number of non-empty buckets below that of a score, and if its own is non-empty."""
-    position = (score - index.low) * index.scale
-    position = max(np.float32(0), min(position, np.float32(64 * len(index.words) - 1)))
-    bucket = np.uint32(np.int32(position))
-    word, bit = index.words[bucket >> np.uint32(6)], np.uint64(bucket & np.uint32(63))
-    before = popcount(word & ((np.uint64(1) << bit) - np.uint64(1)))
-    rank = np.uint64(index.word_ranks[bucket >> np.uint32(6)]) + before
-    return rank, (word >> bit) & np.uint64(1) > np.uint64(0)
+def used_pages(bits: np.ndarray) -> np.ndarray:
+    """Mark the pages that contain a score: (PAGES,) bool from float32 bits (n,) uint32."""
+    used = np.zeros(PAGES, np.bool_)
+    for score in bits:
+        used[sortable_key(score) >> 14] = True
+    return used
 
 
 @compiled
-def find_rank(score: float, bucket: int, index: RankIndex) -> int:
-    """Return the number of thresholds below a score in the non-empty bucket number `bucket`."""
-    rank = np.uint64(index.starts[bucket])
-    while index.thresholds[rank] < score:
-        rank += np.uint64(1)
-    return rank
+def build_index(bits: np.ndarray) -> RankIndex:
+    """Build the index of thresholds, given as float32 bits (n,) uint32 in any order."""
+    used = used_pages(bits)
+    page_start = (np.cumsum(used) * used * WORDS).astype(np.uint32)
+    size = (1 + used.sum()) * WORDS
+    words, word_ranks = np.zeros(size, np.uint64), np.zeros(size, np.uint16)
+    page_ranks = np.zeros(PAGES, np.uint32)
+    for score in bits:
+        key = sortable_key(score)
+        word = page_start[key >> 14] + ((key >> 6) & (WORDS - 1))
+        words[word] |= np.uint64(1) << np.uint64(key & 63)
+    rank = 0
+    for page in range(PAGES):
+        page_ranks[page] = rank
+        if used[page]:
+            for word in range(page_start[page], page_start[page] + WORDS):
+                word_ranks[word] = rank - page_ranks[page]
+                rank += popcount(words[word])
+    return RankIndex(page_start, page_ranks, words, word_ranks, rank)
 
 
 @compiled
-def count_slots(scores: np.ndarray, index: RankIndex, gaps: np.ndarray, counts: np.ndarray) -> None:
-    """Add scores (n,) float32 to the counts of `CompiledCounter.count`."""
-    for score in scores:
-        bucket, occupied = find_bucket(score, index)
-        if occupied:
-            rank = find_rank(score, bucket, index)
-            equal = np.uint64(index.thresholds[rank] == score)
-            counts[np.uint64(2) * rank + equal] += np.uint32(1)
-        else:
-            gaps[bucket] += np.uint32(1)
+def slot_of(bits: int, index: RankIndex) -> int:
+    """Return 2r + 1 for the score that is threshold r, else 2r with r thresholds below it."""
+    key = sortable_key(bits)
+    page = key >> np.uint32(14)
+    word = index.page_start[page] + ((key >> np.uint32(6)) & np.uint32(WORDS - 1))
+    flags, bit = index.words[word], np.uint64(key & np.uint32(63))
+    rank_in_word = popcount(flags & ((np.uint64(1) << bit) - np.uint64(1)))
+    rank = np.uint64(index.page_ranks[page]) + np.uint64(index.word_ranks[word]) + rank_in_word
+    return np.uint64(2) * rank + ((flags >> bit) & np.uint64(1))
 
 
 @compiled
-def find_ranks(scores: np.ndarray, index: RankIndex) -> np.ndarray:
-    """Return how many thresholds are below each score that is a threshold: (n,) int64."""
-    ranks = np.empty(len(scores), np.int64)
-    for position, score in enumerate(scores):
-        ranks[position] = find_rank(score, find_bucket(score, index)[0], index)
+def count_slots(bits: np.ndarray, index: RankIndex, counts: np.ndarray) -> None:
+    """Add scores, as float32 bits (n,) uint32, to the counts of their slots (2K + 1,) uint32."""
+    for score in bits:
+        counts[slot_of(score, index)] += np.uint32(1)
+
+
+@compiled
+def ranks_of(bits: np.ndarray, index: RankIndex) -> np.ndarray:
+    """Return how many thresholds are below each score (n,), given as float32 bits: (n,) int64."""
+    ranks = np.empty(len(bits), np.int64)
+    for position, score in enumerate(bits):
+        ranks[position] = slot_of(score, index) >> np.uint64(1)
     return ranks
