@@ -6,7 +6,7 @@ as many points as a small chart can show.
 
 import numpy as np
 
-from utils.evaluation.metrics import FPR_LIMIT, ScoreCounts, count_image_scores
+from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, ScoreCounts, check_images
 
 MAX_POINTS = 200  # of a drawn curve: more than a small chart has pixels for
 
@@ -18,7 +18,9 @@ def image_curves(scores: np.ndarray, labels: np.ndarray) -> dict[str, Curve]:
 
     Each has at most MAX_POINTS points. Arguments and errors are those of `image_metrics`.
     """
-    counts = count_image_scores(scores, labels)
+    scores, labels = check_images(scores, labels)
+    # Images are counted as the pixels of a single 1 x N map.
+    counts = PixelEvaluator(labels[None, None]).count_scores(scores[None, None])
     return {
         "image_auroc": subsample(cumulative_curve(counts, counts.positives)),
         "image_aupr": subsample(precision_recall_curve(counts)),

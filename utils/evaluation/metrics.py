@@ -1,8 +1,8 @@
 """The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO; and three more.
 
-They are exact without holding a category's maps in memory: every distinct score of an anomalous
-pixel is a threshold, and for each threshold only the numbers of normal pixels above and equal to it
-are needed. These are summed map by map. Images are counted as the pixels of a single map.
+Image metrics come from scikit-learn. Pixel metrics are exact without holding a category's maps in
+memory: every distinct score of an anomalous pixel is a threshold, and for each threshold only the
+numbers of normal pixels above and equal to it are needed. These are summed map by map.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from utils.errors import InputError
 from utils.evaluation.counters import score_counter
@@ -62,10 +63,12 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     left out. All are NaN unless there are good and anomalous images. Raise `InputError` for scores
     that are not finite and for other shapes.
     """
-    counts = count_image_scores(scores, labels)
-    undefined = not len(counts.positives)
-    values = [float("nan")] * 3 if undefined else auroc_aupr_f1_max(counts)
-    return dict(zip(IMAGE_METRICS, values, strict=True))
+    scores, labels = check_images(scores, labels)
+    if labels.all() or not labels.any():
+        return dict.fromkeys(IMAGE_METRICS, float("nan"))
+    f1, _ = f1_at_thresholds(scores, labels)
+    values = roc_auc_score(labels, scores), average_precision_score(labels, scores), f1.max()
+    return dict(zip(IMAGE_METRICS, map(float, values), strict=True))
 
 
 def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -75,17 +78,17 @@ def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     Arguments, NaN and errors are those of `image_metrics`.
     """
     scores, labels = check_images(scores, labels)
-    counts = count_image_scores(scores, labels)
-    if not len(counts.positives):
+    if labels.all() or not labels.any():
         return float("nan")
-    f1 = f1_at_thresholds(counts)
-    return float(np.unique(scores[labels])[f1 >= f1.max() - F1_TOLERANCE][0])
+    f1, thresholds = f1_at_thresholds(scores, labels)
+    return float(thresholds[f1 >= f1.max() - F1_TOLERANCE][0])
 
 
-def count_image_scores(scores: np.ndarray, labels: np.ndarray) -> ScoreCounts:
-    """Count the scores of labelled images; arguments and errors are those of `image_metrics`."""
-    scores, labels = check_images(scores, labels)
-    return PixelEvaluator(labels[None, None]).count_scores(scores[None, None])
+def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return F1 (K,) at each distinct image score, and these scores (K,) in ascending order."""
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    total = np.maximum(precision + recall, np.finfo(np.float64).tiny)  # 0 without true positives
+    return (2 * precision * recall / total)[:-1], thresholds  # the last point has no threshold
 
 
 def check_images(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,25 +201,14 @@ def auroc_aupr_f1_max(counts: ScoreCounts) -> tuple[float, float, float]:
     total = int(counts.positives.sum())
     below = counts.normals - counts.above - counts.equal
     wins = (counts.positives * (below + counts.equal / 2)).sum()
-    true_positives, predicted = confusion_counts(counts)
+    true_positives = np.cumsum(counts.positives[::-1])[::-1]  # at scores >= threshold
+    predicted = true_positives + counts.above + counts.equal
     precision = true_positives / predicted
     return (
         float(wins / total / counts.normals),
         float((counts.positives * precision).sum() / total),
-        float(f1_at_thresholds(counts).max()),
+        float((2 * true_positives / (predicted + total)).max()),
     )
-
-
-def f1_at_thresholds(counts: ScoreCounts) -> np.ndarray:
-    """Return F1 (K,) of what scores at or above each threshold."""
-    true_positives, predicted = confusion_counts(counts)
-    return 2 * true_positives / (predicted + true_positives[0])
-
-
-def confusion_counts(counts: ScoreCounts) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true and all positives (K,) at each threshold."""
-    true_positives = np.cumsum(counts.positives[::-1])[::-1]
-    return true_positives, true_positives + counts.above + counts.equal
 
 
 def extra_metrics(values: Mapping[str, float], counts: ScoreCounts) -> dict[str, float]:
