@@ -130,7 +130,7 @@ def report_page(
         legend=legend(record, summary),
         explained=explained,
         detected=detected,
-        draws_references=draws_references(record),
+        has_seeds=any(run["seeds"] for run in shots),
         means=table_rows(shots_labels(summary[summary["category"] == MEAN], settings), "shots"),
         tables={
             run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
