@@ -31,7 +31,7 @@ MODEL = "auto"  # "auto": the paper's, or the demo's; or any open_clip vision tr
 PRETRAINED = "auto"  # "auto": the paper's weights, or the demo's; or as in run_winclip.py
 # The machine
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
-PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
+PRECISION = "fp32"  # or "bf16"; on CUDA also "tf32" and "fp16"; on CPUs with VNNI also "int8"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 # The results
 RESULT_DIR = "auto"  # "auto": result/ablation/<dataset>/

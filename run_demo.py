@@ -29,7 +29,7 @@ PRETRAINED = str(Path(__file__).parent / "models/demo_clip/demo-clip.safetensors
 PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
 # The machine
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
-PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
+PRECISION = "fp32"  # or "bf16"; on CUDA also "tf32" and "fp16"; on CPUs with VNNI also "int8"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 NUM_WORKERS = 0  # worker processes, or "auto"; small images are decoded fastest without
 # The results

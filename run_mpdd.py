@@ -29,7 +29,7 @@ PRETRAINED = "auto"  # "auto": the method's; or an open_clip tag, a file, a fold
 PROTOCOL = "paper"  # or "public": what the closest public code does (docs/protocol.md)
 # The machine
 DEVICE = "auto"  # "auto" (CUDA if available), "cpu", "cuda" or "cuda:1"
-PRECISION = "fp32"  # "fp32" or "bf16"; on CUDA also "tf32" and "fp16"
+PRECISION = "fp32"  # or "bf16"; on CUDA also "tf32" and "fp16"; on CPUs with VNNI also "int8"
 BATCH_SIZE = 8  # images decoded and sent to the device together; 1 or more
 # The results
 MAPS = True  # False: image scores only, about ten times as fast (WinCLIP)

@@ -16,6 +16,7 @@ import importlib
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -46,7 +47,7 @@ QUICK_LIMIT = 2
 def run(settings: Settings, folder: str) -> Path:
     """Run in one precision; return the result folder."""
     path = Path(folder) / settings.precision
-    benchmark.run(Settings(**(vars(settings) | {"result_dir": str(path)})))
+    benchmark.run(replace(settings, result_dir=str(path)))
     return path
 
 
@@ -111,27 +112,28 @@ def main() -> None:
     given = {name.lower(): value for name, value in constants if name.isupper()}
     given |= {"shots": (0, 4), "seeds": (0,), "heatmaps": "none", "quiet": True}
     given |= {"features": "off"}  # each precision encodes all images
+    # Whatever the runner's constants are:
+    given |= {"method": "winclip", "checkpoint": "", "maps": True, "precision": "fp32"}
     given |= {"categories": tuple(options.categories)}
     given |= {"shots": (0,), "limit": QUICK_LIMIT} if options.quick else {}
     given |= {"pretrained": options.pretrained} if options.pretrained else {}
     if options.runner == "run_demo":
         render_if_needed(given["data_root"])
-    device = resolve_device(given["device"])
-    print(
-        f"{options.runner}, {Path(given['pretrained']).name}, {describe_device(device)}, ", end=""
-    )
+    settings = Settings(DATASETS[options.runner], **given)
+    weights = settings.resolve().pretrained
+    device = resolve_device(settings.device)
+    print(f"{options.runner}, {Path(weights).name}, {describe_device(device)}, ", end="")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {datetime.date.today()}")
     with tempfile.TemporaryDirectory() as folder:
-        exact = run(Settings(DATASETS[options.runner], **given), folder)
+        exact = run(settings, folder)
         for precision in PRECISIONS:
             try:
                 check_precision(device, precision)
             except InputError as error:
                 print(f"\n{precision} left out: {error}")
                 continue
-            settings = Settings(DATASETS[options.runner], **(given | {"precision": precision}))
-            other = run(settings, folder)
-            print(f"\n{precision}: {compare(exact, other, given['pretrained'] == RANDOM)}")
+            other = run(replace(settings, precision=precision), folder)
+            print(f"\n{precision}: {compare(exact, other, weights == RANDOM)}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import run_demo
 from benchmarks import memory, precision
 from benchmarks.encoder import products_of
 from models.clip.encoder import WindowedEncoder
@@ -68,6 +69,22 @@ def test_a_precision_is_compared_in_time_scores_and_metrics(mvtec_result):
     assert "image scores change by at most 0.0e+00, maps by 0.0e+00; metrics, in points" in text
     assert "pixel_aupro" in text
     assert text.startswith(precision.compare(mvtec_result, mvtec_result, random=True) + "; metrics")
+
+
+def test_precisions_are_compared_with_maps_whatever_the_runner_says(monkeypatch, capsys):
+    constants = {"MAPS": False, "PRECISION": "bf16", "DATA_ROOT": "data/demo"}
+    for name, value in constants.items():
+        monkeypatch.setattr(run_demo, name, value)
+    runs = []
+    monkeypatch.setattr(precision, "render_if_needed", lambda root: None)
+    monkeypatch.setattr(precision, "run", lambda settings, folder: runs.append(settings))
+    monkeypatch.setattr(precision, "compare", lambda *_: "equal")
+    monkeypatch.setattr(sys, "argv", ["precision.py"])
+    precision.main()
+    assert runs[0].precision == "fp32" and all(settings.maps for settings in runs)
+    assert {f"{run.precision}: equal" for run in runs[1:]} <= set(
+        capsys.readouterr().out.split("\n")
+    )
 
 
 @pytest.mark.slow

@@ -367,6 +367,23 @@ def test_runs_of_different_methods_have_the_names_of_their_methods(results, tmp_
     assert names == ["WinCLIP (a)", "WinCLIP (b)", "InCTRL"]
 
 
+def test_few_shot_scores_from_patch_tokens_have_a_name_of_their_own(results, tmp_path):
+    few = write_result(tmp_path / "fast", 2.0, maps=False)
+    comparison = compare(read_sources([results[0], few]))
+    assert comparison.labels == {0: ["a", "fast"], 1: ["a", "fast, patch tokens"]}
+    assert mean_of(comparison, "fast, patch tokens").low > 0
+    text = write_comparison(comparison, tmp_path / "out")
+    assert re.findall(r"image AUROC +\| (fast[^|]*?) +\|", text) == ["fast", "fast, patch tokens"]
+    page, latex, table = (
+        (tmp_path / f"out/comparison.{kind}").read_text() for kind in ("html", "tex", "csv")
+    )
+    assert page.count('<th scope="col">fast, patch tokens</th>') == 4  # a table per metric
+    assert latex.count("fast, patch tokens &") == 1 and '"fast, patch tokens"' in table
+    reverse = compare(read_sources([few, results[0]]))
+    assert np.isnan(mean_of(reverse, "fast, patch tokens").difference)
+    assert mean_of(reverse, "a").high < 0
+
+
 def test_seeds_are_paired_by_value(results, tmp_path):
     reversed_runs = tmp_path / "c"
     shutil.copytree(results[1], reversed_runs)

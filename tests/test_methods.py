@@ -74,7 +74,7 @@ def test_a_run_without_maps_has_image_metrics_and_a_note_alone(without_maps):
 
 def test_results_with_and_without_maps_are_never_mixed(without_maps, mvtec_result, tmp_path):
     copy = shutil.copytree(mvtec_result, tmp_path / "r")
-    with pytest.raises(InputError, match="--maps was True, now False"):
+    with pytest.raises(InputError, match="--maps was True, now False: choose another"):
         run(replace(without_maps, result_dir=str(copy)))
 
 

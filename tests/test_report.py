@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -136,6 +137,16 @@ def test_a_run_without_maps_has_image_metrics_and_a_gallery_alone(tmp_path):
     assert [run["scale"] for run in index["categories"][0]["runs"]] == [None, None]
     (store,) = embedded(page, 'class="store"')
     assert {len(image["maps"]) for image in store.values()} == {0}
+
+
+def test_seeds_are_named_only_if_references_were_drawn(result, tmp_path):
+    folder = shutil.copytree(result, tmp_path / "result")
+    summary = pd.read_csv(folder / "summary.csv")
+    summary[summary["shots"] == 0].to_csv(folder / "summary.csv", index=False)
+    write_report(folder)
+    text = text_of((folder / "report.html").read_text(encoding="utf-8"))
+    assert "Method WinCLIP" in text
+    assert "Seeds" not in text and "deviation over seeds." not in text.split("Charts")[-1]
 
 
 def test_another_method_names_its_checkpoint_and_stands_beside_the_means_of_winclip(tmp_path):

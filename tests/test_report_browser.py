@@ -129,6 +129,13 @@ def test_a_gallery_without_maps_shows_images_and_scores(browse, tmp_path):
     assert document.count("<canvas") == 1 and 'class="ramp" hidden' in document
     assert "1-shot seed 3, patch tokens: score 0.0500, threshold 0.7000" in document
     assert "colours from" not in document.split("<dialog")[1].split("</dialog>")[0]
+    assert "ground truth</figcaption>" in document and ">no mask<" not in document
+    page = (folder.path / "report.html").read_text(encoding="utf-8")
+    without_masks = tmp_path / "page.html"
+    without_masks.write_text(re.sub('"outline":"[^"]*"', '"outline":""', page), encoding="utf-8")
+    document = browse(f"{without_masks.as_uri()}#sort=name&image=bottle/test/3 a.png")
+    assert len(cards(document)) == 7
+    assert "ground truth</figcaption>" not in document and ">no mask<" not in document
 
 
 def test_hostile_names_stay_text_in_the_browser(browse, result):

@@ -175,6 +175,7 @@ def test_few_shot_scores_from_patch_tokens_have_a_name_of_their_own_and_no_publi
     page, tex = summary_page(summary, record), summary_tex(summary, record, "r")
     assert "## 1-shot, patch tokens, 1 seed" in page and "## 0-shot\n" in page
     assert "Without maps, there are no pixel metrics." in page
+    assert "Other published 0-shot means" in page and "Other published 1-shot means" not in page
     assert "WinCLIP on MVTec AD, 1-shot, patch tokens, 1 seed." in tex
     assert r"1, patch tokens & ours & 50.0 \\" in tex
 

@@ -286,5 +286,5 @@ def describe_values(values: Sequence[object]) -> list[str]:
             pairs = [f"{key} {abbreviate(entry)}" for key, entry in value.items()]
             texts.append(", ".join(pairs) or "none")
         else:
-            texts.append(abbreviate(value) or "none")
+            texts.append(abbreviate(value))
     return texts

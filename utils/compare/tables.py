@@ -13,6 +13,7 @@ from utils.compare.intervals import compare_category, interval
 from utils.compare.sources import Source, describe_differences, describe_row
 from utils.errors import InputError
 from utils.evaluation.metrics import IMAGE_METRICS, metric_order
+from utils.results.methods import variant_of
 from utils.results.summary import MEAN, PERCENT, category_means, mean_or_nan, std_or_nan
 
 MAX_NAMES = 5  # of the categories that a remark lists
@@ -30,10 +31,11 @@ class Comparison:
     Columns of `table`: shots, metric, category (`MEAN` for the mean over categories), result, mean,
     std (over seeds) and runs; difference to the first result; low, high and p of its interval;
     wins, ties and losses: the categories in which the result is above, equal to and below the
-    first. Those from `low` on are only of means. Undefined is NaN.
+    first. Those from `low` on are only of means. Undefined is NaN. `result` is one of `labels`.
     """
 
     names: list[str]
+    labels: dict[int, list[str]]  # by shots, in the order of `names`: see `result_label`
     notes: list[str]  # warnings of the runs, each with its result
     differences: list[list[str]]  # of the runs: kind, name, value in each result
     remarks: list[str]
@@ -61,15 +63,27 @@ def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
         shot_variances, shot_reasons = difference_variances(sources, categories, count, rng)
         variances |= shot_variances
         reasons += shot_reasons
+    labels = {count: [result_label(source, count) for source in sources] for count in shots}
+    names = [source.name for source in sources]
+    table = add_statistics(table, variances)
+    pairs = zip(table["shots"], table["result"], strict=True)
+    table["result"] = [labels[count][names.index(name)] for count, name in pairs]
     source_remarks = [f"{source.name}: {text}" for source in sources for text in source.remarks]
     return Comparison(
-        names=[source.name for source in sources],
+        names=names,
+        labels=labels,
         notes=[f"{s.name}: {note}" for s in sources for note in s.record.get("notes", ())],
         differences=describe_differences(sources),
         remarks=[*source_remarks, *remarks, *shots_remarks, *dict.fromkeys(reasons)],
         categories=categories,
-        table=add_statistics(table, variances),
+        table=table,
     )
+
+
+def result_label(source: Source, shots: int) -> str:
+    """Return the name of a result, with the variant of its method: "fast, patch tokens"."""
+    variant = variant_of(source.record["settings"]) if source.record and shots else ""
+    return f"{source.name}, {variant}" if variant else source.name
 
 
 def common_categories(sources: Sequence[Source]) -> tuple[list[str], list[str]]:

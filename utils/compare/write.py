@@ -67,7 +67,7 @@ def markdown_page(comparison: Comparison) -> str:
 def statistics_cells(row, comparison: Comparison) -> list[str]:
     """Return the cells of one mean under HEADER; those of the first result have no difference."""
     cells = [metric_title(row.metric), row.result, cell(row.mean, row.std) or UNDEFINED]
-    if row.result == comparison.names[0]:
+    if row.result == comparison.labels[row.shots][0]:
         return cells + [UNPUBLISHED] * 4
     if pd.isna(row.difference):
         return cells + [UNDEFINED] * 4
@@ -102,11 +102,11 @@ def latex_floats(comparison: Comparison) -> str:
     """Return a LaTeX table per number of shots: a row per result, a column per metric."""
     floats = [r"% \usepackage{booktabs, graphicx}; \input this file."]
     for shots, rows in shot_tables(comparison):
-        cells = by_result(rows, comparison.names, "metric")
+        cells = by_result(rows, comparison.labels[shots], "metric")
         header = ["result", *map(metric_title, cells)]
         body = [
             [escape(name), *(mark(*cells[metric][name]) for metric in cells)]
-            for name in comparison.names
+            for name in comparison.labels[shots]
         ]
         notes = " ".join(f"{note}." for note in comparison.notes)
         count = len(comparison.categories)
@@ -133,14 +133,16 @@ def html_page(comparison: Comparison) -> str:
     categories = comparison.table[comparison.table["category"] != MEAN]
     sections: list[Mapping] = []
     for shots, rows in shot_tables(comparison):
+        labels = comparison.labels[shots]
         metrics = {
-            metric_title(metric): by_result(group, comparison.names, "category")
+            metric_title(metric): by_result(group, labels, "category")
             for metric, group in categories[categories["shots"] == shots].groupby(
                 "metric", sort=False
             )
         }
         body = [statistics_cells(row, comparison) for row in rows.itertuples()]
-        sections.append({"name": f"{shots}-shot", "rows": body, "metrics": metrics})
+        section = {"name": f"{shots}-shot", "labels": labels, "rows": body, "metrics": metrics}
+        sections.append(section)
     return template("compare.html.j2").render(
         comparison=comparison,
         legend=[legend(comparison), PIXELS],

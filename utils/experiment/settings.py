@@ -121,7 +121,8 @@ class Settings:
     """Also compute AUPRO up to a false positive rate of 0.05, the maximal IoU, and the mean of the
     seven metrics."""
     heatmaps: int | Literal["all", "none"] = "all"
-    """Heatmaps to draw: all, none, or the first N of each defect and of the good images."""
+    """Heatmaps to draw: all, none, or the first N of each defect and of the good images; ignored
+    without maps."""
     heatmap_size: int = 256
     """Height of each image in a heatmap, in pixels; 64 or more."""
     coco: bool = False

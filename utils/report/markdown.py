@@ -18,10 +18,9 @@ from utils.results.summary import (
     MEAN,
     MEAN_OF,
     PAPERS,
-    dataset_name,
     load_sources,
     metrics_of,
-    other_results,
+    others_beside,
     published_beside,
     read_summary,
 )
@@ -219,10 +218,8 @@ def describe_source(source: str) -> str:
 
 def other_notes(settings: Mapping, shots: Collection[int]) -> list[str]:
     """Say for each number of shots how many other sources publish means of the dataset."""
-    method = method_of(settings)
-    others = other_results(dataset_name(settings), method)
-    notes = []
-    for count, rows in others[others["shots"].isin(shots)].groupby("shots"):
+    method, notes = method_of(settings), []
+    for count, rows in others_beside(settings, shots).groupby("shots"):
         methods = rows.groupby("source")["method"].first()
         foreign = int((methods != method).sum())
         sources = f"{len(methods)} source{'' if len(methods) == 1 else 's'}"

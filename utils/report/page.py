@@ -45,14 +45,13 @@ from utils.report.markdown import (
 )
 from utils.results.defects import read_defects
 from utils.results.folder import read_finished, read_json
-from utils.results.methods import METHOD_NAMES, has_maps, method_name, method_of, variant_of
+from utils.results.methods import METHOD_NAMES, has_maps, method_name, variant_of
 from utils.results.scores import run_name
 from utils.results.summary import (
     MEAN,
     METRIC_NAMES,
-    dataset_name,
     load_sources,
-    other_results,
+    others_beside,
     read_summary,
 )
 from utils.results.thresholds import REFERENCES, Threshold, explain_threshold
@@ -104,8 +103,7 @@ def report_page(
     summary, settings = shown_rows(summary, record), record["settings"]
     metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
     shots = shots_of(summary, data, record)
-    others = other_results(dataset_name(settings), method_of(settings))
-    others = others[others["shots"].isin([run["shots"] for run in shots])]
+    others = others_beside(settings, [run["shots"] for run in shots])
     total = len(record["categories"])
     rate = settings.get("false_alarms")
     thresholds = {name: thresholds_of(data[name], finished[name], rate) for name in finished}
@@ -132,7 +130,7 @@ def report_page(
         legend=legend(record, summary),
         explained=explained,
         detected=detected,
-        draws_references=draws_references(record),
+        has_seeds=any(run["seeds"] for run in shots),
         means=table_rows(shots_labels(summary[summary["category"] == MEAN], settings), "shots"),
         tables={
             run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")

@@ -133,7 +133,7 @@ function card(image, index) {
     "span",
     { className: "frames" },
     make("span", { className: "frame" }, thumbnail(image, alt)),
-    ...(isLabelled(image) ? [groundTruth(image, "ground truth")] : []),
+    ...(hasGroundTruth(image) ? [groundTruth(image, "ground truth")] : []),
     ...heatmaps(image, selectedRun, SMALL),
   );
   const caption = make(
@@ -218,7 +218,7 @@ function enlarge(index) {
     const frames = heatmaps(image, run, LARGE);
     return figure(frames, `${name}: score ${format(score)}`, ...outcome, ...range);
   });
-  const truth = isLabelled(image)
+  const truth = hasGroundTruth(image)
     ? [figure([groundTruth(image, "ground truth")], "ground truth")] : [];
   byId("large-images").replaceChildren(
     figure([make("span", { className: "frame" }, thumbnail(image, image.image))], "image"),

@@ -29,6 +29,13 @@ function thumbnail(image, alt, className = "") {
   return element;
 }
 
+// Without maps, no masks are needed: where none is given, the label is all there is.
+function hasGroundTruth(image) {
+  pixelsOf(image);
+  const pixels = Object.values(parsed.get(image.category));
+  return image.label >= 0 && pixels.some(({ outline, maps }) => outline || maps.length);
+}
+
 function groundTruth(image, alt) {
   const { outline } = pixelsOf(image);
   if (image.label < 1 || !outline) {

@@ -36,6 +36,7 @@ MAX_CHANGES = 2  # of the settings that an error message describes
 MAX_NAMES = 3  # of the images that it names
 # Settings that fingerprints lack if they have these values: they are newer than some folders.
 LATER_SETTINGS = {"method": "winclip", "maps": True, "extra_metrics": False, "multi_crop": "none"}
+MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # settings that runs without maps lack
 FEATURES_FOLDER = "features"  # of kept features, in a result folder
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
@@ -190,11 +191,16 @@ def check_writable(path: Path, keep: bool = True) -> None:
 def describe_changes(earlier: dict, current: dict, options: Collection[str]) -> list[str]:
     """Describe how two fingerprints differ, in the names of the `options` of the command line.
 
-    Entries about images that were added or removed are described once, under "images".
+    Entries about images that were added or removed are described once, under "images", and those
+    that follow from "maps" not at all.
     """
     renewed = earlier.get("images", {}).keys() ^ current.get("images", {}).keys()
+    maps = [entries.get("maps", LATER_SETTINGS["maps"]) for entries in (earlier, current)]
+    implied = MAPS_ONLY if maps[0] != maps[1] else ()
     changes = []
     for name in dict.fromkeys(("images", *current, *earlier)):
+        if name in implied:
+            continue
         default = LATER_SETTINGS.get(name)
         values = earlier.get(name, default), current.get(name, default)
         if all(isinstance(value, dict) for value in values):
@@ -220,6 +226,8 @@ def describe_change(name: str, earlier: object, current: object) -> str:
 
     >>> describe_change("--precision", "fp32", "bf16")
     '--precision was fp32, now bf16'
+    >>> describe_change("--categories", ["bottle", "grid"], [])
+    '--categories was bottle grid, now none'
     >>> describe_change("images", {"a.png": "1", "b.png": "2"}, {"a.png": "3", "c.png": "4"})
     'images: added c.png, removed b.png, changed a.png'
     """
@@ -242,7 +250,7 @@ def describe_change(name: str, earlier: object, current: object) -> str:
 def abbreviate(value: object) -> str:
     """Return a value as text for a message; checksums are cut to their first digits."""
     if isinstance(value, list):
-        return " ".join(map(abbreviate, value))
+        return " ".join(map(abbreviate, value)) or "none"
     is_checksum = isinstance(value, str) and len(value) == 64 and not set(value) - set(hexdigits)
     return f"{value[:8]}..." if is_checksum else str(value) or '""'
 

@@ -10,7 +10,7 @@ category. The tables show the number of the method's paper and, for WinCLIP, tha
 public code, and count the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -122,6 +122,15 @@ def other_results(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
     rows = load_published().query("dataset == @dataset and category == @MEAN")
     rows = rows[~rows["source"].isin(shown_sources(dataset, method))]
     return rows.assign(method=[load_sources()[source]["method"] for source in rows["source"]])
+
+
+def others_beside(settings: Mapping, shots: Collection[int]) -> pd.DataFrame:
+    """Return the `other_results` to list beside a run with these numbers of shots.
+
+    A variant of the method has those of zero-shot alone, as in `published_beside`.
+    """
+    others = other_results(dataset_name(settings), method_of(settings))
+    return others[others["shots"].isin({0} & set(shots) if variant_of(settings) else shots)]
 
 
 def write_tables(
