@@ -356,6 +356,41 @@ def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_pa
         split_of(root, tmp_path / "c", good_folder="ja")
 
 
+@pytest.mark.parametrize("good", ["good", "ok_parts"])
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            ["a/b/c/GOOD/0.png", "a/b/c/bad/0.png"],
+            "raw holds no category itself, but ROOT/a/b/c is one; give its parent, ROOT/a/b$",
+        ),
+        (
+            ["a/b/c/test/GOOD/0.png", "a/b/d/test/GOOD/0.png"],
+            "raw holds no category itself, but ROOT/a/b/c is one; give its parent, ROOT/a/b$",
+        ),
+        (
+            ["gear/GOOD/2024/0.png", "gear/bad/0.png"],
+            "^the images in ROOT/gear/GOOD/2024 lie too deep; move them up into ROOT/gear/GOOD$",
+        ),
+        (
+            ["gear/GOOD/2024/0.png", "gear/bad/2024/0.png"],
+            "the images in ROOT/gear/GOOD/2024 lie too deep; move them up into ROOT/gear/GOOD$",
+        ),
+        (
+            ["gear/GOOD/0.png", "gear/bad/0.png", "nut/GOOD/x/0.png", "nut/bad/0.png"],
+            "^the images in ROOT/nut/GOOD/x lie too deep; move them up into ROOT/nut/GOOD$",
+        ),
+    ],
+)
+def test_images_in_too_deep_a_folder_are_one_sentence(tmp_path, good, paths, message):
+    root = tmp_path / "raw"
+    for path in paths:
+        write_images(root, path.replace("GOOD", good))
+    option = {} if good == "good" else {"good_folder": good}
+    with pytest.raises(InputError, match=message.replace("ROOT", str(root)).replace("GOOD", good)):
+        split_of(root, tmp_path / "splits", **option)
+
+
 def test_good_folders_may_have_several_names(tmp_path, capsys):
     root = tmp_path / "raw"
     write_images(root, "01/Train/Teile/0.png", "01/TEST/teile/1.png", "01/TEST/OK/2.png")

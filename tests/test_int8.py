@@ -1,5 +1,6 @@
 """8-bit products: their arithmetic, the embeddings that they give, and where they are refused."""
 
+import copy
 import json
 from dataclasses import replace
 from functools import partial
@@ -105,9 +106,9 @@ def tiny(tmp_path_factory) -> LoadedClip:
     return small_clip(tmp_path_factory.mktemp("clip"), ls_init_value=0.5)
 
 
-def test_the_steps_of_a_block_are_those_of_its_rounded_layers(exact, tiny):
+def test_the_steps_of_a_block_are_those_of_its_rounded_layers(exact, tiny, monkeypatch):
     block = tiny.model.visual.transformer.resblocks[0]
-    quantised = int8.Int8Block(block)
+    monkeypatch.setattr(block, "int8", int8.quantise_block(block), raising=False)
     x, attended = rows_of(40, 64), rows_of(40, 64, seed=1)
 
     def linear(tokens, weight, bias):
@@ -122,9 +123,9 @@ def test_the_steps_of_a_block_are_those_of_its_rounded_layers(exact, tiny):
         mlp = x + block.ls_2(linear(hidden, proj.weight, proj.bias))
         before = x.clone()
         pairs = [
-            (quantised.project_qkv(x.view(4, 10, 64)).flatten(0, 1), qkv),
-            (quantised.add_attention(x, attended.clone()), added),
-            (quantised.add_mlp(x.view(4, 10, 64)).flatten(0, 1), mlp),
+            (blocks.project_qkv(block, x.view(4, 10, 64)).flatten(0, 1), qkv),
+            (blocks.add_attention(block, x, attended.clone()), added),
+            (blocks.add_mlp(block, x.view(4, 10, 64)).flatten(0, 1), mlp),
         ]
     assert torch.equal(x, before)
     for actual, expected in pairs:
@@ -190,6 +191,18 @@ def test_text_stays_in_fp32(exact, tmp_path):
     assert {value.dtype for value in clip.model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_another_precision_replaces_int8(exact, tmp_path, precision):
+    clip, pixels = small_clip(tmp_path), rows_of(1, 3 * 240 * 240).view(1, 3, 240, 240)
+    results = []
+    for precisions in ((precision,), ("fp32", "int8", precision)):
+        model = copy.deepcopy(clip.model)
+        for name in precisions:
+            to_device(model, CPU, name)
+        results.append(WindowedEncoder(model.visual).encode_crops(pixels))
+    assert torch.equal(*results)
+
+
 def test_a_tower_without_plain_blocks_is_one_sentence():
     model = nn.Module()
     model.visual = nn.Linear(1, 1)  # or a ResNet
@@ -201,8 +214,11 @@ def test_quick_gelu_and_other_activations_are_left_as_they_are(exact, tmp_path):
     block = small_clip(tmp_path).model.visual.transformer.resblocks[0]
     x, results = rows_of(3, 64), []
     for block.mlp.gelu in (nn.GELU(), open_clip.transformer.QuickGELU()):
-        results.append(int8.Int8Block(block).add_mlp(x))
-        torch.testing.assert_close(results[-1], blocks.add_mlp(block, x), rtol=0.02, atol=0.02)
+        expected = blocks.add_mlp(block, x)
+        block.int8 = int8.quantise_block(block)
+        results.append(blocks.add_mlp(block, x))
+        del block.int8
+        torch.testing.assert_close(results[-1], expected, rtol=0.02, atol=0.02)
     assert not torch.equal(*results)
 
 
@@ -226,7 +242,7 @@ def test_a_cpu_with_vnni_takes_int8(exact, monkeypatch, flag):
 @pytest.mark.parametrize("flags", [(), ("avx512f", "avx512bw"), ("asimddp", "i8mm")])
 def test_a_cpu_without_vnni_refuses_int8(exact, monkeypatch, flags):
     cpu_with(monkeypatch, *flags)
-    with pytest.raises(InputError, match=r'"int8": this CPU reports no AVX-512 VNNI .* "fp32"$'):
+    with pytest.raises(InputError, match=r'"int8": this CPU reports no .* saturate; use "fp32"$'):
         check_precision(CPU, "int8")
 
 
@@ -248,14 +264,14 @@ def test_saturating_products_refuse_int8_whatever_the_flags(monkeypatch):
     monkeypatch.setattr(int8, "pack", lambda weight: weight)
     monkeypatch.setattr(int8, "multiply", saturating_products)
     cpu_with(monkeypatch, "avx512_vnni")
-    with pytest.raises(InputError, match=r"saturates 8-bit products.* ONEDNN_MAX_CPU_ISA"):
+    with pytest.raises(InputError, match=r'saturates 8-bit .* if it is set, otherwise use "fp32"$'):
         check_precision(CPU, "int8")
 
 
 def test_a_torch_without_the_product_refuses_int8(monkeypatch):
     cpu_with(monkeypatch, "avx512_vnni")
     monkeypatch.setattr(torch.ops, "onednn", object())
-    with pytest.raises(InputError, match="was built without oneDNN's 8-bit products"):
+    with pytest.raises(InputError, match=r'was built without .* 8-bit products; use "fp32"$'):
         check_precision(CPU, "int8")
 
 

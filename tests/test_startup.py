@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from utils.startup import describe_import_error
 
@@ -11,14 +12,15 @@ import pytest
 
 from tests.conftest import PROJECT
 
-SCRIPT = "datasets/demo.py"  # the first package that it imports is NumPy
+SCRIPT = ("datasets/demo.py",)  # the first package that it imports is NumPy
+MODULE = ("-m", "datasets.demo")
 
 
-def start(folder, numpy: str) -> subprocess.Popen:
+def start(folder, numpy: str, script: Sequence[str] = SCRIPT) -> subprocess.Popen:
     """Start a script with this source in place of NumPy."""
     (folder / "numpy.py").write_text(numpy)
     return subprocess.Popen(
-        [sys.executable, SCRIPT, "--help"],
+        [sys.executable, *script, "--help"],
         cwd=PROJECT,
         env=os.environ | {"PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
@@ -35,13 +37,26 @@ def test_ctrl_c_while_importing_ends_a_script_silently(tmp_path):
     assert script.returncode == -signal.SIGINT  # 130 in a shell
 
 
-def test_a_broken_package_ends_a_script_with_one_sentence(tmp_path):
-    script = start(tmp_path, "raise OSError('libgomp.so.1: cannot open shared object file')")
+@pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["file", "module"])
+def test_a_broken_package_ends_a_script_with_one_sentence(tmp_path, command):
+    error = "raise OSError('libgomp.so.1: cannot open shared object file')"
+    script = start(tmp_path, error, command)
     _, stderr = script.communicate(timeout=60)
     assert script.returncode == 1
     (line,) = stderr.splitlines()
     assert line.startswith("error: the package numpy cannot be loaded (libgomp.so.1: cannot open")
     assert line.endswith("-m pip install --force-reinstall numpy")
+
+
+def test_an_import_that_is_not_by_a_script_changes_nothing():
+    source = (
+        "import signal, sys, utils.startup; assert sys.excepthook is sys.__excepthook__; "
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    subprocess.run(
+        [sys.executable, "-c", source], cwd=PROJECT / "docs", env=environment, check=True
+    )
 
 
 def error_of(source: str, module: str = "utils.files") -> Exception:
@@ -75,8 +90,21 @@ def test_a_broken_package_is_named_with_the_command_that_mends_it(
     assert sentence.endswith(f" -m pip install --force-reinstall {reinstalled}")
 
 
-def test_a_missing_package_is_one_sentence():
-    sentence = describe_import_error(error_of("import gone_package", "__main__"))
+WRAPPER = "try:\n import gone_package\nexcept ImportError as error:\n raise ImportError"
+
+
+@pytest.mark.parametrize(
+    ("source", "wrapper"),
+    [
+        ("import gone_package", ""),
+        ("import wrapper", WRAPPER),  # the package that needs it raises another error
+        ("import wrapper", f"{WRAPPER} from error"),
+    ],
+)
+def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, source, wrapper):
+    (tmp_path / "wrapper.py").write_text(wrapper)
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = describe_import_error(error_of(source, "__main__"))
     assert sentence.startswith(f"the package gone_package is not installed for {sys.executable};")
     assert sentence.endswith(f"-m pip install -r {PROJECT / 'requirements.txt'}")
 

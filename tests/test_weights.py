@@ -281,8 +281,16 @@ def test_an_unknown_or_missing_device_is_one_sentence(name):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
-def test_a_cpu_refuses_the_precisions_of_gpus_and_names_its_own(precision):
-    with pytest.raises(InputError, match=rf'"{precision}" needs a CUDA device; on a CPU use'):
+@pytest.mark.parametrize(
+    ("flag", "allowed"),
+    [("avx2", '"fp32" or "bf16"'), ("avx512_vnni", '"fp32", "bf16" or "int8"')],
+)
+def test_a_cpu_refuses_the_precisions_of_gpus_and_names_its_own(
+    monkeypatch, precision, flag, allowed
+):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags\t\t: fpu {flag}\n")
+    message = f'"{precision}" needs a CUDA device; on this CPU use {allowed}'
+    with pytest.raises(InputError, match=rf"{message}$"):
         check_precision(CPU, precision)
 
 

@@ -25,19 +25,24 @@ def describe_import_error(error: BaseException) -> str | None:
     from utils.errors import describe_error
 
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    calls = [(frame.f_globals["__name__"], frame.f_code.co_name) for frame in frames]
-    foreign = [(module, code) for module, code in calls if top_level(module) not in OWN_PACKAGES]
+    calls = [(f.f_globals.get("__name__", "").split(".")[0], f.f_code.co_name) for f in frames]
+    ours = OWN_PACKAGES | {"runpy"}  # runpy: python -m
+    foreign = [(package, code) for package, code in calls if package not in ours]
     if foreign and foreign[0][1] != "<module>":
         return None  # the package had been imported
-    name = (isinstance(error, ImportError) and error.name) or ""
     pip = f"{sys.executable} -m pip install"
-    if isinstance(error, ModuleNotFoundError) and top_level(name) == name not in OWN_PACKAGES:
-        return (
-            f"the package {name} is not installed for {sys.executable}; activate the project's "
-            f"environment, or run {pip} -r {PROJECT / 'requirements.txt'}"
-        )
-    importing = [module for module, code in foreign if code == "<module>"]
-    package = top_level(importing[-1] if importing else name)
+    cause: BaseException | None = error
+    while isinstance(cause, ImportError):  # pandas wraps the error about a missing NumPy
+        name = cause.name or ""
+        missing = isinstance(cause, ModuleNotFoundError) and name.isidentifier()  # has no dot
+        if missing and name not in OWN_PACKAGES:
+            return (
+                f"the package {name} is not installed for {sys.executable}; activate the project's "
+                f"environment, or run {pip} -r {PROJECT / 'requirements.txt'}"
+            )
+        cause = cause.__cause__ or cause.__context__
+    name = (isinstance(error, ImportError) and error.name) or ""
+    package = [name.split(".")[0], *(name for name, code in foreign if code == "<module>")][-1]
     if not package or package in OWN_PACKAGES:
         return None
     if package == "cv2":  # opencv-python, which other packages install over it, needs libGL
@@ -50,11 +55,6 @@ def describe_import_error(error: BaseException) -> str | None:
     )
 
 
-def top_level(module: str) -> str:
-    """Return the first part of a dotted name."""
-    return module.partition(".")[0]
-
-
 def print_import_error(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """Print an uncaught error: in one line if a package is to blame, else with its traceback."""
     sentence = describe_import_error(error)
@@ -64,7 +64,8 @@ def print_import_error(kind: type[BaseException], error: BaseException, trace: o
         sys.__excepthook__(kind, error, trace)
 
 
-if Path(getattr(sys.modules["__main__"], "__file__", "")).resolve().parent in SCRIPT_FOLDERS:
+script = getattr(sys.modules["__main__"], "__file__", None)  # None with -c and in notebooks
+if script and Path(script).resolve().parent in SCRIPT_FOLDERS:
     sys.excepthook = print_import_error
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)

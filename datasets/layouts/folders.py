@@ -59,13 +59,15 @@ def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
     the name of the folders of good images; "": one of `GOOD_WORDS`. Raise `InputError` if no layout
     is recognised, if it is unclear which images are good, or if there is no such `good_folder`.
     """
+    good_words = {plain_word(good_folder)} if good_folder else GOOD_WORDS
     images = image_folders(given) if good_folder else []
-    if good_folder and not any(plain_word(path.name) == plain_word(good_folder) for path in images):
+    if good_folder and not any(plain_word(path.name) in good_words for path in images):
         raise InputError(
-            f'--good-folder: {given} has no folder "{good_folder}" with images; its folders with '
-            f"images are: {list_names(images)}"
+            describe_nested_good_images(given, good_words)
+            or f'--good-folder: {given} has no folder "{good_folder}" with images; its folders '
+            f"with images are: {list_names(images)}"
         )
-    scan, folders = find_categories(given, {plain_word(good_folder)} if good_folder else GOOD_WORDS)
+    scan, folders = find_categories(given, good_words)
     if category and len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"--category: the dataset has {len(folders)} categories ({names})")
@@ -97,12 +99,17 @@ def find_categories(given: Path, good_words: Collection[str]) -> tuple[Scan, lis
             )
         if folders:
             return scan, folders
-    raise InputError(f"--data-root: {given} {describe_unknown_layout(given)}")
+    raise InputError(f"--data-root: {given} {describe_unknown_layout(given, good_words)}")
 
 
-def describe_unknown_layout(given: Path) -> str:
+def describe_unknown_layout(given: Path, good_words: Collection[str]) -> str:
     """Return what a folder without a known layout holds, and what to do."""
     images = image_folders(given)
+    folders = (given / folder for path in images for folder in reversed(path.parents))
+    if category := next((path for path in folders if is_category(path, good_words)), None):
+        return (
+            f"holds no category itself, but {category} is one; give its parent, {category.parent}"
+        )
     if not images:
         return f"holds no images ({', '.join(SUFFIXES)})"
     if images == [PurePath()]:
@@ -115,6 +122,17 @@ def describe_unknown_layout(given: Path) -> str:
         "name the folder of good images with --good-folder, or use a layout of docs/own-data.md, "
         f"such as {LAYOUT}, or a CSV as --csv FILE"
     )
+
+
+def describe_nested_good_images(root: Path, good_words: Collection[str]) -> str:
+    """Return what to do about images in a subfolder of a folder of good images; "" if none are."""
+    for path in image_folders(root):
+        for folder in path.parents[:-1]:
+            if plain_word(folder.name) in good_words:
+                return (
+                    f"the images in {root / path} lie too deep; move them up into {root / folder}"
+                )
+    return ""
 
 
 def image_folders(root: Path) -> list[PurePath]:
@@ -163,7 +181,9 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
             add_images(scan, kind, parent, find_masks(mask_folders, split))
     samples = scan.samples[before:]
     if not samples:
-        scan.faults.append(f"{folder}: no images in {', '.join(parents)} or the folders below")
+        nested = describe_nested_good_images(folder, scan.good_words)
+        hint = f"; {nested}" if nested else ""
+        scan.faults.append(f"{folder}: no images in {', '.join(parents)} or directly below{hint}")
     stems = {Path(sample.image).stem for sample in samples}
     for path in mask_folders:
         files = list_images(path) if path.parent in parents.values() else []
@@ -206,7 +226,8 @@ def find_good_words(
         good |= {plain_word(names["train"][0])}
     if words and not good:
         raise InputError(
-            f"{tests} has images in the folders {', '.join(names['test'])}; if one has the good "
+            describe_nested_good_images(tests, good_words)
+            or f"{tests} has images in the folders {', '.join(names['test'])}; if one has the good "
             "images, give its name as --good-folder; the others are named after their defects"
         )
     return good

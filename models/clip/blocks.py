@@ -7,6 +7,10 @@ soon as it has been used.
 Shapes: S sequences of L tokens each, D the width, H heads.
 """
 
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,11 +59,26 @@ def contents(module: nn.Module | None) -> set[str]:
     return active | {name for name, _ in module.named_parameters(recurse=False)}
 
 
+class LinearLayers(NamedTuple):
+    """The parts of a block that can be quantised. Those in int8 may overwrite their input."""
+
+    qkv: Callable[[Tensor], Tensor]  # (..., D) to (..., 3 * D)
+    out: Callable[[Tensor], Tensor]  # (..., D) to (..., D)
+    mlp: Iterable[Callable[[Tensor], Tensor]]  # its linear layers and its activation
+
+
+def linear_layers(block: nn.Module) -> LinearLayers:
+    """Return a block's own layers, or those that `models.clip.int8` has made of them."""
+    if hasattr(block, "int8"):
+        return block.int8
+    attn = block.attn
+    qkv = partial(F.linear, weight=attn.in_proj_weight, bias=attn.in_proj_bias)
+    return LinearLayers(qkv, attn.out_proj, block.mlp)
+
+
 def project_qkv(block: nn.Module, x: Tensor) -> Tensor:
     """Normalise tokens (..., D) and return their queries, keys and values: (..., 3 * D)."""
-    if hasattr(block, "int8"):
-        return block.int8.project_qkv(x)
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    return linear_layers(block).qkv(block.ln_1(x))
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -112,18 +131,14 @@ def run_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor
 def add_attention(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """Project what the heads of a block attended to, and add it: (..., D) each to (..., D).
 
-    An int8 block may overwrite `attended`.
+    May overwrite `attended`.
     """
-    if hasattr(block, "int8"):
-        return block.int8.add_attention(x, attended)
-    return x + block.ls_1(block.attn.out_proj(attended))
+    return x + block.ls_1(linear_layers(block).out(attended))
 
 
 def add_mlp(block: nn.Module, x: Tensor) -> Tensor:
     """Run a block's second half: (..., D) to (..., D)."""
-    if hasattr(block, "int8"):
-        return block.int8.add_mlp(x)
     hidden = block.ln_2(x)
-    for layer in block.mlp:  # not block.mlp(hidden), which would keep its input until the end
+    for layer in linear_layers(block).mlp:  # block.mlp(hidden) would keep its input to the end
         hidden = layer(hidden)
     return x + block.ls_2(hidden)

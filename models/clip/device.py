@@ -99,6 +99,8 @@ def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
     if model.visual is not None and precision == "int8":
         quantise_tower(model.visual)
     elif model.visual is not None:
+        for module in model.visual.modules():
+            vars(module).pop("int8", None)  # the int8 layers of an earlier call
         model.visual.to(DTYPES[precision])
 
 
@@ -156,8 +158,9 @@ def check_precision(device: torch.device, precision: str) -> str:
                 f'PRECISION = "{precision}": this GPU has no {precision}; use "fp16" or "fp32"'
             )
     elif precision in ("fp16", "tf32"):
+        allowed = '"fp32", "bf16" or "int8"' if cpu_reports(*VNNI) else '"fp32" or "bf16"'
         raise InputError(
-            f'PRECISION = "{precision}" needs a CUDA device; on a CPU use "fp32" or "bf16"'
+            f'PRECISION = "{precision}" needs a CUDA device; on this CPU use {allowed}'
         )
     elif precision == "bf16" and not cpu_reports(*BF16):
         return (
@@ -166,13 +169,13 @@ def check_precision(device: torch.device, precision: str) -> str:
         )
     elif precision == "int8":
         problem = (
-            find_problem()
-            if cpu_reports(*VNNI)
-            else "this CPU reports no AVX-512 VNNI or AVX-VNNI instructions, without which sums of "
-            "8-bit products saturate"
+            "this CPU reports no AVX-512 VNNI or AVX-VNNI instructions, without which sums of "
+            '8-bit products saturate; use "fp32"'
         )
+        if cpu_reports(*VNNI):
+            problem = find_problem()
         if problem:
-            raise InputError(f'PRECISION = "int8": {problem}; otherwise use "fp32"')
+            raise InputError(f'PRECISION = "int8": {problem}')
     return ""
 
 

@@ -18,7 +18,7 @@ subtracts (its zero point). CPUs without VNNI add pairs of such products in 16 b
 import torch
 from torch import Tensor, nn
 
-from models.clip.blocks import unsupported_part
+from models.clip.blocks import LinearLayers, unsupported_part
 from utils.errors import InputError
 
 ZERO_POINT = 128  # of the tokens, stored as unsigned bytes
@@ -69,37 +69,21 @@ class Int8Linear:
         return outputs.unflatten(0, tokens.shape[:-1])
 
 
-class Int8Block:
-    """The steps of `models.clip.blocks` for one block, with quantised linear layers."""
-
-    def __init__(self, block: nn.Module):
-        attn = block.attn
-        self.block = block
-        self.qkv = Int8Linear(attn.in_proj_weight, attn.in_proj_bias)
-        self.out = Int8Linear(attn.out_proj.weight, attn.out_proj.bias)
-        self.mlp = [
+def quantise_block(block: nn.Module) -> LinearLayers:
+    """Return the linear layers of a float32 block in int8, with its activation between them."""
+    attn = block.attn
+    return LinearLayers(
+        Int8Linear(attn.in_proj_weight, attn.in_proj_bias),
+        Int8Linear(attn.out_proj.weight, attn.out_proj.bias),
+        [
             Int8Linear(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer
             for layer in block.mlp
-        ]
-
-    def project_qkv(self, x: Tensor) -> Tensor:
-        """Normalise tokens (..., D) and return their queries, keys and values: (..., 3 * D)."""
-        return self.qkv(self.block.ln_1(x))
-
-    def add_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Project `attended`, which may be overwritten; add it to x: (..., D) each to (..., D)."""
-        return x + self.block.ls_1(self.out(attended))
-
-    def add_mlp(self, x: Tensor) -> Tensor:
-        """Run the block's second half: (..., D) to (..., D)."""
-        hidden = self.block.ln_2(x)
-        for layer in self.mlp:
-            hidden = layer(hidden)
-        return x + self.block.ls_2(hidden)
+        ],
+    )
 
 
 def quantise_tower(visual: nn.Module) -> None:
-    """Give each block of a float32 tower its `int8` steps, which `models.clip.blocks` then runs.
+    """Give each block of a float32 tower its layers in int8, which `models.clip.blocks` then uses.
 
     Raises InputError for a tower whose blocks are not supported.
     """
@@ -108,19 +92,19 @@ def quantise_tower(visual: nn.Module) -> None:
             f'MODEL: its vision tower cannot be quantised ({reason}); use PRECISION = "fp32"'
         )
     for block in visual.transformer.resblocks:
-        block.int8 = Int8Block(block)
+        block.int8 = quantise_block(block)
 
 
 def find_problem() -> str:
-    """Return why this build of torch cannot compute exact 8-bit products, "" if it can."""
+    """Return why torch cannot compute exact 8-bit products and what to do, "" if it can."""
     if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
-        return f"torch {torch.__version__} was built without oneDNN's 8-bit products"
+        return f'torch {torch.__version__} was built without oneDNN\'s 8-bit products; use "fp32"'
     # The largest values, whose sums in 16 bits would saturate.
     tokens, weight = torch.full((2, 64, 64), 127, dtype=torch.int8)
     products = multiply(tokens, pack(weight), torch.ones(64))
     if not (products == 127 * 127 * 64).all():
         return (
             "oneDNN saturates 8-bit products, so it does not use this CPU's VNNI instructions; "
-            "unset ONEDNN_MAX_CPU_ISA, if it is set"
+            'unset ONEDNN_MAX_CPU_ISA if it is set, otherwise use "fp32"'
         )
     return ""
