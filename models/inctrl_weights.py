@@ -62,7 +62,7 @@ def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
     """
     paths = file.absolute().parent, file.resolve().parent
     names = [name for path in paths for name in map(str.lower, path.parts)]
-    stated = [name for name in names if re.match(r"trained[\W_]*on", name)]
+    stated = [name for name in names if re.match(r"trained[\W_]*on([\W_]|$)", name)]
     choices = [f"{TRAINED_ON}{name}" for name in DATASETS]
     if unknown := [name for name in stated if name not in choices]:
         raise InputError(
@@ -72,9 +72,11 @@ def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
     if f"{TRAINED_ON}{dataset}" in stated:
         problem = f"trained on {dataset}, by the name of its folder, and so not for testing on it"
         raise InputError(f"CHECKPOINT: {problem}; give one that was trained on other data")
-    data = stated[0].removeprefix(TRAINED_ON) if stated else "UNKNOWN DATA"
+    data = " and ".join(sorted({name.removeprefix(TRAINED_ON) for name in stated}))
     shots = next((path.name for path in paths if path.name in SHOTS), "AN UNKNOWN NUMBER OF")
-    return f"InCTRL ({file.name})", (f"CHECKPOINT TRAINED ON {data} FOR {shots} SHOTS",)
+    return f"InCTRL ({file.name})", (
+        f"CHECKPOINT TRAINED ON {data or 'UNKNOWN DATA'} FOR {shots} SHOTS",
+    )
 
 
 def build_heads(clip: LoadedClip) -> nn.ModuleDict:

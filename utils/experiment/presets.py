@@ -11,6 +11,7 @@
 
 A setting that a method does not have is recorded with the value in NOT_WINCLIP: None, or where its
 type does not allow that, a value that means "not applicable", such as "paper" for PROTOCOL.
+LATER_SETTINGS (utils/results/folder.py) changes no value: it completes records of earlier versions.
 """
 
 from models.clip.weights import IN_CHECKPOINT

@@ -18,7 +18,7 @@ from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
 from models.clip.device import check_without_cuda
 from models.clip.weights import check_names
-from models.methods import ABILITIES, MethodName
+from models.methods import ABILITIES, MethodName, check_checkpoint
 from utils.cli import exit_on_error
 from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
@@ -171,7 +171,10 @@ def run_custom(settings: CustomSettings, context: DistributedContext = SINGLE_PR
 
 
 def check_settings(settings: CustomSettings) -> None:
-    """Raise `InputError` for missing settings, a wrong device, precision, model or weights."""
+    """Raise `InputError` for missing settings, a wrong device, precision, model or weights.
+
+    A checkpoint must exist.
+    """
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
             raise InputError(
@@ -191,6 +194,7 @@ def check_settings(settings: CustomSettings) -> None:
             )
     check_without_cuda(settings.device, settings.precision)
     resolved = settings.resolve()
+    check_checkpoint(resolved.method, resolved.checkpoint, resolved.dataset)
     check_names(resolved.model, resolved.pretrained)
 
 
