@@ -17,6 +17,8 @@ from utils.errors import InputError, describe_error
 from utils.files import is_printable_name, real_path, write_text
 
 SCRIPTS = ("mvtec", "visa", "mpdd", "demo")  # in datasets/, each for the benchmark of its name
+# Added to the name of a result folder by --method, --no-maps and random weights.
+RESERVED_SUFFIXES = ("-random", "-no-maps", "-anomalyclip", "-inctrl")
 MAX_NAME = 100  # characters of a benchmark's name
 UNKNOWN = -1  # label of an image without ground truth; never in a split, only in custom images
 RECIPE = "recipe.txt"  # in the root of rendered data: checksum of the seed and of the renderer
@@ -162,10 +164,11 @@ def check_name(name: str) -> None:
             f'NAME = "{name}": expected a name of letters, digits, "_", "-" and ".", at most '
             f"{MAX_NAME} characters, such as my_parts"
         )
-    if script_of(name.lower()) or name.lower() == "custom" or name.lower().endswith("-random"):
+    lower = name.lower()
+    if script_of(lower) or lower == "custom" or lower.endswith(RESERVED_SUFFIXES):
         raise InputError(
             f'NAME = "{name}": the names {", ".join(SCRIPTS)} and custom, and names that end with '
-            "-random, belong to other results; choose another name"
+            f"{', '.join(RESERVED_SUFFIXES)}, belong to other results; choose another name"
         )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.anomalyclip_weights import PROMPTS, LearnedPrompts, read_prompts
+from models.anomalyclip_weights import PROMPTS, LearnedPrompts
 from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, run_block
 from models.clip.device import without_cudnn_attention
 from models.clip.encoder import embed_patches, unsupported_tower
@@ -28,19 +28,11 @@ TEMPERATURE = 0.07
 VV_BLOCKS = 19  # the last blocks of the vision tower, which have a second stream
 
 
-def load_method(clip: LoadedClip, checkpoint: str, dataset: str) -> "AnomalyClip":
-    """Load a checkpoint, which is a file or "random", to score the images of a dataset.
-
-    Raises InputError as `read_prompts` and `AnomalyClip` do.
-    """
-    return AnomalyClip(clip, read_prompts(clip, checkpoint, dataset))
-
-
 class AnomalyClip:
     """Score images with CLIP and learned prompts, which are the same for every category.
 
     The position embedding of the vision tower is resized in place. Raises InputError for a model
-    with other towers than CLIP's, or with patches that do not fill the image.
+    with other towers than CLIP's, with too few blocks, or with patches that do not fill the image.
     """
 
     image_size = IMAGE_SIZE
@@ -55,6 +47,8 @@ class AnomalyClip:
         patch = 0 if reason else visual.patch_size[0]
         if patch and IMAGE_SIZE % patch:
             reason = f"its patches of {patch} pixels do not divide {IMAGE_SIZE}"
+        if not reason and len(visual.transformer.resblocks) <= VV_BLOCKS:
+            reason = f"its vision tower has no more than {VV_BLOCKS} blocks"
         if reason:
             raise InputError(f"MODEL: {reason}; AnomalyCLIP needs ViT-L-14-336")
         self.visual, self.checkpoint, self.notes = visual, prompts.checkpoint, prompts.notes

@@ -10,11 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.clip.checkpoints import check_tensors, git_blob_id, read_checkpoint
+from models.clip.checkpoints import (
+    check_tensors,
+    find_checkpoint,
+    git_blob_id,
+    read_checkpoint,
+)
 from models.clip.text import text_tower
 from models.clip.weights import RANDOM, RANDOM_SEED, LoadedClip, Weights
 from utils.errors import InputError
-from utils.files import user_path
 
 CONTEXT = 12  # learned vectors at the start of a prompt
 DEEP_CONTEXT = 4  # learned vectors that later blocks put in place of the first tokens
@@ -32,7 +36,6 @@ RELEASED = {
         7fc712fd e66935ce 26758578 533ef020 f648b47d e930a9c9 3c2ab4e3 6ab9d563
         4e652200 83f8acd7 d4a14bc6 aee5ec37 a149dd5b bd19ad7f 72adc786""",
 }
-UNKNOWN = "UNKNOWN TRAINING DATA"
 HIDDEN = 896  # width of the projections that are stored in a checkpoint but never used
 CONTEXT_LENGTH = 77  # tokens of a prompt, padding included
 STD = 0.02  # of random vectors, as at the start of training
@@ -55,20 +58,18 @@ def read_prompts(clip: LoadedClip, checkpoint: str, dataset: str) -> LearnedProm
     trained on `dataset`.
     """
     shapes = checkpoint_shapes(text_tower(clip.model).token_embedding.weight.shape[1])
-    notes = ()
+    notes: tuple[str, ...] = ()
     if checkpoint == RANDOM:
         generator = torch.Generator().manual_seed(RANDOM_SEED)
         vectors = {name: STD * torch.randn(s, generator=generator) for name, s in shapes.items()}
         weights = Weights(RANDOM, "", f"random prompts (seed {RANDOM_SEED})")
     else:
-        file = user_path(checkpoint)
+        file = find_checkpoint(checkpoint)
+        description, notes = describe_training(file, dataset)
         content, sha256 = read_checkpoint(file)
-        training = describe_training(file, dataset)
-        weights = Weights(checkpoint, sha256, f"{training} ({file.name})")
+        weights = Weights(checkpoint, sha256, description)
         vectors = check_tensors(content.get("prompt_learner", content), shapes, file)
         check_clip(clip, vectors, file)
-        if training == UNKNOWN:
-            notes = (f"{UNKNOWN} OF THE CHECKPOINT: it may include these images",)
     context = torch.cat([vectors["ctx_pos"], vectors["ctx_neg"]])[:, 0]
     deep = torch.stack([vectors[f"compound_prompts_text.{index}"] for index in range(DEEP_BLOCKS)])
     return LearnedPrompts(context, deep, weights, notes)
@@ -90,14 +91,19 @@ def checkpoint_shapes(width: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def describe_training(file: Path, dataset: str) -> str:
-    """Say what a checkpoint was trained on; raise InputError if it was on `dataset`."""
+def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
+    """Return a checkpoint's description, which says what it was trained on, and notes.
+
+    The notes are for every output. Raises InputError if it was trained on `dataset`.
+    """
     blob, folder, source = git_blob_id(file)[:8], file.resolve().parent.name, "going by its folder"
     for name, ids in RELEASED.items():
         if blob in ids.split():
             folder, source = name, f"epoch {ids.split().index(blob) + 1}"
     if folder not in TRAINED_ON:
-        return UNKNOWN
+        unknown = "UNKNOWN TRAINING DATA"
+        note = f"{unknown} OF THE CHECKPOINT: it may include these images"
+        return f"{unknown} ({file.name})", (note,)
     title = TITLES[TRAINED_ON[folder]]
     if TRAINED_ON[folder] == dataset:
         (other,) = TRAINED_ON.keys() - {folder}
@@ -106,7 +112,7 @@ def describe_training(file: Path, dataset: str) -> str:
             f"on them would say nothing; give the file in the folder {other} of the authors' "
             f"repository, which was trained on {TITLES[TRAINED_ON[other]]} in spite of its name"
         )
-    return f"trained on {title}, {source}"
+    return f"trained on {title}, {source} ({file.name})", ()
 
 
 def check_clip(clip: LoadedClip, vectors: dict[str, Tensor], file: Path) -> None:

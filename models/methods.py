@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from models import anomalyclip_weights, inctrl_weights
+from models.anomalyclip import AnomalyClip
+from models.clip.checkpoints import find_checkpoint
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
-from models.clip.weights import IN_CHECKPOINT, LoadedClip, Weights
+from models.clip.weights import IN_CHECKPOINT, RANDOM, LoadedClip, Weights
+from models.inctrl import InCtrl
 from models.winclip import CropAverage, Features, TextBank, VisualBank, winclip
 
 MethodName = Literal["winclip", "anomalyclip", "inctrl"]
@@ -23,8 +26,27 @@ BACKBONES: dict[MethodName, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Abilities:
+    """The runs that a method can score."""
+
+    zero_shot: bool  # without reference images
+    few_shot: bool  # with reference images
+    names_category: bool  # in its prompts
+
+
+ABILITIES: dict[MethodName, Abilities] = {
+    "winclip": Abilities(zero_shot=True, few_shot=True, names_category=True),
+    "anomalyclip": Abilities(zero_shot=True, few_shot=False, names_category=False),
+    "inctrl": Abilities(zero_shot=False, few_shot=True, names_category=True),
+}
+
+
 class ImageFeatures(Protocol):
-    """What a method computes from a batch of B images."""
+    """The embeddings that a method computes from a batch of B images.
+
+    A row is an image, or a tile if images are cut into several.
+    """
 
     @staticmethod
     def concatenate(batches: "Sequence[ImageFeatures]") -> "ImageFeatures":
@@ -32,10 +54,7 @@ class ImageFeatures(Protocol):
 
 
 class Method(Protocol):
-    """A frozen model that scores images by text, by reference images, or by both.
-
-    `concatenate` of its features joins batches; rows are tiles, if an image is cut into several.
-    """
+    """A frozen model that scores images by text, by reference images, or by both."""
 
     device: torch.device  # of the model and of all banks
     image_size: int  # side of the square input in pixels
@@ -122,10 +141,34 @@ class WinClip:
         return scores, maps if self.has_maps else None
 
 
-def load_method(name: MethodName, clip: LoadedClip, checkpoint: str, dataset: str) -> Method:
+def check_checkpoint(name: MethodName, checkpoint: str, dataset: str) -> None:
+    """Raise InputError for a missing checkpoint and for one that was trained on `dataset`.
+
+    It is not read, so that this takes no time before the backbone is loaded.
+    """
+    if checkpoint in ("", RANDOM):
+        return
+    weights = {"anomalyclip": anomalyclip_weights, "inctrl": inctrl_weights}[name]
+    weights.describe_training(find_checkpoint(checkpoint), dataset)
+
+
+def load_method(
+    name: MethodName,
+    clip: LoadedClip,
+    checkpoint: str,
+    dataset: str,
+    prepare: Callable[[], None] = lambda: None,
+) -> Method:
     """Build a method other than WinCLIP from its backbone and a checkpoint.
 
-    `checkpoint` is a file, or "random". Raises InputError if the file is damaged, does not fit the
-    backbone, or was trained on `dataset`, the name of a benchmark.
+    `checkpoint` is a file, or "random". `clip` is in float32; `prepare` is called once it has all
+    weights, and may move it to a device and reduce its precision. Raises InputError if the file is
+    damaged, does not fit the backbone, or was trained on `dataset`, the name of a benchmark.
     """
-    return import_module(f"models.{name}").load_method(clip, checkpoint, dataset)
+    if name == "anomalyclip":
+        prompts = anomalyclip_weights.read_prompts(clip, checkpoint, dataset)
+        prepare()
+        return AnomalyClip(clip, prompts)
+    trained = inctrl_weights.read_heads(clip, checkpoint, dataset)
+    prepare()
+    return InCtrl(clip, trained)

@@ -71,9 +71,12 @@ class TextBank:
 
 @dataclass(frozen=True)
 class VisualBank:
-    """Unit vectors: the windows of M reference tiles per scale, then their patches."""
+    """What a method compares images with: tensors with one row for each of M reference tiles.
 
-    entries: tuple[Tensor, ...]  # per scale (M, W_s, E), then (M, N, D)
+    WinCLIP has unit vectors: the windows per scale (M, W_s, E), then the patches (M, N, D).
+    """
+
+    entries: tuple[Tensor, ...]
 
     @staticmethod
     def from_features(references: Features) -> "VisualBank":

@@ -14,7 +14,6 @@ from models.anomalyclip import (
     VV_BLOCKS,
     AnomalyClip,
     embed_states,
-    load_method,
     resize_positions,
     run_streams,
 )
@@ -56,6 +55,13 @@ def tensors_of(clip: LoadedClip) -> dict[str, torch.Tensor]:
     for state, tokens in zip(("pos", "neg"), embeddings, strict=True):
         tensors[f"token_suffix_{state}"] = tokens[..., 13:, :].clone()
     return tensors
+
+
+def random_method(clip: LoadedClip) -> AnomalyClip:
+    """Build the method with random prompts, for a tower with fewer than 24 blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anomalyclip, "VV_BLOCKS", len(clip.model.visual.transformer.resblocks) - 1)
+        return AnomalyClip(clip, read_prompts(clip, "random", "mvtec"))
 
 
 def save(folder, tensors, name="epoch_15.pth"):
@@ -178,7 +184,7 @@ def test_learned_vectors_overwrite_tokens_as_worked_by_hand(monkeypatch):
 
 @pytest.fixture(scope="module")
 def method(tmp_path_factory) -> AnomalyClip:
-    return load_method(small_clip(tmp_path_factory.mktemp("clip"), KIND), "random", "mvtec")
+    return random_method(small_clip(tmp_path_factory.mktemp("clip"), KIND))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +220,7 @@ def test_scores_and_maps_are_probabilities_at_temperature_7_percent(method, feat
 def test_half_precision_gives_float32_features_near_those_of_float32(tmp_path, method, features):
     clip = small_clip(tmp_path, KIND)
     to_device(clip.model, torch.device("cpu"), "bf16")
-    half = load_method(clip, "random", "mvtec")
+    half = random_method(clip)
     assert half.visual.positional_embedding.dtype == torch.bfloat16
     encoded = half.encode_images(features[0][:1])
     assert encoded.image.dtype == encoded.patches.dtype == torch.float32
@@ -228,7 +234,7 @@ def test_everything_is_computed_on_cuda(tmp_path, precision):
     with fake_cuda():
         clip = small_clip(tmp_path, KIND)
         to_device(clip.model, CUDA, precision)
-        method = load_method(clip, "random", "mvtec")
+        method = random_method(clip)
         features = method.encode_images(torch.zeros(2, 3, 518, 518))
         scores, maps = method.score(features, method.text_bank("bottle"), None, [None])
         assert (method.device, scores.device, maps.device) == (CUDA,) * 3
@@ -244,7 +250,12 @@ def test_another_model_is_refused(tmp_path, kind, reason):
     if kind == "pooled":
         clip.model.visual.pool_type = "avg"
     with pytest.raises(InputError, match=f"MODEL: .*{reason}.*needs ViT-L-14-336"):
-        load_method(clip, "random", "mvtec")
+        random_method(clip)
+
+
+def test_a_tower_with_too_few_blocks_is_refused(clip):
+    with pytest.raises(InputError, match="no more than 19 blocks; AnomalyCLIP needs ViT-L-14-336"):
+        AnomalyClip(clip, read_prompts(clip, "random", "mvtec"))
 
 
 # Checkpoints.
@@ -286,10 +297,12 @@ def test_the_tensors_of_a_released_checkpoint_have_the_size_of_the_file():
             f"(of another shape: ctx_pos (1, 1, 16, {WIDTH}), expected (1, 1, 12, {WIDTH}))",
         ),
         (lambda t: t.update(ctx_pos="a"), "(of another shape: ctx_pos of type str, expected"),
+        (lambda t: t.update(ctx_pos=t["ctx_pos"].to_sparse()), "ctx_pos of type a sparse or"),
         (dict.clear, "(missing: ctx_pos, token_prefix_pos, token_suffix_pos, tokenized_prompts_pos"
          " and 28 more)"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_a_checkpoint_of_another_method_is_refused_and_its_tensors_are_named(
     clip, tmp_path, change, named
 ):
@@ -314,6 +327,8 @@ class Hostile:
         (Hostile(), True, "it contains pickled code, which is never executed"),
         (Hostile(), False, "not a zip archive"),
         ([1], True, "it holds a list, expected a dictionary"),
+        ({"prompt_learner": torch.zeros(3)}, True, "holds a Tensor instead of"),
+        ({"prompt_learner": None}, True, "holds a NoneType instead of"),
         (b"<html>", None, "it is damaged"),
         (None, None, "does not exist"),
     ],
@@ -381,7 +396,21 @@ def test_a_checkpoint_of_another_clip_is_refused(clip, tmp_path):
         read_prompts(loaded, str(save(tmp_path, tensors)), "mvtec")
 
 
-def test_a_whole_run_writes_maps_with_their_blur_and_says_what_is_random(tmp_path, visa_settings):
+@pytest.mark.parametrize(
+    ("name", "problem"), [("none.pth", "does not exist"), ("file.bin", "does not end in .pth")]
+)
+def test_the_file_is_checked_before_the_backbone_is_loaded(tmp_path, visa_settings, name, problem):
+    (tmp_path / "file.bin").touch()
+    changes = {"method": "anomalyclip", "checkpoint": str(tmp_path / name), "shots": (0,)}
+    changes |= {"pretrained": "auto", "result_dir": str(tmp_path / "result")}  # no such tag
+    with pytest.raises(InputError, match=f"CHECKPOINT: .*{problem}"):
+        run(replace(visa_settings, **changes))
+
+
+def test_a_whole_run_writes_maps_with_their_blur_and_says_what_is_random(
+    tmp_path, visa_settings, monkeypatch
+):
+    monkeypatch.setattr(anomalyclip, "VV_BLOCKS", 1)
     settings = replace(
         visa_settings,
         method="anomalyclip",

@@ -2,21 +2,27 @@
 
 import math
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.clip import int8
 from models.clip.device import to_device
 from models.clip.text import encode_states
 from models.clip.weights import LoadedClip, Weights, load_clip
-from models.inctrl import InCtrl, build_heads, describe_training, load_method, score_head
+from models.inctrl import InCtrl, InCtrlFeatures
+from models.inctrl_weights import TrainedHeads, build_heads, describe_training, score_head
+from models.methods import load_method as load_any
 from models.prompts import prompt_ensemble
-from models.winclip import Features, TextBank, VisualBank
+from models.winclip import TextBank, VisualBank
 from tests.clips import write_config
 from tests.fake_cuda import CUDA, computed, fake_cuda
 from tests.layouts import make_mvtec
+from tests.test_int8 import exact_products
 from utils.errors import InputError
 from utils.files import sha256_of
 from utils.run.custom import CustomSettings, run_custom
@@ -45,7 +51,7 @@ def method(clip) -> InCtrl:
     """Return InCTRL with heads without constant weights; do not change it."""
     heads = build_heads(clip)
     shift(heads, seed=2)
-    return InCtrl(clip, heads, RANDOM)
+    return InCtrl(clip, TrainedHeads(heads, RANDOM))
 
 
 def shift(module: nn.Module, seed: int) -> None:
@@ -55,6 +61,11 @@ def shift(module: nn.Module, seed: int) -> None:
         for value in module.state_dict().values():
             if value.is_floating_point():
                 value += 0.1 * torch.rand(value.shape, generator=generator)
+
+
+def load_method(clip: LoadedClip, checkpoint: str, dataset: str, **options) -> InCtrl:
+    """Load InCTRL as a run does."""
+    return load_any("inctrl", clip, checkpoint, dataset, **options)
 
 
 def draw_images(count: int, seed: int = 0) -> torch.Tensor:
@@ -87,7 +98,7 @@ def test_embeddings_and_tokens_are_those_of_open_clip(clip, method):
         blocks[number - 1]._forward_hooks.clear()
     features = method.encode_images(images)
     torch.testing.assert_close(features.image, embeddings, atol=1e-5, rtol=0)
-    for ours, number in zip((*features.windows, features.patches), (7, 9, 11), strict=True):
+    for ours, number in zip(features.blocks, (7, 9, 11), strict=True):
         torch.testing.assert_close(ours, outputs[number][:, 1:])
 
 
@@ -167,18 +178,17 @@ def sum_head(*weights: float) -> nn.Linear:
 
 def test_scores_of_reference_sets_worked_by_hand(clip):
     heads = {"adapter": nn.ReLU(), "diff_head_ref": sum_head(1, 1), "diff_head": sum_head(1, 10)}
-    method = InCtrl(clip, nn.ModuleDict(heads), RANDOM)
+    method = InCtrl(clip, TrainedHeads(nn.ModuleDict(heads), RANDOM))
     x, y, minus_x = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
     def features(image, *blocks):
-        *windows, patches = (torch.tensor([block]) for block in blocks)
-        return Features(torch.tensor([image]), tuple(windows), patches, (1, 2), ())
+        return InCtrlFeatures(torch.tensor([image]), tuple(torch.tensor([b]) for b in blocks))
 
     # Two patches in each of three blocks; patch tokens may have any length.
     query = features([3.0, -1.0], [x, y], [x, x], [y, [0.0, 5.0]])
     first = features([0.0, 2.0], [x, x], [[2.0, 0.0], y], [y, x])
     second = features([4.0, -1.0], [y, y], [minus_x, minus_x], [y, minus_x])
-    visual = method.visual_bank(Features.concatenate([first, second]))
+    visual = method.visual_bank(InCtrlFeatures.concatenate([first, second]))
     # psi is 3, 0 of the query; 0, 2 and 4, 0 of the references. Half the cosine distances:
     #   block 7: 0, 1/2 to the first and 1/2, 0 to the second; block 9: 0, 0 and 1, 1; block 11: 0.
     # The cosines of the query with the two states are -1 / sqrt(10) and 1 / sqrt(10).
@@ -234,10 +244,6 @@ def test_a_released_file_replaces_the_backbone_and_the_heads(config, clip, metho
     file.parent.mkdir()
     torch.save(released(clip, method.heads), file)
     other = load_clip(config, "random")
-    to_device(other.model, torch.device("cpu"), "bf16")
-    loaded = load_method(other, str(file), "visa")
-    assert torch.equal(other.model.visual.proj, clip.model.visual.proj.bfloat16())
-    other.model.visual.float()
     loaded = load_method(other, str(file), "visa")
     assert loaded.checkpoint == Weights(str(file), sha256_of(file), "InCTRL (checkpoint.pyth)")
     assert loaded.notes == ("CHECKPOINT TRAINED ON UNKNOWN DATA FOR 8 SHOTS",)
@@ -248,6 +254,25 @@ def test_a_released_file_replaces_the_backbone_and_the_heads(config, clip, metho
     ]
     assert torch.equal(*scores)
     assert torch.equal(loaded.encode_images(draw_images(2)).image, features.image)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_the_backbone_of_a_file_is_the_one_that_is_rounded(
+    config, clip, method, tmp_path, precision, monkeypatch
+):
+    monkeypatch.setattr(int8, "pack", lambda weight: weight)  # also where products saturate
+    monkeypatch.setattr(int8, "multiply", exact_products)
+    file = tmp_path / "checkpoint.pyth"
+    torch.save(released(clip, method.heads), file)
+    other = load_clip(config, "random")
+    prepare = partial(to_device, other.model, torch.device("cpu"), precision)
+    rounded = load_method(other, str(file), "visa", prepare=prepare)
+    if precision == "bf16":
+        assert torch.equal(other.model.visual.proj, clip.model.visual.proj.bfloat16())
+    images = draw_images(2)
+    expected, actual = (m.encode_images(images).image for m in (method, rounded))
+    assert not torch.equal(actual, expected)
+    assert F.cosine_similarity(actual, expected).min() > 0.99
 
 
 def test_wrong_tensors_are_named_in_one_sentence(clip, method, tmp_path):
@@ -282,26 +307,42 @@ def test_random_heads_are_seeded_and_leave_the_backbone_as_it_is(clip):
 
 
 @pytest.mark.parametrize(
-    ("folders", "training"),
+    ("folder", "training"),
     [
-        ((), "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
-        (("checkpoints", "2"), "UNKNOWN DATA FOR 2 SHOTS"),
-        (("8", "checkpoints"), "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
-        (("checkpoints", "48"), "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
-        (("Trained-on-VisA", "4"), "visa FOR 4 SHOTS"),
-        (("visa",), "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
+        ("", "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
+        ("checkpoints/2", "UNKNOWN DATA FOR 2 SHOTS"),
+        ("8/checkpoints", "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
+        ("checkpoints/48", "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
+        ("Trained-on-VisA/4", "visa FOR 4 SHOTS"),
+        ("visa", "UNKNOWN DATA FOR AN UNKNOWN NUMBER OF SHOTS"),
     ],
 )
-def test_folders_say_what_a_checkpoint_was_trained_on(folders, training):
-    assert describe_training(folders, "mvtec") == f"CHECKPOINT TRAINED ON {training}"
+def test_folders_say_what_a_checkpoint_was_trained_on(folder, training):
+    file = Path("/", folder, "checkpoint.pyth")
+    notes = (f"CHECKPOINT TRAINED ON {training}",)
+    assert describe_training(file, "mvtec") == ("InCTRL (checkpoint.pyth)", notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["Trained-on-MVTec AD", "trained-on-mvtec-ad", "trained_on_mvtec", "trained on mvtec"]
+)
+def test_a_folder_that_does_not_name_a_known_dataset_is_refused(name):
+    with pytest.raises(InputError, match="expected trained-on-mvtec, trained-on-visa"):
+        describe_training(Path("/", name, "2", "checkpoint.pyth"), "mvtec")
 
 
 def test_a_checkpoint_that_was_trained_on_the_dataset_is_refused(clip, tmp_path):
     file = tmp_path / "trained-on-mvtec" / "2" / "checkpoint.pyth"
-    with pytest.raises(InputError, match="trained on mvtec, by the name of its folder"):
-        load_method(clip, str(file), "mvtec")
     with pytest.raises(InputError, match="does not exist"):
-        load_method(clip, str(file), "visa")
+        load_method(clip, str(file), "mvtec")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (tmp_path / "link.pyth").symlink_to(file)
+    for path in (file, tmp_path / "link.pyth"):
+        with pytest.raises(InputError, match="trained on mvtec, by the name of its folder"):
+            load_method(clip, str(path), "mvtec")
+        with pytest.raises(InputError, match="it is damaged"):
+            load_method(clip, str(path), "visa")
 
 
 # Devices and precisions.
@@ -311,11 +352,11 @@ def test_half_precision_gives_float32_scores_close_to_those_of_float32(config, m
     clip = load_clip(config, "random")
     shift(clip.model, seed=1)
     to_device(clip.model, torch.device("cpu"), "bf16")
-    half = InCtrl(clip, method.heads, RANDOM)
+    half = InCtrl(clip, TrainedHeads(method.heads, RANDOM))
     scores = []
     for each in (method, half):
         features = each.encode_images(draw_images(3))
-        tensors = (features.image, *features.windows, features.patches)
+        tensors = (features.image, *features.blocks)
         assert all(tensor.dtype == torch.float32 for tensor in tensors)
         bank = each.visual_bank(each.encode_images(draw_images(1, seed=1)))
         scores.append(each.score(features, each.text_bank("nut"), bank, [torch.arange(1)])[0])

@@ -134,13 +134,15 @@ def test_any_method_scores_images_and_references_against_each_other(
 ):
     arguments = []
 
-    def load_method(name, clip, *rest) -> NearestMean:
-        arguments.append((name, *rest))
+    def load_method(name, clip, checkpoint, dataset, prepare) -> NearestMean:
+        arguments.append((name, checkpoint, dataset))
         return NearestMean()
 
     monkeypatch.setattr(session, "load_method", load_method)
     root = make_mvtec(tmp_path, ["bottle"], train=3, size=(40, 60)) / "bottle"
     references = sorted((root / "train/good").iterdir())
+    for path, red in zip(references, (200, 10, 50), strict=True):
+        Image.new("RGB", (40, 60), (red, 0, 0)).save(path)
     settings = CustomSettings(
         images=str(root / "test/hole"),
         class_name="nut",
@@ -173,8 +175,14 @@ def test_any_method_scores_images_and_references_against_each_other(
         min(abs(means[path] - means[other]) for other in references if other != path)
         for path in references
     ]
+    assert apart != sorted(apart)  # otherwise their order could be wrong unnoticed
     assert record["leave_one_out"] == pytest.approx(apart, abs=1e-6)
     settings_json = json.loads((tmp_path / "result/settings.json").read_text())
     assert settings_json["fingerprint"]["checkpoint"] == "nothing learned"
     notes = settings_json["notes"]
-    assert "A NOTE OF THE METHOD" in notes and any("RANDOM CHECKPOINT" in note for note in notes)
+    for words in ("A NOTE OF THE METHOD", "RANDOM CHECKPOINT", "RANDOM WEIGHTS"):
+        assert any(words in note for note in notes)
+    other = Weights("file.pth", "ab12", "nothing learned")
+    monkeypatch.setattr(NearestMean, "checkpoint", other)
+    with pytest.raises(InputError, match="checkpoint was nothing learned, now ab12"):
+        run(settings, plan_custom(settings))

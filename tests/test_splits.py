@@ -127,6 +127,7 @@ def test_a_name_of_letters_and_digits_is_accepted(name):
     [
         *("", ".", "..", "a/b", "a\\b", "../a", "a b", ".a", "a.", "-a", "a\n", "x" * 101),
         *("mvtec", "MVTec", "visa_2cls_fewshot", "demo", "custom", "mvtec-random"),
+        *("mvtec-anomalyclip", "visa-InCTRL", "parts-no-maps"),
     ],
 )
 def test_other_names_and_those_of_other_benchmarks_are_refused(name):

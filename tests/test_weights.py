@@ -117,6 +117,14 @@ def test_pickled_code_is_refused_and_not_executed(config, tmp_path, how):
     assert not trap.exists()
 
 
+def test_weights_in_torchs_older_formats_are_refused(source, config, tmp_path):
+    # torch < 2.6 may execute their code even with `weights_only`.
+    state, path = source.model.state_dict(), tmp_path / "older.pt"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match="not a zip archive"):
+        load_clip(config, str(path))
+
+
 def test_damaged_and_foreign_weight_files_are_one_sentence(source, config, tmp_path):
     state = shifted_state(source)
     save(state, tmp_path / "whole.pt")

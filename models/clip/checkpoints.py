@@ -13,25 +13,42 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError, describe_error
-from utils.files import sha256_of
+from utils.files import sha256_of, user_path
 
+ADVICE = "give the file that the method's authors released"
+SUFFIXES = (".pth", ".pyth", ".pt")
 MAX_NAMES = 4  # of each kind of fault that an error names
+
+
+def find_checkpoint(checkpoint: str) -> Path:
+    """Return the path of a checkpoint; raise InputError if there is no such file."""
+    file = user_path(checkpoint)
+    if not file.is_file():
+        problem = "is a folder" if file.is_dir() else "does not exist"
+        raise InputError(f'CHECKPOINT: {file} {problem}; {ADVICE}, or "random"')
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"CHECKPOINT: {file} does not end in {', '.join(SUFFIXES)}; {ADVICE}")
+    return file
+
+
+def check_zip(file: Path) -> None:
+    """Raise ValueError unless a file for `torch.load` is a zip archive.
+
+    torch < 2.6 executes the code in its older, tar-based files even with `weights_only`
+    (CVE-2025-32434).
+    """
+    with file.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is damaged, or not a zip archive, which torch.save writes")
 
 
 def read_checkpoint(file: Path) -> tuple[dict, str]:
     """Return the dictionary in a checkpoint, its tensors on the CPU, and the sha256 of the file.
 
-    Raises InputError if the file is missing, damaged, or holds more than tensors.
+    Raises InputError if the file is damaged, or holds more than tensors.
     """
-    advice = "give the file that the method's authors released"
-    if not file.is_file():
-        problem = "is a folder" if file.is_dir() else "does not exist"
-        raise InputError(f'CHECKPOINT: {file} {problem}; {advice}, or "random"')
     try:
-        # torch < 2.6 executes the code in its older, tar-based files even with `weights_only`.
-        with file.open("rb") as stream:
-            if not zipfile.is_zipfile(stream):
-                raise ValueError("it is damaged, or not a zip archive, which torch.save writes")
+        check_zip(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, expected a dictionary")
@@ -40,22 +57,25 @@ def read_checkpoint(file: Path) -> tuple[dict, str]:
         reason = describe_error(error)
         if isinstance(error, pickle.UnpicklingError):
             reason = "it contains pickled code, which is never executed"
-        raise InputError(f"CHECKPOINT: cannot read {file} ({reason}); {advice}") from error
+        raise InputError(f"CHECKPOINT: cannot read {file} ({reason}); {ADVICE}") from error
 
 
 def check_tensors(
-    tensors: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], file: Path
+    tensors: object, shapes: Mapping[str, tuple[int, ...]], file: Path
 ) -> dict[str, Tensor]:
-    """Return `tensors` if they are exactly those that `shapes` lists.
+    """Return `tensors` if it is a dictionary of exactly the dense tensors that `shapes` lists.
 
     Raises InputError that names missing and unexpected tensors, and those of another shape.
     """
+    if not isinstance(tensors, dict):
+        problem = f"holds a {type(tensors).__name__} instead of the method's tensors"
+        raise InputError(f"CHECKPOINT: {file} {problem}; {ADVICE}")
     missing = [name for name in shapes if name not in tensors]
     unexpected = [str(name) for name in tensors if name not in shapes]
     other = [
         f"{name} {describe_shape(tensors[name])}, expected {shape}"
         for name, shape in shapes.items()
-        if name in tensors and getattr(tensors[name], "shape", None) != shape
+        if name in tensors and not (is_dense(tensors[name]) and tensors[name].shape == shape)
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": other}
     if any(faults.values()):
@@ -66,14 +86,20 @@ def check_tensors(
             f"CHECKPOINT: the tensors in {file} are not those of the method ({listed}); give the "
             "file that its authors released, and leave --model at its default"
         )
-    return dict(tensors)
+    return tensors
+
+
+def is_dense(value: object) -> bool:
+    """Return True for a tensor that stores every element: not sparse, and not quantised."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
 def describe_shape(value: object) -> str:
-    """Return the shape of a tensor, or the type of anything else."""
-    return (
-        str(tuple(value.shape)) if isinstance(value, Tensor) else f"of type {type(value).__name__}"
-    )
+    """Return the shape of a dense tensor, or the type of anything else."""
+    if is_dense(value):
+        return str(tuple(value.shape))
+    kind = "a sparse or quantised tensor" if isinstance(value, Tensor) else type(value).__name__
+    return f"of type {kind}"
 
 
 def join_names(names: list[str]) -> str:

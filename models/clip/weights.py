@@ -16,6 +16,7 @@ import open_clip
 import torch
 from torch import nn
 
+from models.clip.checkpoints import check_zip
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
 
@@ -261,6 +262,7 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the InputError below reports the problem
             if file.suffix != ".safetensors":
+                check_zip(file)
                 # Check first: after a TypeError, open_clip retries and would execute code.
                 torch.load(file, map_location="meta", weights_only=True)
             strict = model.visual is not None

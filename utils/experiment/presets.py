@@ -1,4 +1,18 @@
-"""The settings that PROTOCOL, METHOD and MAPS determine."""
+"""The settings that PROTOCOL, METHOD and MAPS determine.
+
+`Settings.resolve` takes the value of a setting from the first of these that has one:
+
+1. FIXED and WITHOUT_MAPS, for the given METHOD and for runs without maps. They leave no choice, so
+   another value is refused instead of ignored.
+2. The command line, then the constants of the runner.
+3. PRESETS, for the given PROTOCOL, where a setting is None; BACKBONES (models/methods.py), for the
+   given METHOD, where MODEL or PRETRAINED is "auto".
+4. The default in `Settings`.
+
+A setting that a method does not have is recorded with the value in NOT_WINCLIP: None, or where its
+type does not allow that, a value that means "not applicable", such as "paper" for PROTOCOL.
+LATER_SETTINGS (utils/results/folder.py) changes no value: it completes records of earlier versions.
+"""
 
 from models.clip.weights import IN_CHECKPOINT
 from models.methods import MethodName
@@ -27,7 +41,8 @@ PRESETS = {
         "multi_crop_average": "embeddings",
     },
 }
-# The settings of WinCLIP, as they are with a method that does not have them.
+DEFAULT = object()  # in the tables below: the default of the setting
+# The settings of WinCLIP, as they are recorded for a method that does not have them.
 NOT_WINCLIP = {
     **dict.fromkeys(PRESETS["paper"]),
     "protocol": "paper",
@@ -44,7 +59,7 @@ NOT_WINCLIP = {
 # InCTRL no maps.
 FIXED: dict[MethodName, dict] = {
     "winclip": {"checkpoint": ""},
-    "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": "draw", "maps": True},
+    "anomalyclip": {**NOT_WINCLIP, "resize": "squash", "references": DEFAULT, "maps": True},
     "inctrl": {
         **NOT_WINCLIP,
         "templates": "paper",

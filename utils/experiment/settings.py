@@ -13,15 +13,16 @@ from datasets.splits import SPLITS_FOLDER, check_name, read_root
 from datasets.tiles import CropVariant, MultiCrop
 from models.clip.encoder import PatchTokens
 from models.clip.weights import IN_CHECKPOINT, RANDOM
-from models.methods import BACKBONES, MethodName
+from models.methods import ABILITIES, BACKBONES, MethodName
 from models.prompts import Templates
 from models.winclip import CropAverage
 from utils.cli import parse_options
 from utils.errors import InputError
-from utils.experiment.presets import FIXED, PRESETS, WITHOUT_MAPS
+from utils.experiment.presets import DEFAULT, FIXED, PRESETS, WITHOUT_MAPS
 from utils.experiment.types import describe_type, has_type
 from utils.files import PROJECT, is_printable_name, user_path
 from utils.results.folder import FEATURES_FOLDER, LATER_SETTINGS
+from utils.results.methods import METHOD_NAMES
 
 # Settings that may change when a run is resumed: they do not affect scores (on CUDA, beyond
 # rounding), or their content is compared instead. Finished categories keep their heatmaps.
@@ -136,7 +137,8 @@ class Settings:
     """Precision in which FEATURES = "keep" writes features, and scores them; fp32 takes twice the
     space."""
     result_dir: str = "auto"
-    """Folder of the results; "auto": result/<dataset>, with -random appended for random weights."""
+    """Folder of the results; "auto": result/<dataset>, with the method, -no-maps and -random
+    appended where they apply."""
     quiet: bool = False
     """Print nothing but errors; run.log in the result folder has the rest."""
 
@@ -193,6 +195,8 @@ class Settings:
             if getattr(self, name) == "auto":
                 values[name] = default
         values |= self.fixed_values()
+        self.check_method(values)
+        self.check_references()
         values["result_dir"] = str(self.result_folder)
         if self.num_workers == "auto":
             values["num_workers"] = core_share(MAX_WORKERS)
@@ -225,14 +229,17 @@ class Settings:
             for name, value in fixed.items():
                 if name not in defaults:
                     continue
+                if value is DEFAULT:
+                    value = defaults[name]
+                if value == IN_CHECKPOINT and self.checkpoint == RANDOM:
+                    value = RANDOM  # there is no file with a backbone
                 if (given := getattr(self, name)) not in (defaults[name], value):
                     raise InputError(
                         f"{name.upper()} = {given!r} has no effect with {reason}; remove it"
                     )
-                values[name] = defaults[name] if name == "references" else value
+                values[name] = value
         if no_maps:
             values["heatmaps"] = "none"
-        self.check_method(values)
         return values
 
     def check_method(self, values: dict) -> None:
@@ -252,15 +259,16 @@ class Settings:
                 'FEATURES = "keep": without maps, no windows are encoded that could be kept; keep '
                 "features in a run with maps, whose features this one can use"
             )
-        self.check_references()
 
     def check_references(self) -> None:
         """Raise `InputError` for numbers of reference images that METHOD cannot use."""
-        if self.method == "anomalyclip" and self.shots != (0,):
-            raise InputError(f"SHOTS = {self.shots}: AnomalyCLIP is zero-shot only; add --shots 0")
-        if self.method == "inctrl" and 0 in self.shots:
+        name, abilities = METHOD_NAMES[self.method], ABILITIES[self.method]
+        if not abilities.few_shot and self.shots != (0,):
+            raise InputError(f"SHOTS = {self.shots}: {name} is zero-shot only; add --shots 0")
+        if not abilities.zero_shot and 0 in self.shots:
             raise InputError(
-                f"SHOTS = {self.shots}: InCTRL needs reference images; add --shots 2 4 8"
+                f"SHOTS = {self.shots}: {name} needs reference images; add --shots with the number "
+                "that the checkpoint was trained for, such as --shots 2"
             )
 
     def data_paths(self) -> dict[str, str]:
@@ -288,10 +296,14 @@ class Settings:
     def folder_suffix(self) -> str:
         """Return what names the method in the result folder's name.
 
-        Random weights never share a folder with others.
+        Runs without maps and random weights never share a folder with others. The ends of these
+        names are reserved in `datasets.splits`.
         """
         random = RANDOM in (self.pretrained, self.checkpoint)
-        return ("" if self.method == "winclip" else f"-{self.method}") + "-random" * random
+        method = f"-{self.method}"
+        if self.method == "winclip":
+            method = "" if self.maps else "-no-maps"
+        return method + "-random" * random
 
     @property
     def encoded_crops(self) -> tuple[CropVariant, ...]:
@@ -318,8 +330,11 @@ class Settings:
         return {path: path == folder for path in (folder, *self.default_features())}
 
     def default_features(self) -> list[Path]:
-        """Return the folders of features in the default result folders of the same images."""
-        return [replace(self, result_dir="auto").result_folder / FEATURES_FOLDER]
+        """Return the folders of features in the default result folders of the same images.
+
+        Only runs with maps keep features.
+        """
+        return [replace(self, result_dir="auto", maps=True).result_folder / FEATURES_FOLDER]
 
     def extra_states(self, category: str) -> tuple[list[str], list[str]]:
         """Return the additional normal and anomalous states of one category."""

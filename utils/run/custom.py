@@ -18,7 +18,7 @@ from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import UNKNOWN
 from models.clip.device import check_without_cuda
 from models.clip.weights import check_names
-from models.methods import MethodName
+from models.methods import ABILITIES, MethodName, check_checkpoint
 from utils.cli import exit_on_error
 from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
@@ -27,6 +27,7 @@ from utils.experiment.settings import Settings, parse_settings
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
 from utils.results.folder import check_writable, read_finished, read_json
+from utils.results.methods import METHOD_NAMES
 from utils.results.scores import Scores, load_scores, write_score_table
 from utils.results.thresholds import (
     Threshold,
@@ -114,9 +115,10 @@ class CustomSettings(Settings, CustomOptions):
 
     def check_references(self) -> None:
         """Raise `InputError` if METHOD needs reference images and there are none."""
-        if self.method == "inctrl" and not self.references:
+        if not ABILITIES[self.method].zero_shot and not self.references:
             raise InputError(
-                "REFERENCES is not set: InCTRL needs reference images; add --references GOOD_DIR"
+                f"REFERENCES is not set: {METHOD_NAMES[self.method]} needs reference images; add "
+                "--references GOOD_DIR"
             )
 
     @property
@@ -169,7 +171,10 @@ def run_custom(settings: CustomSettings, context: DistributedContext = SINGLE_PR
 
 
 def check_settings(settings: CustomSettings) -> None:
-    """Raise `InputError` for missing settings, a wrong device, precision, model or weights."""
+    """Raise `InputError` for missing settings, a wrong device, precision, model or weights.
+
+    A checkpoint must exist.
+    """
     for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
         if not value.strip():
             raise InputError(
@@ -189,14 +194,15 @@ def check_settings(settings: CustomSettings) -> None:
             )
     check_without_cuda(settings.device, settings.precision)
     resolved = settings.resolve()
+    check_checkpoint(resolved.method, resolved.checkpoint, resolved.dataset)
     check_names(resolved.model, resolved.pretrained)
 
 
 def plan_custom(settings: CustomSettings) -> Experiment:
     """Return the experiment of custom images: zero-shot, and with all reference images.
 
-    InCTRL has no zero-shot scores. Files that cannot be used are skipped, and reported as an
-    `InputError` at the end of the run.
+    A method that needs reference images has no zero-shot scores. Files that cannot be used are
+    skipped, and reported as an `InputError` at the end of the run.
     """
     images = find_custom_images(
         CustomRequest(
@@ -218,7 +224,8 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         )
     references = tuple(sample.image for sample in images.references)
     check_false_alarms(settings.false_alarms, len(references))
-    shot_settings = [ShotSetting(0, NO_SEED, ())] if settings.method != "inctrl" else []
+    zero_shot = ABILITIES[settings.method].zero_shot
+    shot_settings = [ShotSetting(0, NO_SEED, ())] if zero_shot else []
     if references:
         shot_settings.append(ShotSetting(len(references), NO_SEED, references))
     task = CategoryTask(
@@ -328,7 +335,7 @@ def explain_scores(references: int, method: MethodName = "winclip") -> str:
         "The scores rank the images. They are not calibrated: 0.5 does not separate good from "
         "damaged, and scores of two classes cannot be compared."
     )
-    if method == "anomalyclip":
+    if not ABILITIES[method].few_shot:
         return text
     option = "" if references else " (--references)"
     return f"{text} Two or more reference images{option} also give a threshold."

@@ -71,7 +71,7 @@ class References:
     bank: VisualBank | None  # None without reference images
     rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
     zero_shot: tuple[torch.Tensor, ...]  # WinCLIP: scores (M,), maps (M, G_h, G_w) of the bank rows
-    features: list[tuple[list[Item], ImageFeatures]]  # of this process, for other methods
+    features: list[tuple[Item, ImageFeatures]]  # other methods: of this process, one by one
 
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
         """Return the rows of a set of reference images; None for no images."""
@@ -94,7 +94,7 @@ def score_category(
     references = encode_references(shard, text, session)
     leave_one_out = None
     if task.leave_one_out and len(references.rows) > 1:
-        score = score_references if isinstance(method, WinClip) else score_each_reference
+        score = score_references if references.zero_shot else score_each_reference
         leave_one_out = score(references, text, session)
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
     results, copies = [], deque()
@@ -120,29 +120,35 @@ def score_category(
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
     context, method = session.context, session.method
-    counts, batches, kept = [], [], []
-    for items, features in session.stream.take(len(shard.references)):
+    counts, entries, zero_shot, kept = [], [], [], []
+    keep_features = shard.leave_one_out and not isinstance(method, WinClip)
+    for items, features in session.stream.take(len(shard.references), one_by_one=keep_features):
         counts += [(item.image, len(item.tiles)) for item in items]
-        zero_shot = ()
+        entries.append(method.visual_bank(features).entries)
         if isinstance(method, WinClip):
-            zero_shot = score_zero_shot(features, text, method.crop_average)
-        elif shard.leave_one_out:
-            kept.append((items, features))
-        batches.append((*method.visual_bank(features).entries, *zero_shot))
+            zero_shot.append(score_zero_shot(features, text, method.crop_average))
+        if keep_features:
+            kept.append((*items, features))
         session.progress.update(len(items))
-    tensors = [torch.cat(parts).cpu() for parts in zip(*batches, strict=True)]
-    shards = context.all_gather((counts, tensors))
+    entries, zero_shot = (
+        [part.cpu() for part in join(batches)] for batches in (entries, zero_shot)
+    )
+    shards = context.all_gather((counts, entries, zero_shot))
     rows, start = {}, 0
-    for image, count in chain.from_iterable(counts for counts, _ in shards):
+    for image, count in chain.from_iterable(counts for counts, _, _ in shards):
         rows[image] = torch.arange(start, start + count, device=method.device)
         start += count
     if not rows:
         return References(None, {}, (), [])
-    joined = zip(*(tensors for _, tensors in shards if tensors), strict=True)
-    entries = [torch.cat(parts) for parts in joined]
-    count = -2 if isinstance(method, WinClip) else len(entries)
-    visual = VisualBank(tuple(scale.to(method.device) for scale in entries[:count]))
-    return References(visual, rows, tuple(entries[count:]), kept)
+    entries = join([entries for _, entries, _ in shards if entries])
+    zero_shot = join([zero_shot for _, _, zero_shot in shards if zero_shot])
+    visual = VisualBank(tuple(part.to(method.device) for part in entries))
+    return References(visual, rows, zero_shot, kept)
+
+
+def join(batches: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+    """Concatenate the first tensors of all batches, the second ones, and so on."""
+    return tuple(map(torch.cat, zip(*batches, strict=True)))
 
 
 def score_each_reference(references: References, text: TextBank, session: Session) -> LeaveOneOut:
@@ -153,14 +159,10 @@ def score_each_reference(references: References, text: TextBank, session: Sessio
     method, scores = session.method, {}
     log.info(f"scoring the {len(references.rows)} reference images against each other")
     with session.clock.stage("score"):
-        for items, features in references.features:
-            sets = [
-                references.rows_of([name for name in references.rows if name != item.image])
-                for item in items
-            ]
-            batch, _ = method.score(features, text, references.bank, sets)
-            results = split_by_image(items, batch.cpu().numpy(), None, maximum=False)
-            scores |= {r.image: float(r.scores[i]) for i, r in enumerate(results)}
+        for item, features in references.features:
+            others = references.rows_of([name for name in references.rows if name != item.image])
+            score, _ = method.score(features, text, references.bank, [others])
+            scores[item.image] = float(score.mean())  # over tiles, as in `split_by_image`
     shares = session.context.all_gather(scores)
     scores = {image: score for share in shares for image, score in share.items()}
     return LeaveOneOut([scores[image] for image in references.rows])

@@ -13,17 +13,15 @@ from tqdm import tqdm
 from models.clip.device import check_precision, describe_device, resolve_device, to_device
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import find_truncated
-from models.clip.weights import ClipSource, LoadedClip, Weights, build_clip, locate_clip
-from models.methods import Method, WinClip, load_method
+from models.clip.weights import LoadedClip, Weights, build_clip, locate_clip
+from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
 from utils.distributed import DistributedContext, reuse_freed_memory, worker_pool
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
 from utils.features.find import describe_model, find_features, images_of, prepare_store
-from utils.features.kept import (
-    KeptFeatures,
-)
+from utils.features.kept import KeptFeatures
 from utils.features.store import EXACT
 from utils.log import log, log_to_console, log_to_file, progress_bar
 from utils.results.folder import (
@@ -126,21 +124,25 @@ def load(
 ) -> tuple[LoadedClip, Method, KeptFeatures | None]:
     """Load the model and the method, and find the kept features of this process's images.
 
-    WinCLIP has no encoder if no process needs it. Raises `InputError` for a prompt that is too
-    long.
+    WinCLIP has no encoder if no process needs it. Raises `InputError` for a checkpoint or weights
+    that cannot be used, and for a prompt that is too long.
     """
+    check_checkpoint(settings.method, settings.checkpoint, settings.dataset)  # before downloads
     log.info(f"loading {settings.model}, {settings.pretrained}")
     source = locate_clip(settings.model, settings.pretrained)
     kept_features = find_features(settings, experiment, source, shards, context)
     complete = kept_features is not None and not kept_features.missing(images_of(shards))
     text_only = all(context.all_gather(complete))
-    clip = load_model(settings, context, source, text_only)
-    if settings.method != "anomalyclip":  # whose prompts do not name the category
+    device = claim_device(settings, context, text_only)
+    clip = build_clip(source, text_only)
+    if ABILITIES[settings.method].names_category:
         for task in experiment.tasks:
             check_prompts(settings, task.category, clip)
+    prepare = partial(to_device, clip.model, device, settings.precision)
     if settings.method != "winclip":
-        method = load_method(settings.method, clip, settings.checkpoint, settings.dataset)
-        return clip, method, kept_features
+        given = settings.checkpoint, settings.dataset
+        return clip, load_method(settings.method, clip, *given, prepare), kept_features
+    prepare()
     return clip, winclip_method(settings, clip), kept_features
 
 
@@ -169,18 +171,14 @@ def check_prompts(settings: Settings, category: str, clip: LoadedClip) -> None:
         )
 
 
-def load_model(
-    settings: Settings, context: DistributedContext, source: ClipSource, text_only: bool
-) -> LoadedClip:
-    """Load the model onto this process's device; without a vision tower if `text_only`."""
+def claim_device(settings: Settings, context: DistributedContext, text_only: bool) -> torch.device:
+    """Return this process's device, after checking that it has PRECISION unless `text_only`."""
     context.claim_device(settings.device)
     device = resolve_device(settings.device, settings.deterministic)
     warning = "" if text_only else check_precision(device, settings.precision)
     if warning:
         log.info(f"warning: {warning}")
-    clip = build_clip(source, text_only)
-    to_device(clip.model, device, settings.precision)
-    return clip
+    return device
 
 
 def winclip_method(settings: Settings, clip: LoadedClip) -> WinClip:

@@ -63,16 +63,19 @@ class FeatureStream:
         # On a CPU, batching is no faster, and scores stay independent of the batch.
         self.tiles_per_pass = 1 if self.on_cpu else TILES_PER_PASS
 
-    def take(self, count: int) -> Iterator[tuple[list[Item], ImageFeatures]]:
+    def take(
+        self, count: int, one_by_one: bool = False
+    ) -> Iterator[tuple[list[Item], ImageFeatures]]:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
 
-        The tiles of a batch are in the order of its items. Raises `InputError` for an image that
+        The tiles of a batch are in the order of its items; a batch is a single image if
+        `one_by_one`. Raises `InputError` for an image that
         cannot be decoded.
         """
         while count > 0:
             items = self._decode()
             count -= len(items)
-            for batch in group_items(items, self.tiles_per_pass):
+            for batch in group_items(items, 1 if one_by_one else self.tiles_per_pass):
                 if self.kept_features is None:
                     features = self._encode_tiles(batch, self.method.encode_images)
                     if batch[0].crops:
