@@ -163,6 +163,7 @@ def test_intervals_are_over_enough_categories_with_a_value():
 def test_the_corners_are_all_combinations_and_contain_both_presets():
     both, square = corners(("tile", "squash")), corners(("tile",))
     assert (len(both), len(square)) == (2**3 * 2 * 3 * 2, 2**3 * 2 * 3)
+    assert tuple(name for name in PAPER if PAPER[name] != PUBLIC[name]) == SWITCHES
     assert {v.name: v.protocol for v in both}["public"] == PUBLIC
     assert {v.name: v.protocol for v in both}["paper"] == PAPER
     assert {v.name: v.protocol for v in square}["public"] == PUBLIC | {"resize": "tile"}
@@ -358,6 +359,16 @@ def test_other_settings_are_refused_before_images_are_encoded(ablation, ablation
         run_ablation(replace(ablation_settings, limit=3))
 
 
+def test_other_crops_with_a_mistake_delete_nothing(ablation, ablation_settings, tmp_path):
+    folder = shutil.copytree(ablation, tmp_path / "r")
+    next((folder / "tile/features").rglob("*.JPG.safetensors")).unlink()
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".csv"))
+    changes = {"multi_crops": ("ten",), "device": "cuda:9", "result_dir": str(folder)}
+    with pytest.raises(InputError, match="DEVICE"):
+        run_ablation(replace(ablation_settings, **changes))
+    assert all(path.exists() for path in files)
+
+
 def test_other_variants_are_named_in_one_sentence(ablation, ablation_settings):
     runs = {name: ablation_settings.run_settings(name).resolve() for name in ("tile", "squash")}
     with pytest.raises(
@@ -386,7 +397,9 @@ def test_a_part_of_the_order_is_completed_and_a_bad_one_refused():
     rest = tuple(switch for switch in SWITCHES if switch != "resize")
     assert AblationSettings(order=("resize",)).order == ("resize", *rest)
     for order in ((*SWITCHES, "templates"), ("temperature",), "resize"):
-        with pytest.raises(InputError, match=r"ORDER = .*expected each of templates, class_words"):
+        with pytest.raises(
+            InputError, match=r"ORDER = .*expected a tuple of templates, class_words"
+        ):
             AblationSettings(order=order)
 
 
@@ -396,6 +409,9 @@ def test_names_are_words_and_what_cannot_act_without_references_is_left_out(abla
     for name in ("patch tokens of the penultimate block", "without language"):
         assert (name in zero, name in one) == (False, True)
     assert "temperature 0.01" in zero
+    assert ("patch tokens" in zero, "patch tokens" in one) == (False, True)
+    html = (ablation / "ablation.html").read_text(encoding="utf-8")
+    assert all(f"All {count} combinations" in html for count in (32, 96))
     assert not re.search(r"\w=\w", page)
     names = {
         f"{name}={value}" for v in corners(("tile", "squash")) for name, value in v.protocol.items()
@@ -405,9 +421,13 @@ def test_names_are_words_and_what_cannot_act_without_references_is_left_out(abla
 
 
 def test_the_page_says_why_an_interval_is_not_available():
-    text = "Intervals that are n/a would need at least 5 categories, "
-    assert text + "each with a defined metric." in markdown_page(fixed_ablation())
-    assert text + "and there are 1." in markdown_page(fixed_ablation(finished=FULL[:1]))
+    text = "An interval needs at least 5 categories"
+    some = fixed_ablation()
+    assert f"{text}, each with a defined metric." in (page := markdown_page(some))
+    assert "in brackets" in page
+    none = fixed_ablation(finished=FULL[:1])._replace(effects=some.effects.assign(low=np.nan))
+    assert f"{text}; this ablation has 1." in (page := markdown_page(none))
+    assert "in brackets" not in page
 
 
 def test_a_category_is_scored_in_several_passes(ablation, ablation_settings, tmp_path, monkeypatch):

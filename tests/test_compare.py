@@ -127,9 +127,19 @@ def test_the_variance_of_auroc_is_unbiased():
         table[np.ix_(rows, columns)]
         for rows, columns in product(product((0, 1), repeat=3), product((0, 1), repeat=4))
     ]
-    estimates = pair_variance(np.stack(samples))
+    estimates, bounds = pair_variance(np.stack(samples))
     assert estimates.mean() == pytest.approx(np.var([np.mean(pairs) for pairs in samples]))
-    assert estimates.min() < 0  # a variance of 0, where it is used
+    assert estimates.min() < 0  # which is why the larger of both is used
+    vary = [np.ptp(pairs) > 0 for pairs in samples]
+    assert ((np.maximum(estimates, bounds) > 0) == vary).all()
+
+
+def test_a_difference_of_auroc_in_a_small_category_has_a_variance():
+    labels = np.array([False, False, True, True])
+    one, two = np.array([2.0, 4, 3, 1]), np.array([3.0, 1, 4, 2])
+    compared = compare_category(np.stack([one, two])[:, None], labels, np.random.default_rng(0), 2)
+    assert compared.means[0, 0] == pytest.approx(0.5)  # row and column means are all 1/2
+    assert compared.variances[0, 0, 0] == pytest.approx(1 / 4)
 
 
 def test_the_variance_of_auroc_is_delongs_but_for_the_pairs():
@@ -179,7 +189,7 @@ def test_the_interval_has_the_quantiles_of_student_t():
     equal = interval(1.0, np.array([0.125, 0.125]), [2, 2])  # together 4 degrees (Satterthwaite)
     assert equal == pytest.approx((low, high, p))
     assert interval(0.0, np.zeros(2), [4, 4]) == (0, 0, 1)
-    assert np.isnan(interval(1.0, np.zeros(2), [4, 4]).p)
+    assert np.isnan(interval(1.0, np.zeros(2), [4, 4])).all()
 
 
 def test_the_coverage_counts_the_intervals_with_the_mean_difference():

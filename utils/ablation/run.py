@@ -23,7 +23,14 @@ from utils.ablation.category import VariantResult, metric_rows, score_category
 from utils.ablation.settings import AblationSettings
 from utils.ablation.shares import MIN_CATEGORIES
 from utils.ablation.source import StoredCategory
-from utils.ablation.variants import PAPER_ROWS, Variant, corners, departures, single_changes
+from utils.ablation.variants import (
+    FEW_SHOT_SWITCH,
+    PAPER_ROWS,
+    Variant,
+    corners,
+    departures,
+    single_changes,
+)
 from utils.cli import exit_on_error
 from utils.distributed import (
     SINGLE_PROCESS,
@@ -76,25 +83,26 @@ def run(settings: AblationSettings, context: DistributedContext = SINGLE_PROCESS
     Raises `InputError` for a user's mistake.
     """
     runs = {"tile": settings.run_settings("tile").resolve()}
-    if context.is_main:
-        check_settings(Path(runs["tile"].result_dir).parent, settings)
-    encode(runs["tile"], context)
+    path = Path(runs["tile"].result_dir).parent
+    rescore = context.is_main and check_settings(path, settings)
+    encode(runs["tile"], rescore, context)
     if context.broadcast(context.is_main and not all_square(runs["tile"])):
         runs["squash"] = settings.run_settings("squash").resolve()
-        encode(runs["squash"], context)
-    return score_and_compare(settings, runs) if context.is_main else ""
+        encode(runs["squash"], rescore, context)
+    return score_and_compare(settings, runs, rescore) if context.is_main else ""
 
 
-def encode(settings: Settings, context: DistributedContext) -> None:
+def encode(settings: Settings, rescore: bool, context: DistributedContext) -> None:
     """Start or resume an encoding run.
 
-    Categories that are still to be scored but lack features, which somebody has deleted, are marked
-    as unfinished first, so that the run encodes the missing images again.
+    Categories that are still to be scored (with `rescore`, all) but lack features, which somebody
+    has deleted, are marked as unfinished first, so that the run encodes the missing images again.
     """
     if context.is_main:
+        resolve_device(settings.device, settings.deterministic)  # raises before records are deleted
         folder = Path(settings.result_dir)
-        encoded = read_finished(folder).keys() - read_finished(folder.parent).keys()
-        if encoded:
+        scored = set() if rescore else read_finished(folder.parent).keys()
+        if encoded := read_finished(folder).keys() - scored:
             experiment = plan_benchmark(settings)
             tasks = [task for task in experiment.tasks if task.category in encoded]
             source = locate_clip(settings.model, settings.pretrained)
@@ -107,13 +115,14 @@ def encode(settings: Settings, context: DistributedContext) -> None:
     benchmark.run(settings, context=context)
 
 
-def check_settings(path: Path, settings: AblationSettings) -> None:
-    """Raise `InputError` before anything is encoded if a folder is of other settings.
+def check_settings(path: Path, settings: AblationSettings) -> bool:
+    """Return whether a folder's categories are of other variants of multi-crop.
 
-    Other variants of multi-crop are accepted: all variants are then scored again from the features.
+    All variants are then scored again from the features. Raises `InputError` before anything is
+    encoded if the folder is of other settings in another respect.
     """
     if not (path / "settings.json").exists():
-        return
+        return False
     earlier = read_json(path / "settings.json", "settings")["settings"]
     current = json.loads(json.dumps(asdict(settings)))
     names = current.keys() - {*NOT_FINGERPRINTED, "order", "multi_crops"}
@@ -123,10 +132,7 @@ def check_settings(path: Path, settings: AblationSettings) -> None:
             f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}, or delete {path}, which "
             "holds the results from before"
         )
-    if sorted(earlier["multi_crops"]) != sorted(current["multi_crops"]):
-        with lock_folder(path):
-            for record in [*(path / "done").glob("*.json"), path / "settings.json"]:
-                record.unlink()
+    return sorted(earlier["multi_crops"]) != sorted(current["multi_crops"])
 
 
 def all_square(settings: Settings) -> bool:
@@ -143,11 +149,17 @@ def all_square(settings: Settings) -> bool:
     return True
 
 
-def score_and_compare(settings: AblationSettings, runs: Runs) -> str:
-    """Score and evaluate the unfinished categories; then write all tables and pages."""
+def score_and_compare(settings: AblationSettings, runs: Runs, rescore: bool) -> str:
+    """Score and evaluate the unfinished categories; then write all tables and pages.
+
+    With `rescore`, no category counts as finished.
+    """
     path, clock = Path(runs["tile"].result_dir).parent, Stopwatch()
     variants = [*corners(tuple(runs)), *departures(runs["tile"].scales, settings.multi_crops)]
     with log_to_console(settings.quiet), lock_folder(path), log_to_file(path / "run.log"):
+        if rescore:
+            for record in [*(path / "done").glob("*.json"), path / "settings.json"]:
+                record.unlink()
         folder = open_folder(path, settings, runs, variants)
         clock.add_earlier(*folder.earlier_times())
         score_categories(folder, runs, variants, clock)
@@ -265,12 +277,13 @@ def compare(folder: ResultFolder, variants: Sequence[Variant], order: Sequence[s
         *single_changes(variants),
         *(variant for variant in variants if variant.kind == "departure"),
     ]
+    steps = effects(table, variants, order)
     ablation = Ablation(
         record,
-        effects(table, variants, order),
+        steps[(steps["shots"] > 0) | (steps["switch"] != FEW_SHOT_SWITCH)],
         means(table),
         [variant.name for variant in compared],
-        {variant.name for variant in compared if not variant.acts_without_references},
+        {variant.name for variant in variants if not variant.acts_without_references},
         MIN_CATEGORIES,
         PAPER_ROWS,
     )

@@ -81,7 +81,7 @@ class AblationSettings:
         order = self.order
         if not has_type(order, tuple[Switch, ...]) or len(set(order)) < len(order):
             raise InputError(
-                f"ORDER = {order!r}: expected each of {', '.join(SWITCHES)} at most once; a tuple"
+                f"ORDER = {order!r}: expected a tuple of {', '.join(SWITCHES)}, each at most once"
             )
         rest = (switch for switch in SWITCHES if switch not in order)
         object.__setattr__(self, "order", (*order, *rest))

@@ -13,9 +13,8 @@ from utils.experiment.presets import PRESETS
 
 PAPER, PUBLIC = PRESETS["paper"], PRESETS["public"]
 Switch = Literal["templates", "class_words", "normalise_prompts", "patch_tokens", "resize"]
-SWITCHES: tuple[Switch, ...] = tuple(
-    name for name in PAPER if PAPER[name] != PUBLIC[name]
-)  # of the walk
+SWITCHES: tuple[Switch, ...] = get_args(Switch)  # of the walk: where PAPER and PUBLIC differ
+FEW_SHOT_SWITCH: Switch = "patch_tokens"  # changes nothing in 0-shot
 TEMPERATURES = (0.07, 0.01)  # CLIP's initial value, and the one to which it converged
 MULTI_CROPS = {  # the names of the departures that use crops, with what they change
     f"multi-crop {variant}, {average}": {"multi_crop": variant, "multi_crop_average": average}
@@ -47,9 +46,9 @@ class Variant:
 
     @property
     def acts_without_references(self) -> bool:
-        """Return whether 0-shot results can differ from those of `paper`."""
-        values = PAPER | {"patch_tokens": self.protocol["patch_tokens"]}
-        return not self.needs_references and (self.kind == "departure" or self.protocol != values)
+        """Return whether no variant with the paper's patch tokens has the same 0-shot results."""
+        same = self.protocol[FEW_SHOT_SWITCH] == PAPER[FEW_SHOT_SWITCH]
+        return same and not self.needs_references
 
 
 def corners(resizes: Sequence[str]) -> list[Variant]:

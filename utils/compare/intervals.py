@@ -42,12 +42,12 @@ class Differences(NamedTuple):
 def interval(difference: float, variances: np.ndarray, freedoms: Sequence[int]) -> Interval:
     """Return the interval of a difference whose variance is the sum of independent components.
 
-    `variances` and `freedoms` (their degrees of freedom) are (K,). Without any variance, p is 1 for
-    equal results and NaN for others.
+    `variances` and `freedoms` (their degrees of freedom) are (K,). Without any variance, the
+    interval of equal results is [0, 0] and p is 1; that of others is undefined, NaN.
     """
     variance = variances.sum()
     if variance == 0:
-        return Interval(difference, difference, 1.0 if difference == 0 else float("nan"))
+        return Interval(0.0, 0.0, 1.0) if difference == 0 else Interval(*[float("nan")] * 3)
     distribution = student_t(variance**2 / (variances**2 / np.array(freedoms)).sum())
     error, limit = variance**0.5, distribution.ppf((1 + CONFIDENCE) / 2)
     p = 2 * distribution.sf(abs(difference) / error)
@@ -84,8 +84,9 @@ def compare_category(
     for row, result in enumerate(zip(*(group[1:] for group in groups), strict=True)):
         pairs = pair_scores(*result) - first  # (S, Q, P)
         mean = pairs.mean(axis=0)
-        of_images[row, 0], deviations[row, :, 0] = pair_variance(mean), pair_variance(pairs - mean)
-    variances, freedoms = [np.maximum(0, of_images)], [min(map(len, counts)) - 1]
+        of_images[row, 0] = np.maximum(*pair_variance(mean))
+        deviations[row, :, 0], _ = pair_variance(pairs - mean)
+    variances, freedoms = [of_images], [min(map(len, counts)) - 1]
     if seeds > 1:
         both = deviations.sum(axis=1) / (seeds - 1)
         variances.append(np.maximum(0, observed.var(axis=1, ddof=1) - both) / seeds)
@@ -101,22 +102,26 @@ def pair_scores(good: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     return (np.sign(anomalous[..., None, :] - good[..., :, None]) + 1) / 2
 
 
-def pair_variance(pairs: np.ndarray) -> np.ndarray:
-    """Estimate the variance over images of the mean of the values (..., Q, P) of pairs: (...).
+def pair_variance(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate the variance over images of the mean of the values (..., Q, P) of pairs.
+
+    Returns the estimate (...) and the term c / QP of it (...), a lower bound.
 
     A value is the sum of an effect of its row, of its column, and of both together, with variances
     a, b and c; that of the mean is a / Q + b / P + c / QP. Row means have the variance a + c / P,
     column means b + c / Q, so c / QP is subtracted once: the estimate is unbiased (two-way analysis
-    of variance with random effects), and can be negative. DeLong's (1988) counts c twice, and
-    resamples of rows and columns three times (Owen 2007): too much for small categories.
+    of variance with random effects). In small categories it can be negative, but because a and b
+    cannot, the variance is at least c / QP, which is positive where row and column means are equal
+    but values are not. DeLong's (1988) counts c twice, and resamples of rows and columns three
+    times (Owen 2007): too much for small categories.
     """
     count, other = pairs.shape[-2:]
     rows, columns = pairs.mean(axis=-1), pairs.mean(axis=-2)
     mean = rows.mean(axis=-1)[..., None, None]
     rest = pairs - rows[..., None] - columns[..., None, :] + mean
-    together = (rest**2).sum(axis=(-2, -1)) / ((count - 1) * (other - 1))
+    together = (rest**2).sum(axis=(-2, -1)) / ((count - 1) * (other - 1) * count * other)
     variance = rows.var(axis=-1, ddof=1) / count + columns.var(axis=-1, ddof=1) / other
-    return variance - together / (count * other)
+    return variance - together, together
 
 
 def draw_halves(rng: np.random.Generator, size: int, resamples: int) -> np.ndarray:

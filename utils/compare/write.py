@@ -74,7 +74,7 @@ def statistics_cells(row, comparison: Comparison) -> list[str]:
     limits, p = UNPUBLISHED, UNPUBLISHED
     if not pd.isna(row.low):
         limits = f"{signed(row.low)} to {signed(row.high)}"
-        p = UNDEFINED if pd.isna(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+        p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
     counts = f"{row.wins:.0f} / {row.ties:.0f} / {row.losses:.0f}"
     return [*cells, signed(row.difference), limits, p, counts]
 

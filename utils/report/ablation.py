@@ -64,7 +64,8 @@ SHARE_TEXT = (
     "The share of a switch is its effect averaged over all orders in which the switches can be "
     "set (its Shapley value). The shares add up to the whole gap and do not depend on an order."
 )
-SHARE_TABLE_TEXT = "Shapley values with 95 % bootstrap intervals over categories in brackets."
+SHARE_TABLE_TEXT = "Shapley values."
+SHARE_INTERVAL_TEXT = "Shapley values with 95 % bootstrap intervals over categories in brackets."
 WALK_TEXT = "The means after setting one switch after another, in this order."
 DEPARTURES = "Single departures from paper"
 DEPARTURE_TEXT = (
@@ -86,7 +87,7 @@ class Ablation(NamedTuple):
     effects: pd.DataFrame  # of `utils.ablation.analysis`
     means: pd.DataFrame
     departures: Sequence[str]  # the variants to compare with `paper`, in order
-    few_shot: Collection[str]  # those of them that are the same as `paper` in 0-shot
+    few_shot: Collection[str]  # the variants that repeat others in 0-shot
     min_categories: int  # an interval needs as many
     # The paper's own ablation on MVTec AD, 0-shot: variant to metric to percent.
     paper_rows: Mapping[str, Mapping[str, float]]
@@ -181,20 +182,19 @@ def category_count(ablation: Ablation) -> str:
 
 
 def left_out(ablation: Ablation) -> str:
-    """Say which switch of the walk has no effect on these images; "" if all have one."""
-    names = [n for n in ablation.record["settings"]["order"] if n not in switches_of(ablation)]
-    text = f"The switch {', '.join(map(switch_name, names))} is left out: all images are square."
-    return text if names else ""
+    """Say that resizing has no effect on these images; "" if it has one."""
+    text = f"The switch {switch_name('resize')} is left out: all images are square."
+    return "" if "resize" in switches_of(ablation.effects) else text
 
 
 def interval_text(ablation: Ablation) -> str:
-    """Say why some intervals are n/a; "" if none is."""
+    """Say why shares have no interval; "" if all have one."""
     needed, count = ablation.min_categories, len(ablation.record["finished"])
     steps = ablation.effects[ablation.effects["switch"] != "public"]
     if not steps["low"].isna().any():
         return ""
-    reason = f"and there are {count}" if count < needed else "each with a defined metric"
-    return f"Intervals that are n/a would need at least {needed} categories, {reason}."
+    reason = f"; this ablation has {count}" if count < needed else ", each with a defined metric"
+    return f"An interval needs at least {needed} categories{reason}."
 
 
 def switch_name(setting: str) -> str:
@@ -206,7 +206,7 @@ def switch_rows(ablation: Ablation) -> list[list[str]]:
     """Return the row of each switch under SWITCH_HEADER."""
     return [
         [switch_name(name), name, *MEANINGS.get(name, ("",) * 3)[1:]]
-        for name in switches_of(ablation)
+        for name in switches_of(ablation.effects)
     ]
 
 
@@ -225,15 +225,15 @@ def shots_of(ablation: Ablation) -> list[int]:
     return sorted(set(ablation.effects["shots"]))
 
 
-def switches_of(ablation: Ablation) -> list[str]:
+def switches_of(effects: pd.DataFrame) -> list[str]:
     """Return the switches of the walk, in its order."""
-    return list(dict.fromkeys(ablation.effects["switch"]))[1:]
+    return list(dict.fromkeys(effects["switch"]))[1:]
 
 
 def sentences(ablation: Ablation, shots: int) -> list[str]:
     """Return one sentence for each switch, and one for the whole gap."""
-    rows = ablation.effects[ablation.effects["shots"] == shots].set_index(["metric", "switch"])
-    switches = switches_of(ablation)
+    rows = ablation.effects[ablation.effects["shots"] == shots]
+    switches, rows = switches_of(rows), rows.set_index(["metric", "switch"])
     gaps = []
     for metric in HEADLINES:
         start, end = (rows["value"][metric, name] for name in ("public", switches[-1]))
@@ -257,8 +257,8 @@ def sentences(ablation: Ablation, shots: int) -> list[str]:
 
 def tables(ablation: Ablation, shots: int) -> Iterator[Table]:
     """Yield the tables for one number of shots: shares, walk, departures."""
-    rows = ablation.effects[ablation.effects["shots"] == shots].set_index(["metric", "switch"])
-    switches = switches_of(ablation)
+    rows = ablation.effects[ablation.effects["shots"] == shots]
+    switches, rows = switches_of(rows), rows.set_index(["metric", "switch"])
     names = [METRIC_NAMES[metric] for metric in METRICS]
     values = rows["value"]
     last = switches[-1]
@@ -268,7 +268,8 @@ def tables(ablation: Ablation, shots: int) -> Iterator[Table]:
         cells = (f"{difference(row.share)} {interval(row)}".strip() for row in effects)
         body.append([switch_name(switch), *cells])
     body.append(["paper", *(number(values[metric, last]) for metric in METRICS)])
-    yield Table("Share of each switch", SHARE_TABLE_TEXT, ["switch", *names], body, 1)
+    text = SHARE_TABLE_TEXT if rows["low"].isna().all() else SHARE_INTERVAL_TEXT
+    yield Table("Share of each switch", text, ["switch", *names], body, 1)
     body = [
         [f"+ {switch_name(name)}", *(number(values[m, name]) for m in METRICS)] for name in switches
     ]
@@ -304,9 +305,11 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
 
 
 def corner_table(ablation: Ablation, shots: int) -> Table:
-    """Return the table of all corners."""
+    """Return the table of all corners; those that repeat others in 0-shot are left out."""
     means = ablation.means
     rows = means[(means["shots"] == shots) & (means["kind"] == "corner")]
+    if shots == 0:
+        rows = rows[~rows["variant"].isin(ablation.few_shot)]
     body = []
     for name, numbers in rows.groupby("variant", sort=False):
         by_metric = numbers.set_index("metric")["mean"]
