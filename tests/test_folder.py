@@ -633,7 +633,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     run(official)  # a split without masks also works with --split of another runner
     name = "scores/gear.npz"
     assert contents(tmp_path / "other")[name] == contents(tmp_path / "result")[name]
-    note = "NOT THE OFFICIAL DATA: of 15 categories, 15 are missing, 1 are not among them"
+    note = "NOT THE OFFICIAL DATA: of 15 categories, 15 missing, 1 foreign"
     assert note in (tmp_path / "other/summary.md").read_text(encoding="utf-8")
 
 

@@ -90,7 +90,7 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
         (["--device", "cuda:7"], 1, 'DEVICE = "cuda:7"'),
         (["--precision", "fp16", "--device", "cpu"], 1, 'PRECISION = "fp16"'),
         (["--references", "gone.csv"], 1, "REFERENCES: there is no file gone.csv"),
-        (["--extra-normal-states", "x"], 1, "EXTRA_..._STATES"),
+        (["--extra-normal-states", "x"], 1, "EXTRA_NORMAL_STATES"),
         (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
         (["--result-dir", "{file}"], 1, "RESULT_DIR: cannot write to"),
         (["--bogus"], 2, "Unrecognized options: --bogus"),

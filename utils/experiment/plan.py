@@ -175,8 +175,8 @@ def notes_on_data(settings: Settings, samples: Sequence[Sample]) -> list[str]:
     if official := OFFICIAL.get(settings.dataset):
         missing, wrong = count_mismatches(settings.dataset, samples)
         foreign = [category for category in wrong if category not in official]
-        faults = {"differ in their image counts": len(wrong) - len(foreign)}
-        faults |= {"are missing": len(missing), "are not among them": len(foreign)}
+        faults = {"with other image counts": len(wrong) - len(foreign)}
+        faults |= {"missing": len(missing), "foreign": len(foreign)}
         text = ", ".join(f"{count} {fault}" for fault, count in faults.items() if count)
         if text:
             notes.append(f"NOT THE OFFICIAL DATA: of {len(official)} categories, {text}")

@@ -406,8 +406,8 @@ def parse_states(entries: tuple[str, ...]) -> list[tuple[str, str]]:
         name, colon, state = (text.strip() for text in entry.partition(":"))
         if not colon or state.count("{}") != 1 or set(state.replace("{}", "")) & set("{}"):
             raise InputError(
-                f'EXTRA_..._STATES: "{entry}" is not of the form "class: state" with one {{}} for '
-                'the class name, such as "pcb1: {} with bad soldering"'
+                f'EXTRA_NORMAL_STATES, EXTRA_ANOMALOUS_STATES: "{entry}" is not of the form '
+                '"class: state" with one {} for the class name, as in "pcb1: {} with bad soldering"'
             )
         states.append((name, state))
     return states

@@ -223,7 +223,8 @@ def other_notes(settings: Mapping, shots: Collection[int]) -> list[str]:
         methods = rows.groupby("source")["method"].first()
         foreign = int((methods != method).sum())
         sources = f"{len(methods)} source{'' if len(methods) == 1 else 's'}"
-        sources += f", {foreign} of other methods" if foreign else ""
+        which = "all" if foreign == len(methods) else f"{foreign}"
+        sources += f", {which} of other methods" if foreign else ""
         notes.append(f"Other published {count}-shot means: {sources}, listed in report.html.")
     return notes
 

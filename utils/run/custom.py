@@ -184,7 +184,8 @@ def check_settings(settings: CustomSettings) -> None:
     for category in settings.mentioned_categories():
         if category != settings.class_name:
             raise InputError(
-                f'EXTRA_..._STATES: "{category}" is not the class name "{settings.class_name}"'
+                f'EXTRA_NORMAL_STATES, EXTRA_ANOMALOUS_STATES: "{category}" is not the class name '
+                f'"{settings.class_name}"'
             )
     results = real_path(settings.result_folder)
     for option, given in (("IMAGES", settings.images), ("REFERENCES", settings.references)):
