@@ -104,8 +104,9 @@ def squashed(checked: Checked) -> str | None:
     return text if checked.dataset == "visa" and is_lower else None
 
 
-RULES = fractions, undefined_as_zero, inverted_states
-MAP_RULES = constant_windows, mean_iou_as_pro, squashed  # inverted states look like these
+RULES = fractions, inverted_states
+# Inverted states look like these; they also give metrics of exactly 0.
+SOUND_RULES = undefined_as_zero, constant_windows, mean_iou_as_pro, squashed
 
 
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
@@ -129,7 +130,7 @@ def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
         raise InputError(f"no category of the table, nor a mean, is published for {dataset}")
     means = both.dropna().groupby("metric").mean().reindex(METRICS)
     checked = Checked(dataset, rows, means["value"], means["published"])
-    rules = RULES if inverted_states(checked) else RULES + MAP_RULES
+    rules = RULES if inverted_states(checked) else RULES + SOUND_RULES
     return checked, [text for rule in rules if (text := rule(checked))]
 
 
