@@ -151,6 +151,14 @@ def test_fractions_are_found(runs):
     assert faults(rows) == ["fractions read as percent"]
 
 
+def test_inverted_states_hide_no_unrelated_fault():
+    values = {"image_auroc": 20.0, "pixel_auroc": 0.3}
+    found = faults(replaced(published("accurate_winclip"), values))
+    names = "fractions read as percent", "inverted states"
+    assert found == list(names)
+    assert faults(replaced(published("winclip_paper"), {"image_auroc": 20.0})) == [names[-1]]
+
+
 def test_undefined_metrics_written_as_0_are_found(runs):
     rows = read_run(runs["sound"])
     undefined = rows[rows["value"].isna()]
