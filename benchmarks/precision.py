@@ -30,6 +30,7 @@ import torch
 from datasets.demo import render_if_needed
 from models.clip.device import check_precision, describe_device, resolve_device
 from models.clip.weights import RANDOM
+from models.methods import BACKBONES
 from utils.cli import run_cli
 from utils.errors import InputError
 from utils.experiment.settings import Settings
@@ -120,7 +121,7 @@ def main() -> None:
     if options.runner == "run_demo":
         render_if_needed(given["data_root"])
     settings = Settings(DATASETS[options.runner], **given)
-    weights = settings.resolve().pretrained
+    weights = BACKBONES["winclip"][1] if settings.pretrained == "auto" else settings.pretrained
     device = resolve_device(settings.device)
     print(f"{options.runner}, {Path(weights).name}, {describe_device(device)}, ", end="")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {datetime.date.today()}")

@@ -159,7 +159,7 @@ def test_each_method_stands_beside_its_own_paper(tmp_path):
     page = summary_page(read_summary(tmp_path), record | {"settings": settings})
     assert page.startswith("# AnomalyCLIP on VisA")
     assert "paper: Zhou et al., AnomalyCLIP (ICLR 2024)" in page
-    assert "Other published 0-shot means: 4 sources, 4 of other methods" in page
+    assert "Other published 0-shot means: 4 sources, all of other methods" in page
     assert published_beside({"dataset": "mvtec", "method": "inctrl"}).empty  # VisA alone
     assert set(published_beside({"dataset": "visa", "method": "inctrl"})["shots"]) == {2, 4, 8}
 
