@@ -1,6 +1,6 @@
 """Measure seconds per image of the windowed encoder, beside the time of its matrix products alone.
 
-    python benchmarks/encoder.py [--quick] [--methods] [--model NAME] [--device DEVICE]
+    python benchmarks/encoder.py [--quick] [--methods] [--precisions fp32] [--model NAME]
 
 Weights are random, which does not affect speed. The limit is measured in the same process: the
 products of a forward pass (linear layers of all blocks, in their shapes, each computed as few times
@@ -225,6 +225,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--methods", action="store_true")
+    parser.add_argument("--precisions", nargs="*", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
     options = parser.parse_args()
@@ -237,7 +238,7 @@ def main() -> None:
     )
     print("precision  batch  ours s/image   products  share of   GFLOP/s")
     print("                               alone, s/image   limit")
-    for precision in PRECISIONS:
+    for precision in options.precisions:
         for line in measure(options.model, device, precision, options.quick):
             print(line, flush=True)
     print("\nimage score, fp32         s/image  WinCLIP's time / this time")
