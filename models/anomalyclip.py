@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.anomalyclip_weights import PROMPTS, LearnedPrompts
 from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, run_block
 from models.clip.device import without_cudnn_attention
-from models.clip.encoder import embed_patches, unsupported_tower
+from models.clip.encoder import embed_patches, project, unsupported_tower
 from models.clip.text import can_share_prefixes, project_ends, text_tower
 from models.clip.weights import LoadedClip
 from models.winclip import Features, TextBank, VisualBank
@@ -70,8 +70,8 @@ class AnomalyClip:
         with without_cudnn_attention():
             x, y = run_streams(visual, pixels.to(self.device, visual.class_embedding.dtype))
             image = x[:, 0] @ visual.proj  # the released code leaves out ln_post here
-            patches = visual.ln_post(y[:, 1:]) @ visual.proj
-        return Features(image.float(), (), patches.float(), self.grid, ())
+            patches = project(visual, y[:, 1:])
+        return Features(image.float(), (), patches, self.grid, ())
 
     def text_bank(self, category: str) -> TextBank:
         """Return the two states, which are the same for every category."""

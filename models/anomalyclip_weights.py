@@ -10,12 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.clip.checkpoints import (
-    check_tensors,
-    find_checkpoint,
-    git_blob_id,
-    read_checkpoint,
-)
+from models.clip.checkpoints import check_tensors, find_checkpoint, git_blob_id, read_checkpoint
 from models.clip.text import text_tower
 from models.clip.weights import RANDOM, RANDOM_SEED, LoadedClip, Weights
 from utils.errors import InputError

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.clip.blocks import add_attention, add_mlp, attend_from_class_token, run_block
+from models.clip.blocks import run_block
 from models.clip.device import without_cudnn_attention
-from models.clip.encoder import embed_patches
+from models.clip.encoder import embed_patches, finish_class_tokens
 from models.clip.text import encode_states
 from models.clip.weights import LoadedClip
 from models.inctrl_weights import BLOCKS, TrainedHeads
@@ -54,17 +54,13 @@ class InCtrl:
     def encode_images(self, pixels: Tensor) -> InCtrlFeatures:
         """Embed images (B, 3, S, S), normalised as open_clip's transform does, in float32."""
         visual, layers = self.model.visual, []
-        *blocks, last = visual.transformer.resblocks
         with without_cudnn_attention():
             tokens = embed_patches(visual, pixels.to(self.device, visual.class_embedding.dtype))
-            for number, block in enumerate(blocks, start=1):
+            for number, block in enumerate(visual.transformer.resblocks[:-1], start=1):
                 tokens = run_block(block, tokens)
                 if number in BLOCKS:
                     layers.append(tokens[:, 1:].to(torch.float32, copy=True))
-            attended = attend_from_class_token(last, tokens)
-            classes = add_mlp(last, add_attention(last, tokens[:, 0], attended))
-            image = (visual.ln_post(classes) @ visual.proj).float()
-        return InCtrlFeatures(image, tuple(layers))
+            return InCtrlFeatures(finish_class_tokens(visual, tokens), tuple(layers))
 
     def text_bank(self, category: str) -> TextBank:
         """Return the embeddings of a category's two states: the paper's prompts of WinCLIP."""

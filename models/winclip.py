@@ -71,7 +71,7 @@ class TextBank:
 
 @dataclass(frozen=True)
 class VisualBank:
-    """What a method compares images with: tensors with one row for each of M reference tiles.
+    """The embeddings of M reference tiles, in tensors with one row for each tile.
 
     WinCLIP has unit vectors: the windows per scale (M, W_s, E), then the patches (M, N, D).
     """

@@ -182,10 +182,7 @@ class WindowedEncoder:
             classes, pre_ln, penultimate = self._run_blocks(tokens)
             # Each group by itself: the full images have the same bits with and without windows.
             counts = [len(pixels) * count for count, _ in self.group_shapes]
-            image, *windows = (
-                (self.visual.ln_post(group) @ self.visual.proj).float()
-                for group in classes.split(counts)
-            )
+            image, *windows = (project(self.visual, group) for group in classes.split(counts))
         windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
         # Views would keep all tokens in memory.
         pre_ln, penultimate = (t.to(torch.float32, copy=True) for t in (pre_ln, penultimate))
@@ -198,14 +195,11 @@ class WindowedEncoder:
 
         `pixels` are normalised as open_clip's transform does.
         """
-        *blocks, last = self.visual.transformer.resblocks
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
-            for block in blocks:
+            for block in self.visual.transformer.resblocks[:-1]:
                 tokens = run_block(block, tokens)
-            attended = attend_from_class_token(last, tokens)
-            classes = add_mlp(last, add_attention(last, tokens[:, 0], attended))
-            return (self.visual.ln_post(classes) @ self.visual.proj).float()
+            return finish_class_tokens(self.visual, tokens)
 
     def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run all blocks: tokens (B, 1 + N, D) to class tokens (B * S, D), patches (B, N, D) twice.
@@ -286,6 +280,18 @@ def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     classes = visual.class_embedding.expand(len(patches), 1, -1)
     return visual.ln_pre(torch.cat([classes, patches], dim=1) + visual.positional_embedding)
+
+
+def finish_class_tokens(visual: nn.Module, tokens: Tensor) -> Tensor:
+    """Run the last block for the class tokens alone: (B, 1 + N, D) to embeddings (B, E) float32."""
+    last = visual.transformer.resblocks[-1]
+    attended = attend_from_class_token(last, tokens)
+    return project(visual, add_mlp(last, add_attention(last, tokens[:, 0], attended)))
+
+
+def project(visual: nn.Module, tokens: Tensor) -> Tensor:
+    """Normalise the last block's tokens (..., D) and project them: (..., E) float32."""
+    return (visual.ln_post(tokens) @ visual.proj).float()
 
 
 def check_tower(visual: nn.Module) -> None:

@@ -22,12 +22,7 @@ from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample
 from utils.distributed import worker_errors
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
-from utils.evaluation.metrics import (
-    IMAGE_METRICS,
-    PixelEvaluator,
-    extra_metrics,
-    image_metrics,
-)
+from utils.evaluation.metrics import IMAGE_METRICS, PixelEvaluator, extra_metrics, image_metrics
 from utils.experiment.plan import CategoryTask
 from utils.files import atomic_path, write_png
 from utils.report.data import category_data, write_category_data

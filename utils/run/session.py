@@ -24,12 +24,7 @@ from utils.features.find import describe_model, find_features, images_of, prepar
 from utils.features.kept import KeptFeatures
 from utils.features.store import EXACT
 from utils.log import log, log_to_console, log_to_file, progress_bar
-from utils.results.folder import (
-    ResultFolder,
-    check_writable,
-    lock_folder,
-    read_finished,
-)
+from utils.results.folder import ResultFolder, check_writable, lock_folder, read_finished
 from utils.results.methods import method_name
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
