@@ -211,9 +211,13 @@ def count_silence(
 
 @contextmanager
 def peer_errors() -> Iterator[None]:
-    """Wrap collective calls; raise `InputError` if another process has exited."""
+    """Wrap collective calls; raise `InputError` if another process has exited.
+
+    Inference mode is off inside: torch 2.4's `gather_object` writes into its tensors in place.
+    """
     try:
-        yield
+        with torch.inference_mode(False):
+            yield
     except RuntimeError as error:
         raise InputError(
             f"another process of this run has exited or does not answer ({describe_error(error)}); "
