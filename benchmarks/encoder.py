@@ -201,8 +201,8 @@ def measure_methods(name: str, device: torch.device, others: bool, quick: bool) 
 
 
 def winclip(clip: LoadedClip, scales: tuple[int, ...]) -> WinClip:
-    """Return WinCLIP with the paper's settings; without maps if there are no scales."""
-    encoder = WindowedEncoder(clip.model.visual, scales)
+    """Return zero-shot WinCLIP with the paper's settings; without maps if there are no scales."""
+    encoder = WindowedEncoder(clip.model.visual, scales, "post_ln" if scales else None)
     return WinClip(clip, encoder, prompt_ensemble, 0.07, True, "embeddings", bool(scales))
 
 

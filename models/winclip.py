@@ -27,7 +27,7 @@ class Features:
 
     image: Tensor  # (B, E) the image embeddings
     windows: tuple[Tensor, ...]  # per scale (B, W_s, E), in the order of `window_indices`
-    patches: Tensor  # (B, N, D) the patch tokens that WinCLIP+ compares
+    patches: Tensor  # (B, N, D) the patch tokens that WinCLIP+ compares; (B, 0, D) if none
     grid: tuple[int, int]  # (G_h, G_w)
     scales: tuple[int, ...]  # the windows' sizes in patches
     crops: Tensor | None = None  # (B, C, E) the embeddings of each image's crops, for multi-crop

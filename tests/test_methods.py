@@ -84,16 +84,22 @@ def test_a_run_without_maps_reads_the_features_of_one_with_maps(
     full = replace(without_maps, maps=True, scales=(2, 3), limit=1, shots=(0, 1), seeds=(0,))
     full = replace(full, features="keep", features_precision="fp32", heatmaps="none")
     run(replace(full, result_dir=str(tmp_path / "full")))
-    monkeypatch.setattr(WindowedEncoder, "encode_all", None)  # would fail if it were called
     given = {"maps": False, "scales": (), "features": str(tmp_path / "full")}
     used = replace(full, **given, features_precision="fp16", result_dir=str(tmp_path / "used"))
-    run(used)
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowedEncoder, "encode_all", None)  # would fail if it were called
+        run(used)
     scores = load_scores(tmp_path / "used" / "scores/bottle.npz")
     expected = load_scores(without_maps.result_folder / "scores/bottle.npz")
     columns = [expected.image.tolist().index(image) for image in scores.image]
     np.testing.assert_allclose(
         scores.image_scores, expected.image_scores[:2, columns], rtol=0, atol=1e-6
     )
+    next((tmp_path / "full/features").rglob("test/good/*.safetensors")).unlink()  # is encoded again
+    some = replace(used, shots=(0,), result_dir=str(tmp_path / "some"))
+    run(some)
+    again = load_scores(tmp_path / "some" / "scores/bottle.npz")
+    np.testing.assert_allclose(again.image_scores, scores.image_scores[:1], rtol=0, atol=1e-6)
 
 
 @dataclass(frozen=True)

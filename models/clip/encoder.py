@@ -19,7 +19,7 @@ kernels work on blocks of 64 or more tokens, most of which a single window would
 
 open_clip's modules and weights compute everything. What sequences share (patch embedding, ln_pre,
 the first block's queries, keys and values) is computed once; the last block computes only the
-tokens that are read.
+tokens that are read: the class tokens, and the patch tokens of the full images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -109,17 +109,18 @@ class AllFeatures:
 class WindowedEncoder:
     """Embed images and their windows with a frozen vision tower (`model.visual` of open_clip).
 
-    `scales` are the windows' sizes in patches. `tf32` runs fp32 matrix products in TF32 on CUDA.
-    `by_rows`: compute attention by rows of windows (None: on CUDA). Raises InputError for a tower
-    that is not a plain transformer with a class token and two or more blocks, and for a scale that
-    does not fit its grid.
+    `scales` are the windows' sizes in patches. `patch_tokens` are those that are read; with None,
+    features have none (N = 0) and the last block is computed for class tokens alone. `tf32` runs
+    fp32 matrix products in TF32 on CUDA. `by_rows`: compute attention by rows of windows (None: on
+    CUDA). Raises InputError for a tower that is not a plain transformer with a class token and two
+    or more blocks, and for a scale that does not fit its grid.
     """
 
     def __init__(
         self,
         visual: nn.Module,
         scales: Sequence[int] = (2, 3),
-        patch_tokens: PatchTokens = "post_ln",
+        patch_tokens: PatchTokens | None = "post_ln",
         tf32: bool = False,
         by_rows: bool | None = None,
     ):
@@ -172,18 +173,22 @@ class WindowedEncoder:
 
         `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
-        return self.encode_all(pixels).select(self.patch_tokens)
+        return self.encode_all(pixels).select(self.patch_tokens or "pre_ln")
 
     @torch.inference_mode()
     def encode_all(self, pixels: Tensor) -> AllFeatures:
         """Embed B images and all their windows, as `encode_images` does, with all patch tokens."""
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
-            classes, pre_ln, penultimate = self._run_blocks(tokens)
+            groups = self._run_blocks(tokens)
             # Each group by itself: the full images have the same bits with and without windows.
-            counts = [len(pixels) * count for count, _ in self.group_shapes]
-            image, *windows = (project(self.visual, group) for group in classes.split(counts))
-        windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
+            image, *windows = (finish_class_tokens(self.visual, group) for group in groups)
+            full = groups[0]
+            windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
+            penultimate = pre_ln = full[:, :0]
+            if self.patch_tokens is not None:
+                penultimate = full[:, 1:]
+                pre_ln = run_block(self.visual.transformer.resblocks[-1], full)[:, 1:]
         # Views would keep all tokens in memory.
         pre_ln, penultimate = (t.to(torch.float32, copy=True) for t in (pre_ln, penultimate))
         ln_post = self.visual.ln_post
@@ -201,14 +206,13 @@ class WindowedEncoder:
                 tokens = run_block(block, tokens)
             return finish_class_tokens(self.visual, tokens)
 
-    def _run_blocks(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run all blocks: tokens (B, 1 + N, D) to class tokens (B * S, D), patches (B, N, D) twice.
+    def _run_blocks(self, tokens: Tensor) -> list[Tensor]:
+        """Run all blocks but the last: tokens (B, 1 + N, D) to sequences (B * S_g, L_g, D).
 
-        The class tokens are those of the S sequences of each image, group-major; the patches are
-        those of the last block and of the block before it.
+        They are those of the full images, then those of the windows of each scale.
         """
         batch, full, _ = tokens.shape
-        first, *middle, last = self.visual.transformer.resblocks
+        first, *middle = self.visual.transformer.resblocks[:-1]
         starts = torch.arange(batch, device=tokens.device)[:, None] * full
         groups = self.token_index.split(self.group_tokens)
         rows = torch.cat([(starts + group).flatten() for group in groups])
@@ -223,11 +227,8 @@ class WindowedEncoder:
             x = add_attention(block, x, attended)
             del attended
             x = add_mlp(block, x)
-        penultimate = x[: batch * full].unflatten(0, (batch, full))[:, 1:]
-        x = self._last_block(last, x)
-        full_images = x[: batch * full].unflatten(0, (batch, full))
-        classes = torch.cat([full_images[:, 0], x[batch * full :]])
-        return classes, full_images[:, 1:], penultimate
+        groups = zip(self._groups(x), self.group_shapes, strict=True)
+        return [group.unflatten(0, (-1, length)) for group, (_, length) in groups]
 
     def _attend(self, block: nn.Module, qkv: Tensor) -> Tensor:
         """Compute attention within each sequence: (B * T, 3 * D) to (B * T, D)."""
@@ -241,23 +242,6 @@ class WindowedEncoder:
         """Split the tokens of B images into their groups: (B * T, ...) to (B * T_g, ...)."""
         batch = len(tokens) // len(self.token_index)
         return tokens.split([batch * count for count in self.group_tokens])
-
-    def _last_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run the last block for the tokens that are read: (B * T, D) to (B * T_read, D).
-
-        These are all tokens of the full images, and the class tokens of the windows.
-        """
-        full, *windows = (
-            group.unflatten(0, (-1, length))
-            for group, (_, length) in zip(self._groups(x), self.group_shapes, strict=True)
-        )
-        queries, keys, values = project_qkv(block, full).chunk(3, dim=-1)
-        attended = [attend(queries, keys, values, block.attn.num_heads).flatten(0, 1)]
-        read = [full.flatten(0, 1)]
-        for tokens in windows:
-            attended.append(attend_from_class_token(block, tokens))
-            read.append(tokens[:, 0])
-        return add_mlp(block, add_attention(block, torch.cat(read), torch.cat(attended)))
 
 
 def row_mask(windows: int, length: int) -> Tensor:

@@ -138,7 +138,8 @@ def load(
         given = settings.checkpoint, settings.dataset
         return clip, load_method(settings.method, clip, *given, prepare), kept_features
     prepare()
-    return clip, winclip_method(settings, clip), kept_features
+    few_shot = any(task.references for task in experiment.tasks)
+    return clip, winclip_method(settings, clip, few_shot), kept_features
 
 
 def pool_size(settings: Settings) -> int:
@@ -176,12 +177,16 @@ def claim_device(settings: Settings, context: DistributedContext, text_only: boo
     return device
 
 
-def winclip_method(settings: Settings, clip: LoadedClip) -> WinClip:
-    """Return WinCLIP; without an encoder if the model has no vision tower."""
+def winclip_method(settings: Settings, clip: LoadedClip, few_shot: bool) -> WinClip:
+    """Return WinCLIP; without an encoder if the model has no vision tower.
+
+    `few_shot`: the run has reference images.
+    """
     visual, encoder = clip.model.visual, None
     if visual is not None:
+        patch_tokens = settings.patch_tokens if settings.maps or few_shot else None
         tf32 = settings.precision == "tf32"
-        encoder = WindowedEncoder(visual, settings.scales, settings.patch_tokens, tf32)
+        encoder = WindowedEncoder(visual, settings.scales, patch_tokens, tf32)
     return WinClip(
         *(clip, encoder, partial(compose_prompts, settings), settings.temperature),
         *(settings.normalise_prompts, settings.multi_crop_average, settings.maps),
