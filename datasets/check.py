@@ -2,20 +2,17 @@
 
 A damaged file is a fault, which prevents a split. What can be read but is doubtful becomes a note
 beside all results: masks that may be inverted, tiny images, and test images that differ in size
-from the reference images. Images of more than 8 bits get one scale for each category, which is
-recorded beside the split as <name>_depth.json.
+from the reference images. Images of more than 8 bits get one scale for each category.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.decode import White, covers_most, find_white, measure_image, read_mask
 from datasets.splits import Sample
 from utils.errors import InputError
-from utils.files import write_text
 
 MIN_SIDE = 32  # pixels; smaller images are enlarged so much that their scores mean little
 MAX_SIZE_RATIO = 1.2  # between the shorter sides of images that are compared
@@ -109,24 +106,3 @@ def find_depths(samples: Sequence[Sample], checks: Sequence[FileCheck]) -> dict[
         if check.peak is not None:
             peaks[sample.class_name].append(check.peak)
     return {category: find_white(values) for category, values in peaks.items()}
-
-
-def write_depths(depths: Mapping[str, White], split: Path) -> None:
-    """Write <name>_depth.json beside a split; without files of more than 8 bits, delete it."""
-    path = depth_file(split)
-    if depths:
-        write_text(path, json.dumps({name: asdict(white) for name, white in depths.items()}) + "\n")
-    else:
-        path.unlink(missing_ok=True)
-
-
-def read_depths(split: Path) -> dict[str, White]:
-    """Return what becomes white in each category, as `write_depths` wrote it beside a split."""
-    path = depth_file(split)
-    depths = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {category: White(**values) for category, values in depths.items()}
-
-
-def depth_file(split: Path) -> Path:
-    """Return the file of the depths beside a split."""
-    return split.with_name(f"{split.stem}_depth.json")

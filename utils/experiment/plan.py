@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets.check import read_depths
 from datasets.decode import SIXTEEN_BITS, White, describe_white
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import (
@@ -19,6 +18,7 @@ from datasets.splits import (
     Sample,
     first_of_each_defect,
     preparation_command,
+    read_depths,
     read_notes,
     read_recipe,
     read_split,
