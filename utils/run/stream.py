@@ -191,7 +191,7 @@ def make_loader(
         experiment.apply_exif,
         settings.tile,
         white=experiment.white,
-        custom_masks=experiment.custom_masks,
+        mask_reader=experiment.mask_reader,
         previewed=frozenset(sample.image for sample in drawn),
         shrink=partial(fit, height=height),
         multi_crops=multi_crops,
