@@ -16,7 +16,7 @@ from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
-from utils.distributed import DistributedContext, reuse_freed_memory, worker_pool
+from utils.distributed import DistributedContext
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
@@ -28,6 +28,7 @@ from utils.results.folder import ResultFolder, check_writable, lock_folder, read
 from utils.results.methods import method_name
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
+from utils.workers import reuse_freed_memory, worker_pool
 
 PATCH_TOKENS_NOTE = (
     "PATCH TOKENS ALONE: few-shot image scores compare patch tokens without windows, which is not "

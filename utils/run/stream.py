@@ -18,13 +18,13 @@ from models.clip.encoder import AllFeatures
 from models.clip.weights import LoadedClip
 from models.methods import ImageFeatures, Method
 from models.winclip import Features
-from utils.distributed import exit_with_parent, start_workers
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
 from utils.features.kept import KeptFeatures
 from utils.results.heatmaps import MAX_ASPECT, fit
 from utils.stopwatch import Stopwatch
+from utils.workers import exit_with_parent, start_workers
 
 Encoded = TypeVar("Encoded", ImageFeatures, AllFeatures, Tensor)
 TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
