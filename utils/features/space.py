@@ -17,12 +17,17 @@ from utils.log import log
 MAX_MEASURED = 100  # images whose number of tiles is read to estimate the size of their features
 
 
-def check_space(store: FeatureStore, count: int, bytes_per_image: float) -> None:
-    """Announce the size of the features of `count` images that `store` will get.
+def check_space(
+    store: FeatureStore, paths: Sequence[Path], count: int, encoder: WindowedEncoder, crops: int
+) -> None:
+    """Announce the size of the features of `count` images, some at `paths`, that `store` will get.
 
-    Raises `InputError` if the disk has too little space.
+    Each tile has so many `crops`. Raises `InputError` if the disk has too little space.
     """
-    size, free = int(count * bytes_per_image), shutil.disk_usage(store.folder.parent).free
+    measured = paths[:: len(paths) // MAX_MEASURED + 1]
+    tiles = mean_tiles(measured, store.resize, store.encoding["tile"])
+    size = int(count * tiles * bytes_per_tile(encoder, store.precision, crops))
+    free = shutil.disk_usage(store.folder.parent).free
     text = f"features of {count} images take about {describe_bytes(size)} in {store.precision}"
     if size > free:
         raise InputError(
