@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from datasets import mvtec
-from datasets.check import notes_on_sizes
-from datasets.decode import White, covers_most, read_image
+from datasets.check import covers_most, notes_on_sizes
+from datasets.decode import White, read_image
 from datasets.folder import FolderOptions, main
 from datasets.images import ImageDataset
 from datasets.prepare import Options, prepare
