@@ -205,8 +205,8 @@ def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resize a mask (H, W) bool to the evaluation `shape` (height, width).
 
     Resize bilinearly (with Pillow's antialiasing) and threshold at one half, as the public
-    implementations do. If no pixel reaches one half, those with the highest
-    coverage are kept, so that no mask vanishes.
+    implementations do. If no pixel reaches one half, keep those with the highest coverage, so that
+    no mask vanishes.
     """
     if anomalous.shape == shape:
         return anomalous

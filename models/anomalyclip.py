@@ -96,14 +96,14 @@ class AnomalyClip:
 
 
 def check_checkpoint(checkpoint: str, dataset: str) -> None:
-    """Do what `models.methods.check_checkpoint` says for a file."""
+    """Raise InputError for a missing checkpoint and for one that was trained on `dataset`."""
     describe_training(find_checkpoint(checkpoint), dataset)
 
 
 def load_method(
     clip: LoadedClip, checkpoint: str, dataset: str, prepare: Callable[[], None]
 ) -> AnomalyClip:
-    """Do what `models.methods.load_method` says."""
+    """Build the method as `models.methods.load_method` describes."""
     prompts = read_prompts(clip, checkpoint, dataset)
     prepare()
     return AnomalyClip(clip, prompts)

@@ -94,14 +94,14 @@ class InCtrl:
 
 
 def check_checkpoint(checkpoint: str, dataset: str) -> None:
-    """Do what `models.methods.check_checkpoint` says for a file."""
+    """Raise InputError for a missing checkpoint and for one that was trained on `dataset`."""
     describe_training(find_checkpoint(checkpoint), dataset)
 
 
 def load_method(
     clip: LoadedClip, checkpoint: str, dataset: str, prepare: Callable[[], None]
 ) -> InCtrl:
-    """Do what `models.methods.load_method` says."""
+    """Build the method as `models.methods.load_method` describes."""
     trained = read_heads(clip, checkpoint, dataset)
     prepare()
     return InCtrl(clip, trained)

@@ -46,7 +46,7 @@ class KeptFeatures:
         return replace(features, ln_post=features.ln_post.to(device))
 
     def missing(self, images: Sequence[str]) -> list[str]:
-        """Return the images of which something must be encoded."""
+        """Return the images whose tiles or crops must be encoded."""
         return [
             image for image in images if image not in self.store_of or image in self.without_crops
         ]

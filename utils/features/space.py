@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 
 from datasets.decode import open_image
 from datasets.images import Resize
@@ -38,13 +39,13 @@ def check_space(
 
 
 def mean_tiles(paths: Sequence[Path], resize: Resize, tile: int) -> float:
-    """Return the mean number of tiles of some images; unreadable ones count as one tile."""
-    counts = [1]
+    """Return the mean number of tiles of the readable images at `paths`; 1 without any."""
+    counts = []
     for path in paths if resize == "tile" else ():
         with suppress(InputError), open_image(path) as image:
             height, width = image.height, image.width
             counts.append(math.prod(tile_grid(height, width, tile_side(height, width, tile))))
-    return sum(counts[1:] or counts) / max(1, len(counts) - 1)
+    return fmean(counts or [1])
 
 
 def bytes_per_tile(encoder: WindowedEncoder, precision: str, crops: int) -> int:

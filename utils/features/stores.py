@@ -36,7 +36,7 @@ def open_features(
     shards: Sequence[CategoryTask],
     context: DistributedContext,
 ) -> KeptFeatures | None:
-    """Do what `find_features` says for a run that may use kept features."""
+    """Open the stores of a run that may use kept features, as `find_features` describes."""
     encoding = describe_encoding(settings, experiment, source)
     stores, precision = [], EXACT
     if context.is_main:
@@ -55,8 +55,15 @@ def open_features(
         if variants and not source_store.has_crops(image, variants)
     }
     kept_features = KeptFeatures(
-        *(store_of, store, store if settings.features == "keep" else None, experiment.root),
-        *(settings.patch_tokens, settings.multi_crop, settings.scales, variants, without_crops),
+        store_of=store_of,
+        rounding=store,
+        writer=store if settings.features == "keep" else None,
+        root=experiment.root,
+        patch_tokens=settings.patch_tokens,
+        multi_crop=settings.multi_crop,
+        scales=settings.scales,
+        variants=variants,
+        without_crops=without_crops,
     )
     counts = Counter(store.folder for store in store_of.values())
     log_shares(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
