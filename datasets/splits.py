@@ -2,7 +2,7 @@
 
 Beside <name>.csv, a preparation script writes <name>_meta.json in the form that other repositories
 of the field read, <name>_root.txt with the data root, so that a runner needs no option, and where
-there are any, <name>_notes.txt with warnings and <name>_depth.json with scales of deep images.
+needed, <name>_notes.txt with warnings and <name>_depth.json for images of more than 8 bits.
 """
 
 import csv

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among the processes of its run; as it is here, the only one."""
+    """This process among the processes of its run; in this base class, the only one."""
 
     rank: int = 0  # 0 is the main process
     world_size: int = 1  # processes on all machines

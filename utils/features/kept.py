@@ -60,8 +60,8 @@ class KeptFeatures:
         None if nothing is encoded. Raises `InputError` if the disk has too little space.
         """
         missing, copied = self.missing(images), self.to_copy(images)
-        shares = context.all_gather((len(missing), len(copied)))
-        count, copies = map(sum, zip(*shares, strict=True))
+        counts = context.all_gather((len(missing), len(copied)))
+        count, copies = map(sum, zip(*counts, strict=True))
         if not count:
             log.info("there is nothing to encode, so no features are computed")
         if context.is_main and count:

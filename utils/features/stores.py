@@ -66,7 +66,7 @@ def open_features(
         without_crops=without_crops,
     )
     counts = Counter(store.folder for store in store_of.values())
-    log_shares(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
+    log_counts(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
     return kept_features
 
 
@@ -194,16 +194,16 @@ def find_kept(
     return store_of, [reason for _, reasons in results for reason in reasons]
 
 
-def log_shares(
-    shares: Sequence[tuple[int, int, Counter, Sequence[str]]], variants: Sequence[MultiCrop]
+def log_counts(
+    counts: Sequence[tuple[int, int, Counter, Sequence[str]]], variants: Sequence[MultiCrop]
 ) -> None:
     """Log in which folders the images of all processes have kept features.
 
-    The share of a process is the number of its images, of those that lack some of the crops of
-    `variants`, of those in each folder, and why files are passed over.
+    The counts of a process are those of its images, of those that lack some of the crops of
+    `variants`, and of those in each folder; the reasons why files are passed over come last.
     """
-    totals, lacking, counts, reasons = zip(*shares, strict=True)
-    for folder, count in sum(counts, Counter()).items():
+    totals, lacking, by_folder, reasons = zip(*counts, strict=True)
+    for folder, count in sum(by_folder, Counter()).items():
         log.info(f"features of {count} of {sum(totals)} images are kept in {folder}")
     if messages := [*chain.from_iterable(reasons)]:
         log.info(f"{len(messages)} files of features are not used; the first: {messages[0]}")

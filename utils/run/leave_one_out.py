@@ -1,5 +1,6 @@
 """Score the reference images of custom images against each other, which gives a threshold."""
 
+from collections import ChainMap
 from dataclasses import replace
 from functools import partial
 
@@ -31,8 +32,7 @@ def score_features(references: References, text: TextBank, session: Session) -> 
             others = references.rows_of([name for name in references.rows if name != item.image])
             score, _ = method.score(features, text, references.bank, [others])
             scores[item.image] = float(score.mean())  # over tiles, as in `split_by_image`
-    shares = session.context.all_gather(scores)
-    scores = {image: score for share in shares for image, score in share.items()}
+    scores = ChainMap(*session.context.all_gather(scores))
     return LeaveOneOut([scores[image] for image in references.rows])
 
 
@@ -57,16 +57,16 @@ def score_winclip(references: References, session: Session) -> LeaveOneOut:
 def leave_one_out_maxima(tiles: ReferenceTiles, session: Session) -> torch.Tensor:
     """Return the maxima of the visual and the anomaly map of each tile, on the CPU: (2, M)."""
     context, quiet = session.context, session.progress.disable
-    share = context.rank, context.world_size
+    shard = context.rank, context.world_size
     bar = partial(progress_bar, desc="leave-one-out", unit="block", leave=False, disable=quiet)
-    shares = context.all_gather(lazy_maxima(tiles, share, bar).cpu())
-    maxima = torch.stack(shares).amax(dim=0)
+    shards = context.all_gather(lazy_maxima(tiles, shard, bar).cpu())
+    maxima = torch.stack(shards).amax(dim=0)
     missing = maxima[0] < 0
     if missing.any():
         rows = missing.nonzero()[:, 0].tolist()
-        distances = leave_one_out_distances(tiles, rows, share, bar)
-        shares = context.all_gather([scale.cpu() for scale in distances])
-        distances = [torch.stack(scale).amin(dim=0) for scale in zip(*shares, strict=True)]
+        distances = leave_one_out_distances(tiles, rows, shard, bar)
+        shards = context.all_gather([scale.cpu() for scale in distances])
+        distances = [torch.stack(scale).amin(dim=0) for scale in zip(*shards, strict=True)]
         on_cpu = replace(tiles, zero_shot_maps=tiles.zero_shot_maps.cpu())
         maxima = torch.where(missing, on_cpu.maps(distances).amax(dim=-1), maxima)
     return maxima
