@@ -45,8 +45,8 @@ from models.clip.weights import RANDOM, LoadedClip, load_clip
 from models.methods import BACKBONES, Method, WinClip, load_method
 from models.prompts import prompt_ensemble
 from utils.cli import run_cli
-from utils.distributed import reuse_freed_memory
 from utils.errors import InputError
+from utils.workers import reuse_freed_memory
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "int8")
 BATCHES = {"cpu": (1, 2), "cuda": (8, 32)}

@@ -35,8 +35,8 @@ import cv2
 import numpy as np
 
 from utils.cli import run_cli
-from utils.distributed import reuse_freed_memory
 from utils.evaluation.metrics import FPR_LIMIT, PixelEvaluator, pixel_metrics
+from utils.workers import reuse_freed_memory
 
 IMAGES = 110  # as in a typical MVTec AD category
 QUICK_IMAGES = 16  # with --quick, at the smaller side

@@ -40,7 +40,7 @@ from models.clip.weights import RANDOM, LoadedClip, load_clip
 from models.prompts import prompt_ensemble
 from models.winclip import Features, TextBank, VisualBank, winclip
 from utils.cli import run_cli
-from utils.distributed import reuse_freed_memory
+from utils.workers import reuse_freed_memory
 
 SHOTS, SEEDS = (0, 1, 2, 4), (0, 1, 2, 3, 4)
 PASSES = {shots: len(SEEDS) if shots else 1 for shots in SHOTS}

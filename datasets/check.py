@@ -1,26 +1,44 @@
-"""Decode the image and mask of a sample, and write the warnings that accompany its results.
+"""Inspect image and mask files before a run, and describe what is doubtful about them.
 
 A damaged file is a fault, which prevents a split. What can be read but is doubtful becomes a note
 beside all results: masks that may be inverted, tiny images, and test images that differ in size
-from the reference images. Images of more than 8 bits get one scale for each category, which is
-recorded beside the split as <name>_depth.json.
+from the reference images. Images of more than 8 bits get one scale for each category.
 """
 
-import json
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.decode import White, covers_most, find_white, measure_image, read_mask
+import numpy as np
+
+from datasets.decode import (
+    ORIENTATION,
+    White,
+    deep_pixels,
+    non_black,
+    open_image,
+    read_mask,
+    to_rgb,
+)
 from datasets.splits import Sample
 from utils.errors import InputError
-from utils.files import write_text
 
+BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras; their images are stored in 16-bit files
 MIN_SIDE = 32  # pixels; smaller images are enlarged so much that their scores mean little
 MAX_SIZE_RATIO = 1.2  # between the shorter sides of images that are compared
 
 Size = tuple[int, int]  # width and height in pixels
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The properties of an image that decide how it can be scored together with others."""
+
+    size: tuple[int, int]  # width and height with its EXIF orientation applied
+    peak: int | float | None  # largest value without alpha, an int or a float; None for 8 bits
+    sha256: str  # of the pixels and the orientation, whatever the file format
 
 
 @dataclass(frozen=True)
@@ -111,22 +129,65 @@ def find_depths(samples: Sequence[Sample], checks: Sequence[FileCheck]) -> dict[
     return {category: find_white(values) for category, values in peaks.items()}
 
 
-def write_depths(depths: Mapping[str, White], split: Path) -> None:
-    """Write <name>_depth.json beside a split; without files of more than 8 bits, delete it."""
-    path = depth_file(split)
-    if depths:
-        write_text(path, json.dumps({name: asdict(white) for name, white in depths.items()}) + "\n")
-    else:
-        path.unlink(missing_ok=True)
+def find_white(peaks: Iterable[float | int | None]) -> White:
+    """Return what becomes white in a set of images, given the `Inspection.peak` of each.
+
+    Integers use the smallest of `BIT_DEPTHS` that holds them all. Floating-point pixels go from 0
+    to 1, or to the largest of them all if that is above 1.
+
+    >>> find_white([4040, 950, None, 0.7])
+    White(bits=12, real=1.0)
+    """
+    peaks = [peak for peak in peaks if peak is not None]
+    integers = [peak for peak in peaks if isinstance(peak, int)]
+    reals = [peak for peak in peaks if isinstance(peak, float)]
+    needed = max(integers, default=65535).bit_length()
+    bits = next(depth for depth in BIT_DEPTHS if depth >= needed)
+    return White(bits, max(1.0, *reals) if reals else 0.0)
 
 
-def read_depths(split: Path) -> dict[str, White]:
-    """Return what becomes white in each category, as `write_depths` wrote it beside a split."""
-    path = depth_file(split)
-    depths = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {category: White(**values) for category, values in depths.items()}
+def measure_image(path: Path) -> tuple[tuple[int, int], int | float | None]:
+    """Decode an image; return its (width, height) as stored and its peak, as in `Inspection`."""
+    with open_image(path) as image:
+        deep = deep_pixels(image)
+        if deep is None:
+            return to_rgb(image).size, None
+        return deep.shape[1::-1], find_peak(deep)
 
 
-def depth_file(split: Path) -> Path:
-    """Return the file of the depths beside a split."""
-    return split.with_name(f"{split.stem}_depth.json")
+def inspect_image(path: Path) -> Inspection:
+    """Decode an image; raise `InputError` if it cannot be read."""
+    with open_image(path) as image:
+        deep = deep_pixels(image)
+        peak = None if deep is None else find_peak(deep)
+        pixels = np.asarray(to_rgb(image)) if deep is None else deep
+        orientation = image.getexif().get(ORIENTATION, 1)
+        height, width = pixels.shape[:2]
+        size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    digest = hashlib.sha256(np.ascontiguousarray(pixels))
+    digest.update(repr((pixels.shape, orientation)).encode())
+    return Inspection(size, peak, digest.hexdigest())
+
+
+def find_peak(deep: np.ndarray) -> int | float:
+    """Return the largest value in the pixels of `deep_pixels` without alpha."""
+    colours = deep[..., :3] if deep.ndim == 3 else deep
+    return int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
+
+
+def is_blank(path: Path) -> bool:
+    """Return whether a mask is all black; an unreadable one, or a folder, is not."""
+    try:
+        with open_image(path, "the mask ") as mask:
+            return not non_black(mask).any()
+    except InputError:
+        return False
+
+
+def covers_most(anomalous: np.ndarray) -> bool:
+    """Return whether a mask (H, W) bool may be inverted.
+
+    It then covers more than half of the image and of its border.
+    """
+    border = np.concatenate([*anomalous[[0, -1]], *anomalous[:, [0, -1]].T])
+    return bool(anomalous.mean() > 0.5 and border.mean() > 0.5)

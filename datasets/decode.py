@@ -4,10 +4,9 @@ PNG, JPEG, BMP, TIFF, WebP and GIF files of one frame are read, recognised by co
 suffix.
 """
 
-import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,7 +25,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # of ima
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 DEEP_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # older Pillow opens 16-bit PNG files as "I"
 DEEP_COLOUR = ("RGB", "RGBA", "LA")  # modes of which Pillow keeps only the high byte of 16 bits
-BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras; their images are stored in 16-bit files
 ORIENTATION = 0x0112  # EXIF's tag
 MAX_PIXELS = 100_000_000  # per image; a file of a few bytes can claim any number
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is stricter
@@ -40,7 +38,7 @@ THUMBNAIL_QUALITY = 75  # of the JPEG: 1,725 images of MVTec AD are about 12 MB
 class White:
     """The values that become white in files of more than 8 bits, for all images of a run."""
 
-    bits: int = 16  # of integers: 2**bits - 1 becomes white; one of BIT_DEPTHS
+    bits: int = 16  # of integers: 2**bits - 1 becomes white
     real: float = 0.0  # the floating-point value that becomes white; 0.0 refuses such files
 
 
@@ -120,47 +118,6 @@ def to_8_bits(deep: np.ndarray, white: White) -> np.ndarray:
     return np.rint(np.minimum(deep / white.real, 1) * 255).astype(np.uint8)
 
 
-def find_white(peaks: Iterable[float | int | None]) -> White:
-    """Return what becomes white in a set of images, given the `Inspection.peak` of each.
-
-    Integers use the smallest of `BIT_DEPTHS` that holds them all. Floating-point pixels go from 0
-    to 1, or to the largest of them all if that is above 1.
-
-    >>> find_white([4040, 950, None, 0.7])
-    White(bits=12, real=1.0)
-    """
-    peaks = [peak for peak in peaks if peak is not None]
-    integers = [peak for peak in peaks if isinstance(peak, int)]
-    reals = [peak for peak in peaks if isinstance(peak, float)]
-    needed = max(integers, default=65535).bit_length()
-    bits = next(depth for depth in BIT_DEPTHS if depth >= needed)
-    return White(bits, max(1.0, *reals) if reals else 0.0)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The properties of an image that decide how it can be scored together with others."""
-
-    size: tuple[int, int]  # width and height with its EXIF orientation applied
-    peak: int | float | None  # largest value without alpha, an int or a float; None for 8 bits
-    sha256: str  # of the pixels and the orientation, whatever the file format
-
-
-def measure_image(path: Path) -> tuple[tuple[int, int], int | float | None]:
-    """Decode an image; return its (width, height) as stored and its peak, as in `Inspection`."""
-    with open_image(path) as image:
-        deep = deep_pixels(image)
-        if deep is None:
-            return to_rgb(image).size, None
-        return deep.shape[1::-1], find_peak(deep)
-
-
-def find_peak(deep: np.ndarray) -> int | float:
-    """Return the largest value in the pixels of `deep_pixels` without alpha."""
-    colours = deep[..., :3] if deep.ndim == 3 else deep
-    return int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
-
-
 def describe_white(white: White) -> str:
     """Say which values are white in files of more than 8 bits.
 
@@ -169,20 +126,6 @@ def describe_white(white: White) -> str:
     """
     real = f", {white.real:g} in floating-point files" if white.real else ""
     return f"{2**white.bits - 1} is white in 16-bit files ({white.bits} bits){real}"
-
-
-def inspect_image(path: Path) -> Inspection:
-    """Decode an image; raise `InputError` if it cannot be read."""
-    with open_image(path) as image:
-        deep = deep_pixels(image)
-        peak = None if deep is None else find_peak(deep)
-        pixels = np.asarray(to_rgb(image)) if deep is None else deep
-        orientation = image.getexif().get(ORIENTATION, 1)
-        height, width = pixels.shape[:2]
-        size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
-    digest = hashlib.sha256(np.ascontiguousarray(pixels))
-    digest.update(repr((pixels.shape, orientation)).encode())
-    return Inspection(size, peak, digest.hexdigest())
 
 
 def read_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
@@ -216,15 +159,6 @@ def read_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     return anomalous
 
 
-def is_blank(path: Path) -> bool:
-    """Return whether a mask is all black; an unreadable one, or a folder, is not."""
-    try:
-        with open_image(path, "the mask ") as mask:
-            return not non_black(mask).any()
-    except InputError:
-        return False
-
-
 def non_black(mask: Image.Image) -> np.ndarray:
     """Return which pixels of a mask are not black, whatever their alpha: (H, W) bool.
 
@@ -236,15 +170,6 @@ def non_black(mask: Image.Image) -> np.ndarray:
         mask = mask.convert("RGB")
     marked = np.asarray(mask) > 0
     return marked.any(axis=-1) if marked.ndim == 3 else marked
-
-
-def covers_most(anomalous: np.ndarray) -> bool:
-    """Return whether a mask (H, W) bool may be inverted.
-
-    It then covers more than half of the image and of its border.
-    """
-    border = np.concatenate([*anomalous[[0, -1]], *anomalous[:, [0, -1]].T])
-    return bool(anomalous.mean() > 0.5 and border.mean() > 0.5)
 
 
 def make_thumbnail(image: Image.Image) -> bytes:

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from datasets.custom.read_masks import read_custom_masks
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
 from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
@@ -29,6 +28,7 @@ from utils.files import sha256_of
 
 # Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
 Resize = Literal["tile", "squash", "centre_crop"]
+MaskReader = Callable[[str, tuple[int, int]], np.ndarray]  # to (H, W) bool, of (width, height)
 EvalSize = int | Literal["source"]  # shorter side of maps and masks, or each image's own shape
 MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 
@@ -71,7 +71,7 @@ class ImageDataset(Dataset):
     apply_exif: bool = False  # False for benchmarks, whose masks match the pixels as stored
     tile: int = 0  # side of the tiles in pixels of the image; 0: its shorter side
     white: Mapping[str, White] = field(default_factory=dict)  # by category; 16 bits for others
-    custom_masks: bool = False  # read masks as `read_custom_masks` does
+    mask_reader: MaskReader | None = None  # of `Sample.mask`; None: `read_mask`, below `root`
     previewed: Collection[str] = ()  # the images that get a preview
     shrink: Callable[[np.ndarray], np.ndarray] | None = None  # makes the preview of an image
     multi_crops: tuple[MultiCrop, ...] = ()  # the variants whose crops are cut
@@ -129,8 +129,8 @@ class ImageDataset(Dataset):
         shapes = [eval_shape(height, width, size, self.resize) for size in self.eval_size]
         if not sample.mask:
             return [np.zeros(shape, bool) for shape in shapes]
-        if self.custom_masks:
-            mask = read_custom_masks(sample.mask, image_size)
+        if self.mask_reader:
+            mask = self.mask_reader(sample.mask, image_size)
         else:
             mask = read_mask(self.root / sample.mask, image_size)
         return [resize_mask(mask, shape) for shape in shapes]
@@ -205,8 +205,8 @@ def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resize a mask (H, W) bool to the evaluation `shape` (height, width).
 
     Resize bilinearly (with Pillow's antialiasing) and threshold at one half, as the public
-    implementations do. If no pixel reaches one half, those with the highest
-    coverage are kept, so that no mask vanishes.
+    implementations do. If no pixel reaches one half, keep those with the highest coverage, so that
+    no mask vanishes.
     """
     if anomalous.shape == shape:
         return anomalous

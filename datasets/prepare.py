@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from datasets.check import FileCheck, check_file, find_depths, notes_on_files, write_depths
+from datasets.check import FileCheck, check_file, find_depths, notes_on_files
 from datasets.decode import SUFFIXES, THREADS, describe_white
 from datasets.download import Archive, check_local, fetch, unpack
 from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
@@ -16,6 +16,7 @@ from datasets.splits import (
     SPLITS_FOLDER,
     Sample,
     row_fault,
+    write_depths,
     write_notes,
     write_root,
     write_split,

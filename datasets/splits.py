@@ -1,7 +1,8 @@
 """Write, read and check the split of a benchmark: one CSV row (`Sample`) per image.
 
 Beside <name>.csv, a preparation script writes <name>_meta.json in the form that other repositories
-of the field read, and <name>_root.txt with the data root, so that a runner needs no option.
+of the field read, <name>_root.txt with the data root, so that a runner needs no option, and where
+needed, <name>_notes.txt with warnings and <name>_depth.json for images of more than 8 bits.
 """
 
 import csv
@@ -9,10 +10,11 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
+from datasets.decode import White
 from utils.errors import InputError, describe_error
 from utils.files import is_printable_name, real_path, write_text
 
@@ -229,6 +231,27 @@ def read_notes(split: Path) -> list[str]:
     """Return the warnings that `write_notes` wrote beside a split, if any."""
     path = split.with_name(f"{split.stem}_notes.txt")
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def write_depths(depths: Mapping[str, White], split: Path) -> None:
+    """Write <name>_depth.json beside a split; without files of more than 8 bits, delete it."""
+    path = depth_file(split)
+    if depths:
+        write_text(path, json.dumps({name: asdict(white) for name, white in depths.items()}) + "\n")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_depths(split: Path) -> dict[str, White]:
+    """Return what becomes white in each category, as `write_depths` wrote it beside a split."""
+    path = depth_file(split)
+    depths = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {category: White(**values) for category, values in depths.items()}
+
+
+def depth_file(split: Path) -> Path:
+    """Return the file of the depths beside a split."""
+    return split.with_name(f"{split.stem}_depth.json")
 
 
 def read_recipe(root: Path) -> str:

@@ -77,9 +77,9 @@ def multi_crop(variant: MultiCrop, side: int) -> list[Crop]:
     if variant in ("five", "ten"):
         size = round(side / CROP_RATIO)
         margin, centre = size - side, round((size - side) / 2)
-        places = [*product((0, margin), repeat=2), (centre, centre)]
+        positions = [*product((0, margin), repeat=2), (centre, centre)]
         mirrored = (False, True) if variant == "ten" else (False,)
-        return [Crop(size, top, left, mirror) for mirror in mirrored for top, left in places]
+        return [Crop(size, top, left, mirror) for mirror in mirrored for top, left in positions]
     size = round(float(variant.removeprefix("overlap-")) * side)
     boxes = tile_boxes(size, size, side, tile_grid(size, size, side))
     return [Crop(size, top, left) for top, left, _ in boxes]

@@ -34,7 +34,7 @@ MAX_SHARE = 0.12  # of a tile's pairs; each costs twice as much as in `leave_one
 PAIRED_TILES = 8  # compared with as many others at a time: 13 MB for 15 x 15 patches
 
 Track = Callable[[Iterable], Iterable]  # passes on the items of a loop and shows its progress
-Share = tuple[int, int]  # (k, n): compute every n-th block of the work, from the k-th on
+Shard = tuple[int, int]  # (k, n): compute every n-th block of the work, from the k-th on
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class ReferenceTiles:
         ]
 
 
-def lazy_maxima(tiles: ReferenceTiles, share: Share = (0, 1), track: Track = iter) -> Tensor:
+def lazy_maxima(tiles: ReferenceTiles, shard: Shard = (0, 1), track: Track = iter) -> Tensor:
     """Return the maximum of each tile's visual map M^W and of its anomaly map: (2, M).
 
-    Tiles of other shares, and tiles that need more than MAX_SHARE of all pairs, have -1. Values
+    Tiles of other shards, and tiles that need more than MAX_SHARE of all pairs, have -1. Values
     are those of `leave_one_out_distances` but for the rounding of products of another shape.
     """
     maxima = tiles.zero_shot_maps.new_full((2, len(tiles.image_of_row)), -1)
     rows = torch.arange(len(tiles.image_of_row), device=tiles.image_of_row.device)
     covers = tiles.covers()
-    for block in track(rows.split(LAZY_TILES)[share[0] :: share[1]]):
+    for block in track(rows.split(LAZY_TILES)[shard[0] :: shard[1]]):
         maxima[:, block] = block_maxima(tiles, block, covers)
     return maxima
 
@@ -132,19 +132,19 @@ def positions_of_exact(exact: Sequence[Tensor], covers: Sequence[Tensor]) -> Ten
 
 
 def leave_one_out_distances(
-    tiles: ReferenceTiles, rows: Sequence[int], share: Share = (0, 1), track: Track = iter
+    tiles: ReferenceTiles, rows: Sequence[int], shard: Shard = (0, 1), track: Track = iter
 ) -> list[Tensor]:
     """Compute equation 4 of the tiles in `rows` against all other images: per scale (M, W_s).
 
     The product of two blocks of tiles serves both directions, so each pair of tiles is multiplied
-    once. The distances of other rows are upper bounds. Take the minimum over all shares.
+    once. The distances of other rows are upper bounds. Take the minimum over all shards.
     """
     others = sorted(set(range(len(tiles.image_of_row))) - set(rows))
     blocks = tiles.image_of_row.new_tensor([*rows, *others]).split(PAIRED_TILES)
     first = math.ceil(len(rows) / PAIRED_TILES)  # blocks with tiles in `rows`
     pairs = [(a, b) for i, a in enumerate(blocks[:first]) for b in blocks[i:]]
     nearest = [entries.new_full(entries.shape[:2], -1) for entries in tiles.visual.entries]
-    for a, b in track(pairs[share[0] :: share[1]]):
+    for a, b in track(pairs[shard[0] :: shard[1]]):
         same = tiles.image_of_row[a, None] == tiles.image_of_row[b]
         for entries, scale in zip(tiles.visual.entries, nearest, strict=True):
             products = entries[a].flatten(0, 1) @ entries[b].flatten(0, 1).T

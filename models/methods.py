@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from models import anomalyclip_weights, inctrl_weights
-from models.anomalyclip import AnomalyClip
-from models.clip.checkpoints import find_checkpoint
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
 from models.clip.weights import IN_CHECKPOINT, RANDOM, LoadedClip, Weights
-from models.inctrl import InCtrl
 from models.winclip import CropAverage, Features, TextBank, VisualBank, winclip
 
 MethodName = Literal["winclip", "anomalyclip", "inctrl"]
@@ -141,15 +139,18 @@ class WinClip:
         return scores, maps if self.has_maps else None
 
 
+def load_plug_in(name: MethodName) -> ModuleType:
+    """Import models/<name>.py, which has `check_checkpoint` and `load_method` of that method."""
+    return import_module(f"models.{name}")
+
+
 def check_checkpoint(name: MethodName, checkpoint: str, dataset: str) -> None:
     """Raise InputError for a missing checkpoint and for one that was trained on `dataset`.
 
     It is not read, so that this takes no time before the backbone is loaded.
     """
-    if checkpoint in ("", RANDOM):
-        return
-    weights = {"anomalyclip": anomalyclip_weights, "inctrl": inctrl_weights}[name]
-    weights.describe_training(find_checkpoint(checkpoint), dataset)
+    if checkpoint not in ("", RANDOM):
+        load_plug_in(name).check_checkpoint(checkpoint, dataset)
 
 
 def load_method(
@@ -165,10 +166,4 @@ def load_method(
     weights, and may move it to a device and reduce its precision. Raises InputError if the file is
     damaged, does not fit the backbone, or was trained on `dataset`, the name of a benchmark.
     """
-    if name == "anomalyclip":
-        prompts = anomalyclip_weights.read_prompts(clip, checkpoint, dataset)
-        prepare()
-        return AnomalyClip(clip, prompts)
-    trained = inctrl_weights.read_heads(clip, checkpoint, dataset)
-    prepare()
-    return InCtrl(clip, trained)
+    return load_plug_in(name).load_method(clip, checkpoint, dataset, prepare)

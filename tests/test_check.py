@@ -8,12 +8,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from datasets import mvtec
-from datasets.check import notes_on_sizes, read_depths
-from datasets.decode import White, covers_most, read_image
+from datasets.check import covers_most, notes_on_sizes
+from datasets.decode import White, read_image
 from datasets.folder import FolderOptions, main
 from datasets.images import ImageDataset
 from datasets.prepare import Options, prepare
-from datasets.splits import read_notes
+from datasets.splits import read_depths, read_notes
 from tests.layouts import make_mvtec
 from utils.experiment.plan import plan_benchmark
 from utils.experiment.settings import FolderSettings

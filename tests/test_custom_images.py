@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.check import find_white, inspect_image
 from datasets.custom.find import CustomImages, find_custom_images
 from datasets.custom.read_masks import MaskError, read_custom_masks
 from datasets.custom.tree import GOOD_WORDS, CustomRequest
-from datasets.decode import White, find_white, inspect_image, read_image
+from datasets.decode import White, read_image
 from datasets.images import ImageDataset
 from datasets.splits import UNKNOWN
 from tests.layouts import make_image

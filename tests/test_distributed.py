@@ -20,11 +20,12 @@ from models.clip.device import resolve_device
 from tests import scripts
 from tests.benches import contents
 from tests.layouts import make_mvtec
-from utils import distributed
+from utils import torchrun
 from utils.distributed import SINGLE_PROCESS, DistributedContext
 from utils.errors import InputError
 from utils.experiment.settings import Settings
 from utils.run.benchmark import run
+from utils.torchrun import TorchrunContext
 
 
 def script_of(settings: Settings) -> str:
@@ -180,7 +181,7 @@ def test_a_killed_process_ends_the_others(launch, mvtec_settings, tmp_path):
     assert "another process of this run has exited" in line
 
 
-class FirstOfTwo(DistributedContext):
+class FirstOfTwo(TorchrunContext):
     """The first of two processes, the other of which has claimed the GPU `other`."""
 
     other = ("machine", "uuid 1")
@@ -204,7 +205,7 @@ def test_processes_have_a_gpu_each(monkeypatch, local_rank, visible, selected):
     devices = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(visible))
     monkeypatch.setattr(torch.cuda, "set_device", devices.append)
-    monkeypatch.setattr(distributed, "gpu_identity", lambda index: ("machine", visible[index]))
+    monkeypatch.setattr(torchrun, "gpu_identity", lambda index: ("machine", visible[index]))
     refused = pytest.raises(InputError, match="more processes than torch sees GPUs")
     with refused if selected is None else nullcontext():
         FirstOfTwo(0, 2, local_rank).claim_device("auto")
@@ -213,7 +214,7 @@ def test_processes_have_a_gpu_each(monkeypatch, local_rank, visible, selected):
 
 def test_processes_cannot_share_one_gpu(monkeypatch):
     with pytest.raises(InputError, match="cannot share one GPU"):
-        DistributedContext(1, 3, 1).claim_device("cuda:0")
+        TorchrunContext(1, 3, 1).claim_device("cuda:0")
     SINGLE_PROCESS.claim_device("cuda:1")
 
 

@@ -192,6 +192,15 @@ def test_a_missing_script_or_option_is_found():
     assert wrong_uses(text) == expected
 
 
+def test_the_functions_of_a_run_are_in_the_files_that_the_docs_name():
+    text = (PROJECT / "docs/protocol.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)`: `(\w+)`", text)
+    assert len(named) >= 8
+    for path, name in named:
+        source = (PROJECT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), (path, name)
+
+
 def test_both_readmes_have_the_same_commands():
     english, chinese = (commands_of(page.read_text(encoding="utf-8")) for page in READMES)
     assert english == chinese

@@ -20,15 +20,15 @@ from utils.distributed import DistributedContext
 from utils.errors import InputError
 from utils.experiment.settings import Settings
 from utils.features import space, store
-from utils.features.kept import explain_no_features
 from utils.features.store import FeatureStore
+from utils.features.stores import explain_no_features
 from utils.files import sha256_of, write_text
 from utils.results.scores import Scores, load_scores
 from utils.run import session
 from utils.run.benchmark import run
 from utils.run.custom import CustomSettings, plan_custom
 
-ENCODING = {"model": "small", "precision": "fp32", "scales": (2, 3), "features_precision": "fp32"}
+ENCODING = {"model": "small", "precision": "fp32", "scales": [2, 3], "features_precision": "fp32"}
 KINDS = ("post_ln", "pre_ln", "penultimate")
 
 
@@ -58,7 +58,9 @@ def image(tmp_path) -> Path:
 
 def create(folder: Path, encoder: WindowedEncoder, precision="fp32", resize="tile") -> FeatureStore:
     encoding = ENCODING | {"features_precision": precision}
-    return FeatureStore.create(folder / "features", encoding, resize, encoder.visual.ln_post)
+    store = FeatureStore(folder / "features", encoding, resize)
+    store.create(encoder.visual.ln_post)
+    return store
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +78,7 @@ def test_a_store_gives_back_what_it_was_given(encoder, features, image, tmp_path
     store = create(tmp_path, encoder, precision)
     rounded = store.round(features)
     store.write("a.png", sha256_of(image), (10, 20), rounded)
-    again = FeatureStore.open(store.folder, store.encoding, "tile").read("a.png")
+    again = FeatureStore(store.folder, store.encoding, "tile").read("a.png")
     for kind in KINDS:
         expected, actual = rounded.select(kind), again.select(kind)
         assert torch.equal(actual.patches, expected.patches)
@@ -118,7 +120,7 @@ def test_features_of_another_encoding_are_refused(encoder, features, image, tmp_
     store.write("a.png", sha256_of(image), (10, 20), features)
     changed = dict(store.encoding, precision="bf16", scales=[2])
     with pytest.raises(InputError, match=r"--precision was fp32, now bf16; --scales was 2 3, now"):
-        FeatureStore.open(store.folder, changed, "tile")
+        FeatureStore(store.folder, changed, "tile").check_encoding()
     with pytest.raises(
         InputError, match="its encoding differs"
     ):  # a file copied from another store

@@ -24,8 +24,7 @@ from datasets.images import ImageDataset, Item
 from models.clip.encoder import WindowedEncoder
 from models.winclip import Features
 from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
-from utils import distributed
-from utils.distributed import DistributedContext, watch_peers
+from utils import torchrun, workers
 from utils.errors import InputError
 from utils.experiment.plan import plan_benchmark
 from utils.experiment.settings import Settings
@@ -34,6 +33,7 @@ from utils.run import category, session, stream
 from utils.run.benchmark import run
 from utils.run.category import MAX_WAITING, CategoryWriter
 from utils.stopwatch import GPU, WORKERS, Stopwatch
+from utils.torchrun import TorchrunContext, watch_peers
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_a_lack_of_shared_memory_is_one_sentence(with_workers, monkeypatch):
     def refuse(*_: object):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(distributed, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
     with pytest.raises(InputError, match=r"No space left.*--num-workers 0.*--shm-size"):
         run(with_workers)
 
@@ -351,13 +351,13 @@ def test_scored_categories_are_finished_and_the_first_error_is_raised(
 def silence_of_a_peer(monkeypatch):
     """Return a function that watches a peer which leaves or not; it returns the exit statuses."""
     statuses = []
-    monkeypatch.setattr(distributed, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(distributed, "PEER_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(distributed.os, "_exit", statuses.append)
+    monkeypatch.setattr(torchrun, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(torchrun, "PEER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(torchrun.os, "_exit", statuses.append)
 
     def watch(beats: int, leaves: bool) -> list[int]:
         store = TCPStore("localhost", 0, is_master=True, timeout=timedelta(seconds=5))
-        with watch_peers(DistributedContext(0, 2, 0, store)):
+        with watch_peers(TorchrunContext(0, 2, 0, store)):
             for beat in range(beats):
                 store.set("beat/1", str(beat))
                 time.sleep(0.1)

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from datasets import mpdd, mvtec, visa
-from datasets.check import read_depths
 from datasets.official import OFFICIAL, count_images, count_mismatches
 from datasets.prepare import Options, prepare
-from datasets.splits import read_notes, read_root, read_split
+from datasets.splits import read_depths, read_notes, read_root, read_split
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
 from utils.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.scripts import CONTEXT
-from utils.distributed import reuse_freed_memory
+from utils.workers import reuse_freed_memory
 
 
 def page_faults(reuse: bool) -> int:

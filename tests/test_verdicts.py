@@ -15,7 +15,8 @@ from tests.clips import write_config
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.evaluation.metrics import PixelEvaluator
-from utils.results.defects import BELOW, coco, find_defects, find_regions, find_thresholds
+from utils.results.coco import coco
+from utils.results.defects import BELOW, find_defects, find_regions, find_thresholds
 from utils.results.scores import Scores, load_scores
 from utils.results.thresholds import (
     F1_MAX,

@@ -45,11 +45,11 @@ from tools.demo_losses import (
 from tools.demo_start import start_local
 from tools.demo_views import Pool, augment, choose_windows, coverage, labels_of, make_pool
 from utils.cli import parse_options, run_cli
-from utils.distributed import reuse_freed_memory
 from utils.errors import InputError
 from utils.files import PROJECT, atomic_path, sha256_of, write_text
 from utils.log import progress_bar
 from utils.results.folder import git_revision
+from utils.workers import reuse_freed_memory
 
 CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
 CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # relative to 1 for the states

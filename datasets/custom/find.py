@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from datasets.check import notes_on_sizes
+from datasets.check import Inspection, find_white, inspect_image, notes_on_sizes
 from datasets.custom.labels import label_samples
 from datasets.custom.tree import (
     BAD_WORDS,
@@ -22,7 +22,7 @@ from datasets.custom.tree import (
     list_tree,
     plain_word,
 )
-from datasets.decode import SIXTEEN_BITS, THREADS, Inspection, White, find_white, inspect_image
+from datasets.decode import SIXTEEN_BITS, THREADS, White
 from datasets.images import check_tile_count
 from datasets.splits import Sample
 from utils.errors import InputError

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.decode import DEEP_GREY, covers_most, open_image
+from datasets.check import covers_most
+from datasets.decode import DEEP_GREY, open_image
 from datasets.splits import UNKNOWN
 from utils.errors import InputError
 

@@ -155,9 +155,8 @@ def list_tree(
 def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[PurePath]:
     """Yield the files below a folder as relative paths.
 
-    Record hidden and unreadable entries in `tree`.
-
-    Links are followed; each folder is visited once, and those in `skip`, real paths, never.
+    Hidden and unreadable entries are recorded in `tree`. Links are followed; each folder is
+    visited once, and those in `skip`, real paths, never.
     """
     visited = {real_path(folder), *skip}
 

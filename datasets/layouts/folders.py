@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePath
 
+from datasets.check import is_blank
 from datasets.custom.tree import (
     GOOD_WORDS,
     MASK_WORDS,
@@ -30,7 +31,7 @@ from datasets.custom.tree import (
     plain_word,
     walk,
 )
-from datasets.decode import SUFFIXES, is_blank
+from datasets.decode import SUFFIXES
 from datasets.prepare import list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError

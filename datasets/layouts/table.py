@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from datasets.check import is_blank
 from datasets.custom.tree import BAD_WORDS, GOOD_WORDS, plain_word
-from datasets.decode import is_blank
 from datasets.layouts.folders import Scan
 from datasets.splits import Sample
 from utils.errors import InputError, describe_error

@@ -5,13 +5,13 @@ Pickled code in a file is never executed.
 
 import hashlib
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from models.clip.weights import check_zip
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
 
@@ -29,17 +29,6 @@ def find_checkpoint(checkpoint: str) -> Path:
     if file.suffix not in SUFFIXES:
         raise InputError(f"CHECKPOINT: {file} does not end in {', '.join(SUFFIXES)}; {ADVICE}")
     return file
-
-
-def check_zip(file: Path) -> None:
-    """Raise ValueError unless a file for `torch.load` is a zip archive.
-
-    torch < 2.6 executes the code in its older, tar-based files even with `weights_only`
-    (CVE-2025-32434).
-    """
-    with file.open("rb") as stream:
-        if not zipfile.is_zipfile(stream):
-            raise ValueError("it is damaged, or not a zip archive, which torch.save writes")
 
 
 def read_checkpoint(file: Path) -> tuple[dict, str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.clip.int8 import find_problem, quantise_tower
 from utils.errors import InputError, describe_error
 
 DTYPES = {
@@ -97,6 +96,8 @@ def to_device(model: nn.Module, device: torch.device, precision: str) -> None:
     set_matmul_precision(tf32=False)
     model.to(device)
     if model.visual is not None and precision == "int8":
+        from models.clip.int8 import quantise_tower  # only runs in int8 load it
+
         quantise_tower(model.visual)
     elif model.visual is not None:
         for module in model.visual.modules():
@@ -173,6 +174,8 @@ def check_precision(device: torch.device, precision: str) -> str:
             '8-bit products saturate; use "fp32"'
         )
         if cpu_reports(*VNNI):
+            from models.clip.int8 import find_problem
+
             problem = find_problem()
         if problem:
             raise InputError(f'PRECISION = "int8": {problem}')

@@ -9,6 +9,7 @@ import json
 import logging
 import pickle
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import open_clip
 import torch
 from torch import nn
 
-from models.clip.checkpoints import check_zip
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
 
@@ -281,3 +281,14 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
             f"PRETRAINED: {file} does not load into {name} ({reason}); check its sha256, and that "
             "MODEL names its architecture, or use a .safetensors file"
         ) from error
+
+
+def check_zip(file: Path) -> None:
+    """Raise ValueError unless a file for `torch.load` is a zip archive.
+
+    torch < 2.6 executes the code in its older, tar-based files even with `weights_only`
+    (CVE-2025-32434).
+    """
+    with file.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is damaged, or not a zip archive, which torch.save writes")

@@ -32,13 +32,7 @@ from utils.ablation.variants import (
     single_changes,
 )
 from utils.cli import exit_on_error
-from utils.distributed import (
-    SINGLE_PROCESS,
-    DistributedContext,
-    init_distributed,
-    worker_errors,
-    worker_pool,
-)
+from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, plan_benchmark
 from utils.experiment.settings import NOT_FINGERPRINTED, Settings, parse_settings
@@ -57,6 +51,7 @@ from utils.results.scores import load_arrays
 from utils.run import benchmark
 from utils.run.category import call_stored, store_call
 from utils.stopwatch import WORKERS, Stopwatch
+from utils.workers import worker_errors, worker_pool
 
 MAX_WAITING = 1  # categories whose metrics are computed while the next one is scored
 Runs = dict[str, Settings]  # the resolved settings of the encoding runs, by their `resize`

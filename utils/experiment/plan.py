@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from datasets.check import read_depths
 from datasets.decode import SIXTEEN_BITS, White, describe_white
+from datasets.images import MaskReader
 from datasets.official import GROUPS, OFFICIAL, count_mismatches
 from datasets.references import (
     ShotSetting,
@@ -19,6 +19,7 @@ from datasets.splits import (
     Sample,
     first_of_each_defect,
     preparation_command,
+    read_depths,
     read_notes,
     read_recipe,
     read_split,
@@ -73,7 +74,7 @@ class Experiment:
     draws_references: bool = True  # with seeds; False: they are given, and there is one category
     apply_exif: bool = False  # rotate images as their EXIF data says
     white: Mapping[str, White] = field(default_factory=dict)  # by category; see `ImageDataset`
-    custom_masks: bool = False  # read masks as `datasets.custom.masks` does
+    mask_reader: MaskReader | None = None  # see `ImageDataset`
     messages: list[str] = field(default_factory=list)  # logged once when the run starts
     after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
 

@@ -1,29 +1,24 @@
-"""Find the kept features of a run's images, read them, and keep new ones."""
+"""Read the kept features of a run's images, and keep new ones."""
 
-import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datasets.decode import THREADS
-from datasets.images import Item, Resize
+from datasets.images import Item
 from datasets.tiles import MultiCrop, distinct_crops, multi_crop
-from models.clip.encoder import AllFeatures, PatchTokens
+from models.clip.encoder import AllFeatures, PatchTokens, WindowedEncoder
 from models.winclip import Features
-from utils.errors import ANOTHER_FOLDER, InputError
-from utils.features.store import EXACT, FEATURES_JSON, FeatureStore, read_encoding
+from utils.distributed import DistributedContext
+from utils.features.space import check_space
+from utils.features.store import FeatureStore
 from utils.files import atomic_path
 from utils.log import log
-from utils.results.folder import describe_changes, read_json
 
 
 @dataclass(frozen=True)
@@ -51,16 +46,36 @@ class KeptFeatures:
         return replace(features, ln_post=features.ln_post.to(device))
 
     def missing(self, images: Sequence[str]) -> list[str]:
-        """Return the images of which something must be encoded."""
+        """Return the images whose tiles or crops must be encoded."""
         return [
             image for image in images if image not in self.store_of or image in self.without_crops
         ]
 
-    def create_writer(self, ln_post: nn.Module | None) -> None:
-        """Create the store of this run; without the tower's `ln_post`, with that of another one."""
-        writer = self.writer
-        ln_post = ln_post or next(iter(self.store_of.values())).ln_post
-        FeatureStore.create(writer.folder, writer.encoding, writer.resize, ln_post)
+    def prepare(
+        self, images: Sequence[str], encoder: WindowedEncoder | None, context: DistributedContext
+    ) -> None:
+        """Create the store that gets new features, after announcing their size, and copy features.
+
+        Those in other folders are copied into it. `images` are those of this process, `encoder` is
+        None if nothing is encoded. Raises `InputError` if the disk has too little space.
+        """
+        missing, copied = self.missing(images), self.to_copy(images)
+        counts = context.all_gather((len(missing), len(copied)))
+        count, copies = map(sum, zip(*counts, strict=True))
+        if not count:
+            log.info("there is nothing to encode, so no features are computed")
+        if context.is_main and count:
+            side = encoder.visual.image_size[0]
+            crops = sum(len(multi_crop(name, side)) for name in self.variants)
+            paths = [self.root / image for image in missing]
+            check_space(self.writer, paths, count, encoder, crops)
+        if context.is_main and (count or copies):
+            tower = encoder.visual if encoder else next(iter(self.store_of.values()))
+            self.writer.create(tower.ln_post)
+        context.barrier()  # no process writes before
+        self.copy(copied)
+        if copies:
+            log.info(f"features of {copies} images are copied to {self.writer.folder}")
 
     def to_copy(self, images: Sequence[str]) -> list[str]:
         """Return the images whose features are complete, but not yet in the store of this run."""
@@ -113,126 +128,3 @@ class KeptFeatures:
             tensors = features.map(itemgetter(rows))
             self.writer.write(item.image, item.sha256, item.size, tensors)
         return features
-
-
-def required_precision(result_dir: Path, features: str, features_precision: str) -> str | None:
-    """Return the precision of the features to be scored; None: that of the first store.
-
-    `features` and `features_precision` are the settings. A resumed run goes on as it began. Raises
-    `InputError` if FEATURES prevents this.
-    """
-    required = {"keep": features_precision, "off": EXACT}.get(features)
-    path = result_dir / "settings.json"
-    if not path.exists():
-        return required
-    recorded = read_json(path, "fingerprint")["fingerprint"].get("features_precision", EXACT)
-    if required not in (None, recorded):
-        keeps = features == "keep"
-        option = f"--features-precision {recorded}" if keeps else "--features auto"
-        raise InputError(
-            f"FEATURES: the scores in {result_dir} are those of {recorded} features, not "
-            f"{required}; add {option}, or choose {ANOTHER_FOLDER}"
-        )
-    return recorded
-
-
-def open_stores(
-    folders: Mapping[Path, bool],
-    encoding: Mapping,
-    precision: str | None,
-    resize: Resize,
-    images: Collection[str],
-) -> list[FeatureStore]:
-    """Open the stores of some folders that have features of one or more of the images.
-
-    `folders` maps each folder to whether its features must fit; others are passed over, and the
-    log says why. An `encoding` without scales fits features of any. `precision` is that of the
-    features; None: that of the first store.
-    """
-    encoding, stores = json.loads(json.dumps(encoding)), []
-    for folder, strict in folders.items():
-        if not (folder / FEATURES_JSON).exists():
-            continue
-        try:
-            earlier = read_encoding(folder)
-            current = {"scales": earlier["scales"]} | encoding
-            current["features_precision"] = precision or earlier["features_precision"]
-            store = FeatureStore(folder, current, resize, strict)
-            if not any(has_file(store, image) for image in images):
-                continue
-            changes = describe_changes(earlier, current, current)
-            if changes and not strict:
-                raise InputError("; ".join(changes))
-            store = FeatureStore.open(folder, current, resize, strict)
-            _ = store.ln_post  # a damaged file is noticed now
-        except InputError as error:
-            if strict:
-                raise
-            log.info(f"the features in {folder} are not used: {error}")
-            continue
-        stores.append(store)
-        precision = store.precision
-    return stores
-
-
-def explain_no_features(folder: Path) -> str:
-    """Return why none of a run's images have features in the folder that FEATURES names."""
-    if not folder.parent.is_dir():
-        return f"there is no folder {folder.parent}"
-    if not (folder / FEATURES_JSON).exists():
-        return f"the run in {folder.parent} has kept no features"
-    return f"the features in {folder} are those of other images"
-
-
-def has_file(store: FeatureStore, image: str) -> bool:
-    """Return whether a store has a file for an image, which may be damaged."""
-    try:
-        return store.find(image) is not None
-    except InputError:
-        return True
-
-
-def find_kept(
-    stores: Sequence[FeatureStore], images: Sequence[str], root: Path
-) -> tuple[dict[str, FeatureStore], list[str]]:
-    """Return the first store that has the features of each image; others are left out.
-
-    Also returns why files of stores that are not strict are passed over. `root` is the folder of
-    the images. An image file is read once for each store that has a file for it, to compare
-    checksums. Raises `InputError` for damaged files and changed images in strict stores.
-    """
-
-    def look_up(image: str) -> tuple[FeatureStore | None, list[str]]:
-        reasons = []
-        for store in stores:
-            try:
-                if store.has(image, root / image):
-                    return store, reasons
-            except InputError as error:
-                if store.strict:
-                    raise
-                reasons.append(str(error))
-        return None, reasons
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(look_up, images))
-    store_of = {i: store for i, (store, _) in zip(images, results, strict=True) if store}
-    return store_of, [reason for _, reasons in results for reason in reasons]
-
-
-def log_shares(
-    shares: Sequence[tuple[int, int, Counter, Sequence[str]]], variants: Sequence[MultiCrop]
-) -> None:
-    """Log in which folders the images of all processes have kept features.
-
-    The share of a process is the number of its images, of those that lack some of the crops of
-    `variants`, of those in each folder, and why files are passed over.
-    """
-    totals, lacking, counts, reasons = zip(*shares, strict=True)
-    for folder, count in sum(counts, Counter()).items():
-        log.info(f"features of {count} of {sum(totals)} images are kept in {folder}")
-    if messages := [*chain.from_iterable(reasons)]:
-        log.info(f"{len(messages)} files of features are not used; the first: {messages[0]}")
-    if any(lacking):
-        crops = " ".join(variants)
-        log.info(f"{sum(lacking)} of them lack crops ({crops}), which are encoded now")

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 
 from datasets.decode import open_image
 from datasets.images import Resize
@@ -17,12 +18,17 @@ from utils.log import log
 MAX_MEASURED = 100  # images whose number of tiles is read to estimate the size of their features
 
 
-def check_space(store: FeatureStore, count: int, bytes_per_image: float) -> None:
-    """Announce the size of the features of `count` images that `store` will get.
+def check_space(
+    store: FeatureStore, paths: Sequence[Path], count: int, encoder: WindowedEncoder, crops: int
+) -> None:
+    """Announce the size of the features of `count` images, some at `paths`, that `store` will get.
 
-    Raises `InputError` if the disk has too little space.
+    Each tile has so many `crops`. Raises `InputError` if the disk has too little space.
     """
-    size, free = int(count * bytes_per_image), shutil.disk_usage(store.folder.parent).free
+    measured = paths[:: len(paths) // MAX_MEASURED + 1]
+    tiles = mean_tiles(measured, store.resize, store.encoding["tile"])
+    size = int(count * tiles * bytes_per_tile(encoder, store.precision, crops))
+    free = shutil.disk_usage(store.folder.parent).free
     text = f"features of {count} images take about {describe_bytes(size)} in {store.precision}"
     if size > free:
         raise InputError(
@@ -33,13 +39,13 @@ def check_space(store: FeatureStore, count: int, bytes_per_image: float) -> None
 
 
 def mean_tiles(paths: Sequence[Path], resize: Resize, tile: int) -> float:
-    """Return the mean number of tiles of some images; unreadable ones count as one tile."""
-    counts = [1]
+    """Return the mean number of tiles of the readable images at `paths`; 1 without any."""
+    counts = []
     for path in paths if resize == "tile" else ():
         with suppress(InputError), open_image(path) as image:
             height, width = image.height, image.width
             counts.append(math.prod(tile_grid(height, width, tile_side(height, width, tile))))
-    return sum(counts[1:] or counts) / max(1, len(counts) - 1)
+    return fmean(counts or [1])
 
 
 def bytes_per_tile(encoder: WindowedEncoder, precision: str, crops: int) -> int:

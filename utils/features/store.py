@@ -33,19 +33,18 @@ from datasets.tiles import MultiCrop
 from models.clip.encoder import AllFeatures
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
-from utils.results.folder import describe_changes, read_json, summarise_changes
+from utils.results.folder import FEATURES_JSON, describe_changes, read_json, summarise_changes
 
 CROPS = "crops_"  # starts the names of the tensors of crops
-FEATURES_JSON, LN_POST = "features.json", "ln_post.safetensors"
+LN_POST = "ln_post.safetensors"
 METADATA = "features"  # the entry of a file's header that holds them, as JSON
-EXACT = "fp32"  # the precision in which features are not rounded
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 MAX_NAME_BYTES = 255 - len(".safetensors")  # of an image, as file systems allow 255
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of images in `folder`, one file per image; call `open` or `create`.
+    """The features of images in `folder`, one file per image.
 
     `encoding` is a JSON object: what the features depend on besides the images. Its keys scales
     and features_precision ("fp16" or "fp32") are read here. In a `strict` store, damaged files and
@@ -57,33 +56,28 @@ class FeatureStore:
     resize: Resize
     strict: bool = True
 
-    @staticmethod
-    def open(
-        folder: Path, encoding: Mapping, resize: Resize, strict: bool = True
-    ) -> "FeatureStore":
-        """Open an existing store; raise `InputError` if its encoding differs."""
-        encoding = json.loads(json.dumps(encoding))
-        if changes := describe_changes(read_encoding(folder), encoding, encoding):
+    def check_encoding(self) -> None:
+        """Raise `InputError` if the features in the folder have another encoding."""
+        if changes := describe_changes(read_encoding(self.folder), self.encoding, self.encoding):
             raise InputError(
                 f"{summarise_changes(changes)}: choose another result folder with "
-                f"--result-dir or --features, or delete {folder}, which holds the features from "
-                "before"
+                f"--result-dir or --features, or delete {self.folder}, which holds the features "
+                "from before"
             )
-        return FeatureStore(folder, encoding, resize, strict)
 
-    @staticmethod
-    def create(
-        folder: Path, encoding: Mapping, resize: Resize, ln_post: nn.Module
-    ) -> "FeatureStore":
-        """Open a store, after creating it if there is none; `ln_post` is the tower's."""
-        if not (folder / FEATURES_JSON).exists():
+    def create(self, ln_post: nn.Module) -> None:
+        """Create the store if there is none; `ln_post` is the tower's.
+
+        Raises `InputError` if there is one of another encoding.
+        """
+        if not (self.folder / FEATURES_JSON).exists():
             tensors = {name: value.cpu() for name, value in ln_post.state_dict().items()}
-            with atomic_path(folder / LN_POST) as path:
+            with atomic_path(self.folder / LN_POST) as path:
                 metadata = json.dumps({"eps": getattr(ln_post, "eps", None)})
                 path.write_bytes(save(tensors, {METADATA: metadata}))
-            text = json.dumps({"encoding": encoding}, indent=2) + "\n"
-            write_text(folder / FEATURES_JSON, text)
-        return FeatureStore.open(folder, encoding, resize)
+            text = json.dumps({"encoding": self.encoding}, indent=2) + "\n"
+            write_text(self.folder / FEATURES_JSON, text)
+        self.check_encoding()
 
     @property
     def precision(self) -> str:

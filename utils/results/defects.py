@@ -124,13 +124,10 @@ def write_defects(folder: Path) -> None:
     head = json.dumps(categories, ensure_ascii=False, indent=1)
     write_text(folder / FILE, f'{{"categories": {head},\n"images": [\n{lines}\n]}}\n')
     if record["settings"].get("coco"):
-        sizes = []
-        for category in categories:
-            scores = load_scores(folder / "scores" / f"{category}.npz")
-            sizes += zip(scores.image.tolist(), scores.size.tolist(), strict=True)
+        from utils.results.coco import write_coco  # only with --coco
+
         title = f"defects that {method_name(record['settings'])} detected: {record['title']}"
-        content = coco(title, list(categories), [*map(json.loads, images)], sizes)
-        write_text(folder / COCO_FILE, json.dumps(content, ensure_ascii=False) + "\n")
+        write_coco(folder, title, list(categories), [*map(json.loads, images)])
 
 
 def read_defects(folder: Path) -> dict[str, dict]:
@@ -239,45 +236,3 @@ def trace(region: np.ndarray, offset: tuple[int, int]) -> list[list[list[int]]]:
     return [
         cv2.approxPolyDP(contours[index], TOLERANCE, True)[:, 0].tolist() for index in outer_first
     ]
-
-
-def coco(title: str, categories: list[str], images: list[dict], sizes: list[tuple]) -> dict:
-    """Return the defects in COCO's format, with their peak as score.
-
-    `title` describes the file; `sizes` has the path and [height, width] of every image, with or
-    without defects. A polygon is the outer border; holes only reduce the area. One of fewer than
-    three points is the box.
-    """
-    ids = {name: index for index, name in enumerate((name for name, _ in sizes), start=1)}
-    annotations = []
-    for image in images:
-        for defect in image["defects"]:
-            left, top, width, height = defect["box"]
-            right, bottom = left + width, top + height
-            polygon = defect["contours"][0]
-            if len(polygon) < 3:
-                polygon = [[left, top], [right, top], [right, bottom], [left, bottom]]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": ids[image["image"]],
-                    "category_id": categories.index(image["category"]) + 1,
-                    "segmentation": [[number for point in polygon for number in point]],
-                    "bbox": defect["box"],
-                    "area": defect["area"],
-                    "iscrowd": 0,
-                    "score": defect["peak"],
-                }
-            )
-    return {
-        "info": {"description": title},
-        "images": [
-            {"id": ids[name], "file_name": name, "height": height, "width": width}
-            for name, (height, width) in sizes
-        ],
-        "categories": [
-            {"id": index, "name": name, "supercategory": "defect"}
-            for index, name in enumerate(categories, start=1)
-        ],
-        "annotations": annotations,
-    }

@@ -38,6 +38,8 @@ MAX_NAMES = 3  # of the images that it names
 LATER_SETTINGS = {"method": "winclip", "maps": True, "extra_metrics": False, "multi_crop": "none"}
 MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # settings that runs without maps lack
 FEATURES_FOLDER = "features"  # of kept features, in a result folder
+FEATURES_JSON = "features.json"  # in that folder; without it, there are no features
+EXACT = "fp32"  # the precision in which features are not rounded
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
 

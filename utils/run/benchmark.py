@@ -20,13 +20,12 @@ from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distribut
 from utils.errors import InputError, describe_error
 from utils.experiment.plan import Experiment, plan_benchmark
 from utils.experiment.settings import Settings, parse_settings
-from utils.features.store import FEATURES_JSON
 from utils.files import write_text
 from utils.log import log, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
-from utils.results.folder import FEATURES_FOLDER
+from utils.results.folder import FEATURES_FOLDER, FEATURES_JSON
 from utils.results.summary import COLUMNS, published_beside, write_tables
 from utils.run.category import CategoryWriter
 from utils.run.inference import score_category

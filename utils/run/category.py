@@ -20,7 +20,6 @@ from datasets.decode import SIXTEEN_BITS, White, read_image
 from datasets.images import EvalSize
 from datasets.references import NO_SEED, reference_rows
 from datasets.splits import UNKNOWN, Sample
-from utils.distributed import worker_errors
 from utils.evaluation.curves import Curve, image_curves, pixel_curves
 from utils.evaluation.metrics import IMAGE_METRICS, PixelEvaluator, extra_metrics, image_metrics
 from utils.experiment.plan import CategoryTask
@@ -34,6 +33,7 @@ from utils.results.thresholds import Threshold, pixel_f1_threshold, reference_th
 from utils.run.inference import CategoryResult
 from utils.run.session import Session
 from utils.stopwatch import WORKERS, Stopwatch
+from utils.workers import worker_errors
 
 MAX_WAITING = 2  # scored categories that wait in files, which bounds the disk space
 PANELS_PER_CALL = 16  # images whose panels one worker draws

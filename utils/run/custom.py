@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from datasets.custom.find import CustomImages, find_custom_images
-from datasets.custom.read_masks import SEPARATOR
+from datasets.custom.read_masks import SEPARATOR, read_custom_masks
 from datasets.custom.tree import CustomRequest
 from datasets.decode import SIXTEEN_BITS
 from datasets.references import NO_SEED, ShotSetting
@@ -246,7 +246,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         draws_references=False,
         apply_exif=True,
         white={settings.class_name: images.white},
-        custom_masks=True,
+        mask_reader=read_custom_masks,
         messages=images.messages + [f"skipped: {fault}" for fault in images.faults],
         after_run=partial(report_scores, images, settings),
     )

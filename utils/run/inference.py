@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -12,11 +11,9 @@ import torch
 
 from datasets.images import EvalSize, Item
 from datasets.tiles import tile_side
-from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
 from models.methods import ImageFeatures, WinClip
 from models.winclip import TextBank, VisualBank, score_zero_shot
 from utils.experiment.plan import CategoryTask
-from utils.log import log, progress_bar
 from utils.results.methods import variant_of
 from utils.results.scores import Scores
 from utils.run.session import Session
@@ -94,8 +91,9 @@ def score_category(
     references = encode_references(shard, text, session)
     leave_one_out = None
     if task.leave_one_out and len(references.rows) > 1:
-        score = score_references if references.zero_shot else score_each_reference
-        leave_one_out = score(references, text, session)
+        from utils.run.leave_one_out import score_references  # only for custom images
+
+        leave_one_out = score_references(references, text, session)
     reference_sets = [references.rows_of(setting.images) for setting in task.shot_settings]
     results, copies = [], deque()
     for items, features in session.stream.take(len(shard.tests)):
@@ -149,60 +147,6 @@ def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> 
 def join(batches: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
     """Concatenate the first tensors of all batches, the second ones, and so on."""
     return tuple(map(torch.cat, zip(*batches, strict=True)))
-
-
-def score_each_reference(references: References, text: TextBank, session: Session) -> LeaveOneOut:
-    """Score each of two or more reference images against all others, in the order of `rows`.
-
-    The processes share the work, and all return the same result.
-    """
-    method, scores = session.method, {}
-    log.info(f"scoring the {len(references.rows)} reference images against each other")
-    with session.clock.stage("score"):
-        for item, features in references.features:
-            others = references.rows_of([name for name in references.rows if name != item.image])
-            score, _ = method.score(features, text, references.bank, [others])
-            scores[item.image] = float(score.mean())  # over tiles, as in `split_by_image`
-    shares = session.context.all_gather(scores)
-    scores = {image: score for share in shares for image, score in share.items()}
-    return LeaveOneOut([scores[image] for image in references.rows])
-
-
-def score_references(references: References, text: TextBank, session: Session) -> LeaveOneOut:
-    """Do as `score_each_reference` for WinCLIP, whose bank is large, by `models.leave_one_out`."""
-    scores, maps = references.zero_shot
-    counts = torch.tensor([len(rows) for rows in references.rows.values()])
-    log.info(f"scoring the {len(counts)} reference images against each other")
-    with session.clock.stage("score"):
-        device = references.bank.entries[0].device
-        image_of_row = torch.arange(len(counts)).repeat_interleave(counts).to(device)
-        scales = session.settings.scales
-        tiles = ReferenceTiles(references.bank, maps.to(device), image_of_row, scales)
-        highest, peaks = leave_one_out_maxima(tiles, session)
-        scores = (scores + highest) / 2
-    combine = torch.amax if session.settings.tile > 0 else torch.mean  # as in `split_by_image`
-    image_scores = [float(combine(tiles)) for tiles in scores.split(counts.tolist())]
-    if not session.method.has_maps:
-        return LeaveOneOut(image_scores)
-    return LeaveOneOut(image_scores, [float(t.max()) for t in peaks.split(counts.tolist())])
-
-
-def leave_one_out_maxima(tiles: ReferenceTiles, session: Session) -> torch.Tensor:
-    """Return the maxima of the visual and the anomaly map of each tile, on the CPU: (2, M)."""
-    context, quiet = session.context, session.progress.disable
-    share = context.rank, context.world_size
-    bar = partial(progress_bar, desc="leave-one-out", unit="block", leave=False, disable=quiet)
-    shares = context.all_gather(lazy_maxima(tiles, share, bar).cpu())
-    maxima = torch.stack(shares).amax(dim=0)
-    missing = maxima[0] < 0
-    if missing.any():
-        rows = missing.nonzero()[:, 0].tolist()
-        distances = leave_one_out_distances(tiles, rows, share, bar)
-        shares = context.all_gather([scale.cpu() for scale in distances])
-        distances = [torch.stack(scale).amin(dim=0) for scale in zip(*shares, strict=True)]
-        on_cpu = replace(tiles, zero_shot_maps=tiles.zero_shot_maps.cpu())
-        maxima = torch.where(missing, on_cpu.maps(distances).amax(dim=-1), maxima)
-    return maxima
 
 
 def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> list[ImageResult]:

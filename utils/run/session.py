@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -16,18 +17,20 @@ from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
-from utils.distributed import DistributedContext, reuse_freed_memory, worker_pool
+from utils.distributed import DistributedContext
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
-from utils.features.find import describe_model, find_features, images_of, prepare_store
-from utils.features.kept import KeptFeatures
-from utils.features.store import EXACT
+from utils.features.find import describe_model, find_features, images_of
 from utils.log import log, log_to_console, log_to_file, progress_bar
-from utils.results.folder import ResultFolder, check_writable, lock_folder, read_finished
+from utils.results.folder import EXACT, ResultFolder, check_writable, lock_folder, read_finished
 from utils.results.methods import method_name
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
+from utils.workers import reuse_freed_memory, worker_pool
+
+if TYPE_CHECKING:
+    from utils.features.kept import KeptFeatures
 
 PATCH_TOKENS_NOTE = (
     "PATCH TOKENS ALONE: few-shot image scores compare patch tokens without windows, which is not "
@@ -80,7 +83,7 @@ def open_session(
             folder = open_folder(settings, experiment, clip, method, precision, context.world_size)
             clock.add_earlier(*folder.earlier_times())
         if kept_features and kept_features.writer:
-            prepare_store(kept_features, settings, shards, method.encoder, context)
+            kept_features.prepare(images_of(shards), method.encoder, context)
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
@@ -116,7 +119,7 @@ def load(
     experiment: Experiment,
     shards: Sequence[CategoryTask],
     context: DistributedContext,
-) -> tuple[LoadedClip, Method, KeptFeatures | None]:
+) -> tuple[LoadedClip, Method, "KeptFeatures | None"]:
     """Load the model and the method, and find the kept features of this process's images.
 
     WinCLIP has no encoder if no process needs it. Raises `InputError` for a checkpoint or weights

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from models.clip.encoder import AllFeatures
 from models.clip.weights import LoadedClip
 from models.methods import ImageFeatures, Method
 from models.winclip import Features
-from utils.distributed import exit_with_parent, start_workers
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
-from utils.features.kept import KeptFeatures
 from utils.results.heatmaps import MAX_ASPECT, fit
 from utils.stopwatch import Stopwatch
+from utils.workers import exit_with_parent, start_workers
+
+if TYPE_CHECKING:
+    from utils.features.kept import KeptFeatures
 
 Encoded = TypeVar("Encoded", ImageFeatures, AllFeatures, Tensor)
 TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
@@ -47,7 +49,7 @@ class FeatureStream:
         clip: LoadedClip,
         method: Method,
         clock: Stopwatch,
-        kept_features: KeptFeatures | None = None,
+        kept_features: "KeptFeatures | None" = None,
         tf32: bool = False,
     ):
         with start_workers():
@@ -191,7 +193,7 @@ def make_loader(
         experiment.apply_exif,
         settings.tile,
         white=experiment.white,
-        custom_masks=experiment.custom_masks,
+        mask_reader=experiment.mask_reader,
         previewed=frozenset(sample.image for sample in drawn),
         shrink=partial(fit, height=height),
         multi_crops=multi_crops,
