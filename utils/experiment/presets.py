@@ -3,7 +3,7 @@
 `Settings.resolve` takes the value of a setting from the first of these that has one:
 
 1. FIXED and WITHOUT_MAPS, for the given METHOD and for runs without maps. They leave no choice, so
-   another value is refused instead of ignored.
+   another value is refused instead of ignored (`utils.experiment.rules`).
 2. The command line, then the constants of the runner.
 3. PRESETS, for the given PROTOCOL, where a setting is None; BACKBONES (models/methods.py), for the
    given METHOD, where MODEL or PRETRAINED is "auto".
@@ -74,6 +74,7 @@ WITHOUT_MAPS = {
     "scales": (),
     "eval_size": (240,),
     "extra_metrics": False,
+    "heatmaps": "none",
     "heatmap_size": 256,
     "coco": False,
     "masks": "",
