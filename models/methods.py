@@ -144,7 +144,7 @@ class WinClip:
 def check_checkpoint(name: MethodName, checkpoint: str, dataset: str) -> None:
     """Raise InputError for a missing checkpoint and for one that was trained on `dataset`.
 
-    It is not read, so that this takes no time before the backbone is loaded.
+    Its tensors are not read, so that this takes little time before the backbone is loaded.
     """
     if checkpoint in ("", RANDOM):
         return
