@@ -200,4 +200,4 @@ def test_sigterm_ends_with_one_line_and_its_own_status():
     started.terminate()
     _, stderr = started.communicate(timeout=20)
     assert started.returncode == 128 + signal.SIGTERM
-    assert stderr == "interrupted; finished work is kept\n"
+    assert stderr == "interrupted; any finished work is kept\n"
