@@ -53,15 +53,13 @@ class AblationSettings(MachineOptions, AblationOptions, DataOptions, NameOption)
 
     def __post_init__(self) -> None:
         """Complete `order`; raise `InputError` for invalid values."""
-        if not has_type(self.multi_crops, hint := tuple[CropVariant, ...]):
-            given = spell("multi_crops", self.multi_crops)
-            raise InputError(f"{given}: expected {describe_type(hint)}")
+        for name, hint in (("multi_crops", CropVariant), ("order", Switch)):
+            value = getattr(self, name)
+            if not has_type(value, hint := tuple[hint, ...]):
+                raise InputError(f"{spell(name, value)}: expected {describe_type(hint)}")
         order = self.order
-        if not has_type(order, tuple[Switch, ...]) or len(set(order)) < len(order):
-            raise InputError(
-                f"{spell('order', order)}: expected some of {', '.join(SWITCHES)}, each at most "
-                "once"
-            )
+        if len(set(order)) < len(order):
+            raise InputError(f"{spell('order', order)}: give each switch at most once")
         if self.name and self.dataset != "folder":
             name, dataset = spell("name", self.name), spell("dataset", self.dataset)
             raise InputError(f"{name} has no effect with {dataset}; remove it")
