@@ -22,8 +22,7 @@ def check_values(settings: "Settings") -> None:
     """Raise `InputError` for a setting of a wrong type or out of its range."""
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
-        if not has_type(value, hint):
-            raise InputError(f"{spell(name, value)}: expected {describe_type(hint)}")
+        expect(has_type(value, hint), settings, name, describe_type(hint))
         if isinstance(value, str) and not is_printable_name(value):
             raise InputError(
                 f"{label(name)}: {value!a} contains control characters or invalid UTF-8; use "
@@ -31,25 +30,27 @@ def check_values(settings: "Settings") -> None:
             )
     for name in ("shots", "seeds"):
         values = getattr(settings, name)
-        if not values or min(values) < 0 or len(set(values)) != len(values):
-            raise InputError(f"{spell(name, values)}: expected distinct whole numbers >= 0")
+        valid = values and min(values) >= 0 and len(set(values)) == len(values)
+        expect(valid, settings, name, "distinct whole numbers >= 0")
     sizes = settings.eval_size
     in_range = all(size == "source" or 1 <= size <= MAX_EVAL_SIZE for size in sizes)
-    if not (sizes and len(set(sizes)) == len(sizes) and in_range):
-        raise InputError(
-            f"{spell('eval_size', sizes)}: expected distinct whole numbers from 1 to "
-            f'{MAX_EVAL_SIZE}, or "source"'
-        )
+    valid = sizes and len(set(sizes)) == len(sizes) and in_range
+    text = f'distinct whole numbers from 1 to {MAX_EVAL_SIZE}, or "source"'
+    expect(valid, settings, "eval_size", text)
     for name, minimum in MINIMA.items():
         value = getattr(settings, name)
-        if isinstance(value, int) and value < minimum:
-            raise InputError(f"{spell(name, value)}: expected a whole number >= {minimum}")
-    if isinstance(settings.heatmaps, int) and settings.heatmaps < 0:
-        given = spell("heatmaps", settings.heatmaps)
-        raise InputError(f'{given}: expected "all", "none" or a whole number >= 0')
-    if settings.temperature is not None and not 0 < settings.temperature < float("inf"):
-        given = spell("temperature", settings.temperature)
-        raise InputError(f"{given}: expected a number > 0")
+        valid = not isinstance(value, int) or value >= minimum
+        expect(valid, settings, name, f"a whole number >= {minimum}")
+    valid = isinstance(settings.heatmaps, str) or settings.heatmaps >= 0
+    expect(valid, settings, "heatmaps", '"all", "none" or a whole number >= 0')
+    valid = settings.temperature is None or 0 < settings.temperature < float("inf")
+    expect(valid, settings, "temperature", "a number > 0")
+
+
+def expect(valid: object, settings: "Settings", name: str, text: str) -> None:
+    """Raise `InputError` that says what values a setting may have, unless its value is valid."""
+    if not valid:
+        raise InputError(f"{spell(name, getattr(settings, name))}: expected {text}")
 
 
 def fixed_values(settings: "Settings") -> dict:

@@ -23,7 +23,7 @@ from utils.cli import default_text, exit_on_error, label, spell, words_of
 from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, notes_on_masks
-from utils.experiment.rules import refuse
+from utils.experiment.rules import expect, refuse
 from utils.experiment.settings import EXTRA_STATES, Settings, parse_settings
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
@@ -95,11 +95,9 @@ class CustomSettings(Settings, CustomOptions):
                 for state in getattr(self, name)
             ]
             object.__setattr__(self, name, tuple(states))
-        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
-            raise InputError(
-                f"{spell('false_alarms', self.false_alarms)}: expected a number between 0 and 1, "
-                "such as 0.05 for 5 % of the good images"
-            )
+        valid = self.false_alarms is None or 0 < self.false_alarms < 1
+        text = "a number between 0 and 1, such as 0.05 for 5 % of the good images"
+        expect(valid, self, "false_alarms", text)
         if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
             raise InputError(
                 f"{spell('class_name', self.class_name)}: give a word or two, such as "
