@@ -5,9 +5,8 @@
 
 Encodes every image once and scores it under every combination of the protocol's settings and under
 single departures from the paper's equations and prompts. Writes ablation.csv (every number),
-ablation.md, ablation.tex and ablation.html to result/ablation/<dataset>/ (docs/ablation.md). Edit
-the constants below, or override them; --help lists all options. Start a stopped ablation again to
-resume it.
+ablation.md, ablation.tex and ablation.html to result/ablation/<dataset>/ (docs/ablation.md). Set
+the constants in this script, or give them as options. Start a stopped ablation again to resume it.
 """
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
@@ -15,7 +14,7 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 from utils.ablation.run import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (SHOTS: --shots), and --help lists more
 DATASET = "demo"  # "demo", "mvtec", "visa", "mpdd" or "folder"
 NAME = ""  # with "folder": the name that you gave to datasets/folder.py
 CATEGORIES = ()  # such as ("bottle", "metal_nut"); () for all categories of the split

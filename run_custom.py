@@ -5,8 +5,8 @@
 
 Reads an image or a folder of images; writes scores (CSV and JSON), heatmaps and a report to
 result/custom/<name of the folder>/. With reference images of good parts, it scores with WinCLIP+
-and offers a threshold; the results are then in <name of the folder>-with-references/. Edit the
-constants below, or override them as above; --help lists all options.
+and offers a threshold; the results are then in <name of the folder>-with-references/. Set the
+constants in this script, or give them as options as above.
 """
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
@@ -14,7 +14,7 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 from utils.run.custom import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (IMAGES: --images), and --help lists more
 IMAGES = ""  # an image or a folder; with a subfolder "good", subfolder names are labels
 GOOD_FOLDER = ""  # name of that subfolder, if it is not "good", "ok", "pass", "normal" or the like
 RECURSIVE = False  # True: include the images in all subfolders, such as folders by date

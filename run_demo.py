@@ -5,7 +5,8 @@
 Renders the benchmark into data/demo/ (once), then runs it like the other runners: 0/1/2/4 shots, 5
 seeds; tables, scores, heatmaps and a report in result/demo/. The model (models/demo_clip/) was
 trained from scratch on such images, but never on the categories of the group "unseen". Its numbers
-show that the program works; they are not comparable with published results.
+show that the program works; they are not comparable with published results. Set the constants in
+this script, or give them as options.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from datasets.demo import render_if_needed
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (SHOTS: --shots), and --help lists more
 DATA_ROOT = "auto"  # folder of the images; "auto": the one rendered last, else data/demo/
 CATEGORIES = ()  # such as ("leather", "capsule"); () for all categories of the split
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+

@@ -4,9 +4,9 @@
     python run_folder.py --name NAME                        # all categories, 0/1/2/4 shots, 5 seeds
 
 Reads datasets/splits/NAME.csv and the images; writes tables, scores, heatmaps and a report to
-result/NAME/. Edit the constants below, or override them: python run_folder.py --name NAME --shots 0
-1; --help lists all options. Start a stopped run again to resume it. docs/own-data.md describes the
-layouts and the CSV files that datasets/folder.py reads.
+result/NAME/. Set the constants in this script, or give them as options, such as --shots 0 1. Start
+a stopped run again to resume it. docs/own-data.md describes the layouts and the CSV files that
+datasets/folder.py reads.
 """
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
@@ -15,7 +15,7 @@ from utils.experiment.settings import FolderSettings
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (SHOTS: --shots), and --help lists more
 NAME = ""  # the name that you gave to datasets/folder.py
 DATA_ROOT = "auto"  # folder of the dataset; "auto": the one found by datasets/folder.py
 CATEGORIES = ()  # such as ("gear", "metal_nut"); () for all categories of the split

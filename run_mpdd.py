@@ -4,9 +4,9 @@
     python run_mpdd.py                        # all categories, 0/1/2/4 shots, 5 seeds
 
 Reads datasets/splits/mpdd.csv and the images; writes tables, scores, heatmaps and a report to
-result/mpdd/. The published 0-shot numbers beside ours are from AnomalyCLIP's paper. Edit the
-constants below, or override them: python run_mpdd.py --shots 0 --categories connector metal_plate;
---help lists all options. Start a stopped run again to resume it.
+result/mpdd/. The published 0-shot numbers beside ours are from AnomalyCLIP's paper. Set the
+constants in this script, or give them as options, such as --shots 0 --categories connector
+metal_plate. Start a stopped run again to resume it.
 """
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
@@ -14,7 +14,7 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (SHOTS: --shots), and --help lists more
 DATA_ROOT = "auto"  # folder of the raw dataset; "auto": the one given to datasets/mpdd.py
 CATEGORIES = ()  # such as ("connector", "metal_plate"); () for all categories of the split
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+

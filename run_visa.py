@@ -5,8 +5,8 @@
 
 Reads datasets/splits/visa.csv and the images; writes tables, scores, heatmaps and a report to
 result/visa/. The images are not square: the paper's protocol cuts them into overlapping square
-tiles. Edit the constants below, or override them: python run_visa.py --shots 0 --categories
-capsules pcb1; --help lists all options. Start a stopped run again to resume it.
+tiles. Set the constants in this script, or give them as options, such as --shots 0 --categories
+capsules pcb1. Start a stopped run again to resume it.
 """
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
@@ -14,7 +14,7 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (SHOTS: --shots), and --help lists more
 DATA_ROOT = "auto"  # folder of the raw dataset; "auto": the one given to datasets/visa.py
 CATEGORIES = ()  # such as ("capsules", "pcb1"); () for all categories of the split
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+

@@ -4,8 +4,8 @@
     python run_winclip.py                      # all categories, 0/1/2/4 shots, 5 seeds
 
 Reads datasets/splits/mvtec.csv and the images; writes tables, scores, heatmaps and a report to
-result/mvtec/. Edit the constants below, or override them: python run_winclip.py --shots 0
---categories bottle grid; --help lists all options. Start a stopped run again to resume it.
+result/mvtec/. Set the constants in this script, or give them as options, such as --shots 0
+--categories bottle grid. Start a stopped run again to resume it.
 """
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
@@ -13,7 +13,7 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
-# What to run
+# What to run: these constants are also options (SHOTS: --shots), and --help lists more
 DATA_ROOT = "auto"  # folder of the raw dataset; "auto": the one given to datasets/mvtec.py
 CATEGORIES = ()  # such as ("bottle", "metal_nut"); () for all categories of the split
 SHOTS = (0, 1, 2, 4)  # numbers of normal reference images; 0 is WinCLIP, more is WinCLIP+

@@ -5,6 +5,7 @@ The names of the released folders mislead: "..._visa" was trained on MVTec AD, t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -86,6 +87,7 @@ def checkpoint_shapes(width: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@lru_cache(maxsize=1)  # a run asks several times, and the file is hashed
 def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
     """Return a checkpoint's description, which says what it was trained on, and notes.
 

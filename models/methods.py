@@ -147,7 +147,7 @@ def load_plug_in(name: MethodName) -> ModuleType:
 def check_checkpoint(name: MethodName, checkpoint: str, dataset: str) -> None:
     """Raise InputError for a missing checkpoint and for one that was trained on `dataset`.
 
-    It is not read, so that this takes no time before the backbone is loaded.
+    Its tensors are not read, so that this takes little time before the backbone is loaded.
     """
     if checkpoint not in ("", RANDOM):
         load_plug_in(name).check_checkpoint(checkpoint, dataset)

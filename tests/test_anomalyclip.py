@@ -21,6 +21,7 @@ from models.anomalyclip_weights import PROMPTS, LearnedPrompts, checkpoint_shape
 from models.clip.checkpoints import git_blob_id
 from models.clip.device import to_device
 from models.clip.weights import LoadedClip, Weights
+from models.methods import check_checkpoint
 from tests.clips import small_clip, write_config
 from tests.fake_cuda import CUDA, fake_cuda
 from utils.errors import InputError
@@ -371,15 +372,18 @@ VISA_15, MVTEC_15 = "c90f1d9d92d158b436", "72adc786e031b49ea2"  # git's blob ids
 def test_a_checkpoint_is_refused_for_the_dataset_that_it_was_trained_on(
     clip, tmp_path, monkeypatch, blob, folder, training
 ):
-    monkeypatch.setattr(anomalyclip_weights, "git_blob_id", lambda file: blob)
+    hashed = []
+    monkeypatch.setattr(anomalyclip_weights, "git_blob_id", lambda f: hashed.append(f) or blob)
     file = str(save(tmp_path / folder, tensors_of(clip)))
     trained_on, other, instead = "visa", "mvtec", MVTEC
     if "MVTec" in training:
         trained_on, other, instead = "mvtec", "visa", VISA
-    for dataset in (other, "mpdd", "custom"):
+    for count, dataset in enumerate((other, "mpdd", "custom"), start=1):
+        check_checkpoint("anomalyclip", file, dataset)
         prompts = read_prompts(clip, file, dataset)
         assert prompts.checkpoint.description == f"{training} (epoch_15.pth)"
         assert prompts.notes == ()
+        assert len(hashed) == count
     with pytest.raises(InputError, match=rf"trained on the test images .* the folder {instead} of"):
         read_prompts(clip, file, trained_on)
 

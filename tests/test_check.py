@@ -24,7 +24,7 @@ def prepare_folder(root: Path, splits: Path) -> Path:
 
 
 def plan(split: Path, root: Path):
-    settings = FolderSettings("folder", name="parts", split=str(split), data_root=str(root))
+    settings = FolderSettings(name="parts", split=str(split), data_root=str(root))
     return plan_benchmark(settings)
 
 

@@ -607,7 +607,7 @@ def test_the_options_must_name_a_dataset(tmp_path):
 def folder_settings(settings: Settings, **changes) -> FolderSettings:
     """Return `settings` for the benchmark "parts"."""
     values = {name: value for name, value in vars(settings).items() if name != "dataset"}
-    return FolderSettings("folder", **values | changes, name="parts")
+    return FolderSettings(name="parts", **values | changes)
 
 
 def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings, tmp_path):
@@ -638,7 +638,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
 
 
 def test_settings_follow_the_name(monkeypatch):
-    settings = FolderSettings("folder", name="parts", split="s.csv", data_root="raw")
+    settings = FolderSettings(name="parts", split="s.csv", data_root="raw")
     assert settings.resolve().result_dir == str(PROJECT / "result" / "parts")
     assert replace(settings, pretrained="random").result_folder.name == "parts-random"
     with pytest.raises(InputError, match=r"--name parts first"):

@@ -105,7 +105,7 @@ def test_sigterm_to_all_processes_of_a_run_ends_it_with_one_line(options, tmp_pa
     os.killpg(script.process.pid, signal.SIGTERM)
     done = script.finish()
     assert done.returncode == 128 + signal.SIGTERM
-    assert done.stderr.splitlines()[-1] == "interrupted; finished work is kept"
+    assert done.stderr.splitlines()[-1] == "interrupted; any finished work is kept"
     assert "Traceback" not in done.stderr
 
 

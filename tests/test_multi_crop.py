@@ -20,7 +20,6 @@ from models.clip.text import encode_states
 from models.clip.weights import load_clip
 from models.winclip import Features, TextBank, score_zero_shot
 from tests.clips import small_clip
-from utils.errors import InputError
 from utils.experiment.settings import Settings
 from utils.results.scores import Scores, load_scores
 from utils.run.benchmark import run
@@ -222,11 +221,6 @@ def test_missing_crops_are_encoded_and_announced(runs):
 def test_results_say_that_multi_crop_is_a_hypothesis(runs):
     summary = (runs["ten"].result_folder / "summary.md").read_text(encoding="utf-8")
     assert 'MULTI-CROP "ten", averaging embeddings: a hypothesis' in summary
-
-
-def test_an_average_without_crops_is_refused(mvtec_settings):
-    with pytest.raises(InputError, match=r'MULTI_CROP_AVERAGE = "scores": .*set MULTI_CROP'):
-        replace(mvtec_settings, multi_crop_average="scores").resolve()
 
 
 def test_runs_without_crops_continue_folders_from_before_there_were_any(mvtec_settings):

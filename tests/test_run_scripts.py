@@ -69,7 +69,7 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
     assert scripts.start("datasets/mpdd.py", *words).finish().returncode == 0
     split = str(tmp_path / "mpdd.csv")
     settings = replace(mvtec_settings, dataset="mpdd", data_root=str(root), split=split)
-    words = options_of(replace(settings, shots=(0,), result_dir=str(tmp_path / "out")))
+    words = options_of(replace(settings, shots=(1,), result_dir=str(tmp_path / "out")))
     done = scripts.start("run_mpdd.py", *words, "--heatmaps", "none").finish()
     assert done.returncode == 0, done.stderr
     assert "connector" in (tmp_path / "out/metrics.csv").read_text()
@@ -79,7 +79,7 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
     ("words", "status", "message"),
     [
         (["--split", "gone/mvtec.csv"], 1, "there is no split gone/mvtec.csv"),
-        (["--data-root", "gone"], 1, "DATA_ROOT: there is no folder gone"),
+        (["--data-root", "gone"], 1, "--data-root: there is no folder gone"),
         (
             ["--categories", "bottel"],
             1,
@@ -90,7 +90,7 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
         (["--device", "cuda:7"], 1, 'DEVICE = "cuda:7"'),
         (["--precision", "fp16", "--device", "cpu"], 1, 'PRECISION = "fp16"'),
         (["--references", "gone.csv"], 1, "REFERENCES: there is no file gone.csv"),
-        (["--extra-normal-states", "x"], 1, "EXTRA_NORMAL_STATES"),
+        (["--extra-normal-states", "x"], 1, '--extra-normal-states "x": expected "class: state"'),
         (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
         (["--result-dir", "{file}"], 1, "RESULT_DIR: cannot write to"),
         (["--bogus"], 2, "Unrecognized options: --bogus"),
@@ -200,4 +200,4 @@ def test_sigterm_ends_with_one_line_and_its_own_status():
     started.terminate()
     _, stderr = started.communicate(timeout=20)
     assert started.returncode == 128 + signal.SIGTERM
-    assert stderr == "interrupted; finished work is kept\n"
+    assert stderr == "interrupted; any finished work is kept\n"

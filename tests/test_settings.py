@@ -60,6 +60,9 @@ def test_help_explains_every_setting(arguments, capsys):
     for name in (name for name in vars(run_winclip) if name.isupper()):
         assert f"--{name.lower().replace('_', '-')}" in text
     assert "WinCLIP+ on MVTec AD" in text
+    assert "None" not in text and "(default: )" not in text
+    words = " ".join(text.replace("│", " ").split())
+    assert "Temperature of the softmax over states. (default: the protocol's)" in words
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,34 @@ def test_extra_states_need_a_category_and_a_placeholder():
     settings = Settings("mvtec", extra_normal_states=("bottle shiny {}",))
     with pytest.raises(InputError, match='"class: state" with one'):
         settings.extra_states("bottle")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--shots 0 -1", "--shots 0 -1: expected distinct whole numbers >= 0"),
+        ("--eval-size=0", "--eval-size=0: expected distinct whole numbers from 1 to"),
+        ("--no-maps --coco", "--coco has no effect with --no-maps; remove it"),
+        ("--no-maps --heatmaps 3", "--heatmaps 3 has no effect with --no-maps; remove it"),
+        (
+            "--shots 0 --seeds 0 --references s.csv",
+            "--seeds 0 and --references s.csv have no effect without reference images; remove them",
+        ),
+        ("--shots 0 --patch-tokens pre_ln", "--patch-tokens pre_ln has no effect without ref"),
+        ("--heatmaps 0 --heatmap-size 99", "--heatmap-size 99 has no effect with --heatmaps 0;"),
+        ("--tile 300 --batch-size 2", "--batch-size 2 has no effect with --tile 300; remove it"),
+        ("--features-precision fp32", "--features-precision fp32 has no effect without --features"),
+        ("--tile 300 --protocol public", "--tile 300: squashed images have no tiles; add --resize"),
+        (
+            "--method inctrl --checkpoint random --shots 2 --coco --temperature 1 --scales 2",
+            "--temperature 1, --scales 2 and --coco have no effect with --method inctrl; remove",
+        ),
+    ],
+)
+def test_messages_name_options_as_they_were_given(arguments, words, message):
+    with pytest.raises(InputError) as caught:
+        replace(arguments(*words.split()), split="s.csv", data_root="raw").resolve()
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -253,9 +284,10 @@ INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
         ({"resize": "centre_crop"}, "maps must cover the whole image; add --no-maps"),
         ({"maps": False, "resize": "centre_crop", "tile": 300}, "cropped images have no tiles"),
         ({"pretrained": "checkpoint"}, "is for InCTRL alone"),
-        ({"checkpoint": "x.pth"}, 'CHECKPOINT = .* no effect with METHOD = "winclip"'),
-        ({"method": "inctrl", "shots": (2,)}, '"inctrl" needs CHECKPOINT'),
-        (ANOMALYCLIP | {"shots": (0, 1)}, "AnomalyCLIP is zero-shot only; add --shots 0"),
+        ({"checkpoint": "x.pth"}, "CHECKPOINT = .* no effect without --method anomalyclip or"),
+        ({"method": "inctrl", "shots": (2,)}, '"inctrl" needs a checkpoint: add --checkpoint'),
+        ({"multi_crop_average": "scores"}, "no effect without crops; add --multi-crop"),
+        (ANOMALYCLIP | {"shots": (0, 1)}, "AnomalyCLIP is zero-shot only; give --shots 0"),
         (ANOMALYCLIP | {"maps": False}, 'MAPS = False has no effect with METHOD = "anomalyclip"'),
         (ANOMALYCLIP | {"references": "s.csv"}, "REFERENCES = .* no effect"),
         (ANOMALYCLIP | {"temperature": 0.01}, "TEMPERATURE = .* no effect"),
@@ -263,7 +295,12 @@ INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
         (INCTRL | {"protocol": "public"}, 'PROTOCOL = .* no effect with METHOD = "inctrl"'),
         (INCTRL | {"pretrained": "openai"}, 'PRETRAINED = .* no effect with METHOD = "inctrl"'),
         (INCTRL | {"features": "keep"}, "FEATURES = .* no effect"),
-        (INCTRL | {"coco": True}, "COCO = .* no effect"),
+        (INCTRL | {"coco": True}, 'COCO = True has no effect with METHOD = "inctrl"; remove it$'),
+        (
+            {"maps": False, "coco": True, "extra_metrics": True, "checkpoint": "x.pth"},
+            "^CHECKPOINT = .* has no effect without .*; COCO = True and EXTRA_METRICS = True have "
+            "no effect with MAPS = False; remove them$",
+        ),
     ],
 )
 def test_options_without_effect_are_refused(changes, message):

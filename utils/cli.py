@@ -4,11 +4,13 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,18 @@ from utils.errors import InputError
 
 Options = TypeVar("Options")
 TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages
+EMPTY = ("", "''", "None")  # tyro's words for the defaults (), "" and None
+
+
+def default_text(text: str, metavar: str | None = None) -> object:
+    """Annotate an option whose empty default --help describes by `text`.
+
+    Another default, from a runner's constant, is shown as it is.
+    """
+    return tyro.conf.arg(
+        metavar=metavar,
+        help_behavior_hint=lambda value: f"(default: {text if value in EMPTY else value})",
+    )
 
 
 def parse_options(default: Options, description: str, script: Path) -> Options:
@@ -59,6 +73,27 @@ def usage_error(message: str, script: Path, names: Sequence[str]) -> str:
     return f"{text}{hint}; python {script.name} --help lists all options"
 
 
+def words_of(name: str) -> list[str]:
+    """Return the words of the command line that give the option `name`; [] if none do."""
+    words = sys.argv[1:]
+    for start in reversed(range(len(words))):
+        option = words[start].partition("=")[0].replace("-", "_")
+        if option in (f"__{name}", f"__no_{name}"):
+            return [words[start], *takewhile(lambda w: not w.startswith("--"), words[start + 1 :])]
+    return []
+
+
+def label(name: str) -> str:
+    """Return the name of a setting as the user gave it: that of an option, or of a constant."""
+    return [*words_of(name), name.upper()][0].partition("=")[0]
+
+
+def spell(name: str, value: object) -> str:
+    """Return a setting with its value as the user gave it: as an option, or as a constant."""
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return shlex.join(words_of(name)) or f"{name.upper()} = {text}"
+
+
 def print_stderr(line: str) -> None:
     """Write a line to standard error."""
     print(line, file=sys.stderr, flush=True)
@@ -87,7 +122,7 @@ def exit_on_error(report: Callable[[str], None] = print_stderr) -> Iterator[None
         report(f"error: {error}")
         raise SystemExit(error.status) from None
     except KeyboardInterrupt as interrupt:
-        report("interrupted; finished work is kept")
+        report("interrupted; any finished work is kept")
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         raise SystemExit(128 + number) from None
 

@@ -9,9 +9,8 @@ from datasets.tiles import CropVariant
 from models.clip.encoder import PatchTokens
 from models.departures import IMAGE, PATCHES, Equations
 from models.winclip import CropAverage
-from utils.experiment.presets import PRESETS
+from utils.experiment.presets import PAPER, PUBLIC
 
-PAPER, PUBLIC = PRESETS["paper"], PRESETS["public"]
 Switch = Literal["templates", "class_words", "normalise_prompts", "patch_tokens", "resize"]
 SWITCHES: tuple[Switch, ...] = get_args(Switch)  # of the walk: where PAPER and PUBLIC differ
 FEW_SHOT_SWITCH: Switch = "patch_tokens"  # changes nothing in 0-shot

@@ -24,6 +24,7 @@ from datasets.splits import (
     read_recipe,
     read_split,
 )
+from utils.cli import label
 from utils.distributed import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.settings import Settings
@@ -89,11 +90,11 @@ def plan_benchmark(settings: Settings) -> Experiment:
     root = Path(settings.data_root)
     if not root.is_dir():
         raise InputError(
-            f"DATA_ROOT: there is no folder {root}; give the folder of the raw dataset, or run "
-            f"{preparation_command(settings.benchmark)} again"
+            f"{label('data_root')}: there is no folder {root}; give the folder of the raw dataset, "
+            f"or run {preparation_command(settings.benchmark)} again"
         )
     if real_path(Path(settings.result_dir)) == real_path(root):
-        raise InputError(f"RESULT_DIR: {root} is the data root; choose {ANOTHER_FOLDER}")
+        raise InputError(f"{label('result_dir')}: {root} is the data root; choose {ANOTHER_FOLDER}")
     tasks = plan_categories(settings, samples)
     fingerprint = {"split_sha256": sha256_of(Path(settings.split)), "references": "draw"}
     if settings.references != "draw":
@@ -210,7 +211,7 @@ def notes_on_references(settings: Settings, root: Path, tasks: Sequence[Category
     count = f"test images that are also reference images: {len(copies)}, such as {copies[0]}"
     if settings.references != "draw":
         raise InputError(
-            f"REFERENCES: {count}; they would be compared with themselves and score too low; list "
-            "other images"
+            f"{label('references')}: {count}; they would be compared with themselves and score too "
+            "low; list other images"
         )
     return [f"REFERENCES AMONG THE TEST IMAGES: {count}; their scores are too low"]

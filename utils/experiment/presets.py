@@ -3,7 +3,7 @@
 `Settings.resolve` takes the value of a setting from the first of these that has one:
 
 1. FIXED and WITHOUT_MAPS, for the given METHOD and for runs without maps. They leave no choice, so
-   another value is refused instead of ignored.
+   another value is refused instead of ignored (`utils.experiment.rules`).
 2. The command line, then the constants of the runner.
 3. PRESETS, for the given PROTOCOL, where a setting is None; BACKBONES (models/methods.py), for the
    given METHOD, where MODEL or PRETRAINED is "auto".
@@ -19,41 +19,34 @@ from models.methods import MethodName
 
 # What --protocol sets: the paper's choices, and those of the closest public code, Accurate-WinCLIP.
 # docs/protocol.md explains each field.
-PRESETS = {
-    "paper": {
-        "templates": "paper",
-        "class_words": True,
-        "normalise_prompts": True,
-        "temperature": 0.07,
-        "patch_tokens": "post_ln",
-        "resize": "tile",
-        "multi_crop": "none",
-        "multi_crop_average": "embeddings",
-    },
-    "public": {
-        "templates": "public",
-        "class_words": False,
-        "normalise_prompts": False,
-        "temperature": 0.07,
-        "patch_tokens": "pre_ln",
-        "resize": "squash",
-        "multi_crop": "none",
-        "multi_crop_average": "embeddings",
-    },
+PAPER = {
+    "templates": "paper",
+    "class_words": True,
+    "normalise_prompts": True,
+    "temperature": 0.07,
+    "patch_tokens": "post_ln",
+    "resize": "tile",
+    "multi_crop": "none",
+    "multi_crop_average": "embeddings",
 }
+PUBLIC = PAPER | {
+    "templates": "public",
+    "class_words": False,
+    "normalise_prompts": False,
+    "patch_tokens": "pre_ln",
+    "resize": "squash",
+}
+PRESETS = {"paper": PAPER, "public": PUBLIC}
 DEFAULT = object()  # in the tables below: the default of the setting
 # The settings of WinCLIP, as they are recorded for a method that does not have them.
 NOT_WINCLIP = {
-    **dict.fromkeys(PRESETS["paper"]),
-    "protocol": "paper",
+    **dict.fromkeys(PAPER),
+    **dict.fromkeys(("protocol", "tile", "features_precision"), DEFAULT),
+    **dict.fromkeys(("extra_normal_states", "extra_anomalous_states"), DEFAULT),
     "multi_crop": "none",
     "multi_crop_average": "embeddings",
-    "tile": 0,
     "scales": (),
-    "extra_normal_states": (),
-    "extra_anomalous_states": (),
     "features": "off",
-    "features_precision": "fp16",
 }
 # The settings of each method that do not depend on the user. AnomalyCLIP has no reference images,
 # InCTRL no maps.
@@ -71,10 +64,7 @@ FIXED: dict[MethodName, dict] = {
 }
 # The settings of a run without maps that do not depend on the user.
 WITHOUT_MAPS = {
+    **dict.fromkeys(("eval_size", "extra_metrics", "heatmap_size", "coco", "masks"), DEFAULT),
+    "heatmaps": "none",
     "scales": (),
-    "eval_size": (240,),
-    "extra_metrics": False,
-    "heatmap_size": 256,
-    "coco": False,
-    "masks": "",
 }

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -19,15 +19,15 @@ from datasets.splits import UNKNOWN
 from models.clip.device import check_without_cuda
 from models.clip.weights import check_names
 from models.methods import ABILITIES, MethodName, check_checkpoint
-from utils.cli import exit_on_error
+from utils.cli import default_text, exit_on_error, label, spell, words_of
 from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, notes_on_masks
-from utils.experiment.settings import Settings, parse_settings
+from utils.experiment.rules import expect, refuse
+from utils.experiment.settings import EXTRA_STATES, Settings, parse_settings
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
 from utils.results.folder import check_writable, read_finished, read_json
-from utils.results.methods import METHOD_NAMES
 from utils.results.scores import Scores, load_scores, write_score_table
 from utils.results.thresholds import (
     Threshold,
@@ -45,18 +45,18 @@ MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at 
 class CustomOptions:
     """The options of custom images, which --help lists before the others."""
 
-    images: str = ""
+    images: Annotated[str, default_text("none")] = ""
     """An image, or a folder of images; if it has a subfolder "good", subfolders are labels."""
-    class_name: str = ""
+    class_name: Annotated[str, default_text("none")] = ""
     """What the images show, in a word or two of English: "metal nut"."""
-    references: str = ""
-    """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
-    masks: str = ""
-    """Folder of masks, named like the images, or one mask; "": masks inside IMAGES, if any."""
-    false_alarms: float | None = None
+    references: Annotated[str, default_text("none, zero-shot only")] = ""
+    """Folder of images of good parts, for WinCLIP+."""
+    masks: Annotated[str, default_text("those inside the image folder, if any")] = ""
+    """Folder of masks, named like the images, or one mask."""
+    false_alarms: Annotated[float | None, default_text("none", "FLOAT")] = None
     """Share of good images that may exceed the threshold, such as 0.05; needs enough references."""
-    good_folder: str = ""
-    """Name of the subfolder of good images; "": "good", "ok", "pass", "normal" and the like."""
+    good_folder: Annotated[str, default_text('"good", "ok", "pass", "normal" and the like')] = ""
+    """Name of the subfolder of good images."""
     recursive: bool = False
     """Include the images in all subfolders, such as folders by date."""
 
@@ -66,14 +66,14 @@ class CustomSettings(Settings, CustomOptions):
     """The settings for custom images: `Settings`, with folders in place of a split."""
 
     dataset: tyro.conf.Suppress[Literal["custom"]] = "custom"
-    references: str = ""
-    """Folder of images of good parts, for WinCLIP+; "" for zero-shot only."""
+    references: Annotated[str, default_text("none, zero-shot only")] = ""
+    """Folder of images of good parts, for WinCLIP+."""
     data_root: tyro.conf.Suppress[str] = ""
     split: tyro.conf.Suppress[str] = ""
     categories: tyro.conf.Suppress[tuple[str, ...]] = ()
-    extra_normal_states: tuple[str, ...] = ()
+    extra_normal_states: Annotated[tuple[str, ...], default_text("none")] = ()
     """Additional normal states, such as "{} with neat soldering"."""
-    extra_anomalous_states: tuple[str, ...] = ()
+    extra_anomalous_states: Annotated[tuple[str, ...], default_text("none")] = ()
     """Additional anomalous states, such as "{} with bad soldering"."""
     shots: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     seeds: tyro.conf.Suppress[tuple[int, ...]] = (0,)
@@ -81,45 +81,51 @@ class CustomSettings(Settings, CustomOptions):
     result_dir: str = "auto"
     """Folder of the results; "auto": result/custom/<name of images>, or ...-with-references."""
 
+    STATE_FORM = 'a state with one {} for the class name, as in "{} with rust"'
+
     def __post_init__(self) -> None:
         """Raise `InputError` for a rate out of range, and a class name that no file can have.
 
         States without a class, such as "{} with a scratch", are those of the class name.
         """
         super().__post_init__()
-        for name in ("extra_normal_states", "extra_anomalous_states"):
+        for name in EXTRA_STATES:
             states = [
                 f"{self.class_name}: {state}" if "{}" in state.partition(":")[0] else state
                 for state in getattr(self, name)
             ]
             object.__setattr__(self, name, tuple(states))
-        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
-            raise InputError(
-                f"FALSE_ALARMS = {self.false_alarms}: expected a number between 0 and 1, such as "
-                "0.05 for 5 % of the good images"
-            )
+        valid = self.false_alarms is None or 0 < self.false_alarms < 1
+        text = "a number between 0 and 1, such as 0.05 for 5 % of the good images"
+        expect(valid, self, "false_alarms", text)
         if set(self.class_name) & set('/\\:*?"<>|{}') or self.class_name.startswith("."):
             raise InputError(
-                f'CLASS_NAME = "{self.class_name}": give a word or two, such as "metal nut", '
-                r'without / \ : * ? " < > | { } and without a leading dot'
+                f"{spell('class_name', self.class_name)}: give a word or two, such as "
+                r'"metal nut", without / \ : * ? " < > | { } and without a leading dot'
             )
         if len(self.class_name.encode()) > MAX_NAME_BYTES:
             raise InputError(
-                f'CLASS_NAME = "{self.class_name[:40]}...": too long for a prompt and for the name '
-                'of a file; give a word or two, such as "metal nut"'
+                f'{label("class_name")}: "{self.class_name[:40]}..." is too long for a prompt and '
+                'for the name of a file; give a word or two, such as "metal nut"'
             )
 
     def resolve(self) -> "CustomSettings":
         """Return a copy as `Settings.resolve` does, with the absolute path of the images."""
+        if user_path(self.images).is_file() and not user_path(self.references).is_dir():
+            names = [name for name in ("recursive", "good_folder") if words_of(name)]
+            refuse(self, dict.fromkeys(names, "without a folder of images"))
         return replace(super().resolve(), images=str(real_path(user_path(self.images))))
+
+    @property
+    def few_shot(self) -> bool:
+        """Return whether the run has reference images."""
+        return bool(self.references)
 
     def check_references(self) -> None:
         """Raise `InputError` if METHOD needs reference images and there are none."""
         if not ABILITIES[self.method].zero_shot and not self.references:
-            raise InputError(
-                f"REFERENCES is not set: {METHOD_NAMES[self.method]} needs reference images; add "
-                "--references GOOD_DIR"
-            )
+            method = spell("method", self.method)
+            raise InputError(f"{method} needs reference images: add --references GOOD_DIR")
 
     @property
     def result_folder(self) -> Path:
@@ -175,23 +181,25 @@ def check_settings(settings: CustomSettings) -> None:
 
     A checkpoint must exist.
     """
-    for option, value in (("IMAGES", settings.images), ("CLASS_NAME", settings.class_name)):
+    for option, value in (("images", settings.images), ("class_name", settings.class_name)):
         if not value.strip():
             raise InputError(
-                f"{option} is not set; set it at the top of run_custom.py, or run python "
+                f"{label(option)} is not set; set it at the top of run_custom.py, or run python "
                 f'run_custom.py --images DIR --class-name "metal nut"'
             )
-    for category in settings.mentioned_categories():
-        if category != settings.class_name:
-            raise InputError(
-                f'EXTRA_NORMAL_STATES, EXTRA_ANOMALOUS_STATES: "{category}" is not the class name '
-                f'"{settings.class_name}"'
-            )
+    for setting in EXTRA_STATES:
+        for category, state in settings.states(setting):
+            if category != settings.class_name:
+                raise InputError(
+                    f'{label(setting)} "{category}: {state}": "{category}" is not the class name '
+                    f'"{settings.class_name}"; give "{state}" without it'
+                )
     results = real_path(settings.result_folder)
-    for option, given in (("IMAGES", settings.images), ("REFERENCES", settings.references)):
+    for option, given in (("images", settings.images), ("references", settings.references)):
         if given and real_path(user_path(given)) == results:
             raise InputError(
-                f"RESULT_DIR: {results} is the folder of {option}; choose {ANOTHER_FOLDER}"
+                f"{label('result_dir')}: {results} is the folder of {label(option)}; choose "
+                f"{ANOTHER_FOLDER}"
             )
     check_without_cuda(settings.device, settings.precision)
     resolved = settings.resolve()
@@ -220,8 +228,8 @@ def plan_custom(settings: CustomSettings) -> Experiment:
     )
     if not settings.class_name.isascii():
         images.messages.append(
-            f'warning: CLASS_NAME = "{settings.class_name}" has letters that are not English; '
-            "CLIP's text encoder was trained on English, so scores may be poor"
+            f"warning: {spell('class_name', settings.class_name)} has letters that are not "
+            "English; CLIP's text encoder was trained on English, so scores may be poor"
         )
     references = tuple(sample.image for sample in images.references)
     check_false_alarms(settings.false_alarms, len(references))
