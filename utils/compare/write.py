@@ -57,7 +57,7 @@ def markdown_page(comparison: Comparison) -> str:
     else:
         blocks.append(NO_DIFFERENCES)
     blocks += comparison.remarks
-    blocks += ["## Results", legend(comparison), PIXELS]
+    blocks += ["## Results", legend(comparison), PIXELS, *comparison.reasons]
     for shots, rows in shot_tables(comparison):
         body = [statistics_cells(row, comparison) for row in rows.itertuples()]
         blocks += [f"### {shots}-shot", table(HEADER, body, text_columns=2)]
@@ -71,7 +71,7 @@ def statistics_cells(row, comparison: Comparison) -> list[str]:
         return cells + [UNPUBLISHED] * 4
     if pd.isna(row.difference):
         return cells + [UNDEFINED] * 4
-    limits, p = UNPUBLISHED, UNPUBLISHED
+    limits, p = UNDEFINED, UNDEFINED
     if not pd.isna(row.low):
         limits = f"{signed(row.low)} to {signed(row.high)}"
         p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
@@ -145,7 +145,7 @@ def html_page(comparison: Comparison) -> str:
         sections.append(section)
     return template("compare.html.j2").render(
         comparison=comparison,
-        legend=[legend(comparison), PIXELS],
+        legend=[legend(comparison), PIXELS, *comparison.reasons],
         header=HEADER,
         no_differences=NO_DIFFERENCES,
         sections=sections,
