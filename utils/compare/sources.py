@@ -18,7 +18,14 @@ from utils.evaluation.metrics import METRICS
 from utils.results.folder import read_json
 from utils.results.methods import has_maps, method_name
 from utils.results.scores import load_arrays
-from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT, published_for
+from utils.results.summary import (
+    COLUMNS,
+    MEAN,
+    METRIC_NAMES,
+    PERCENT,
+    dataset_name,
+    published_for,
+)
 
 TYPES = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
 
@@ -123,7 +130,8 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Return category, metric and value of the 0-shot rows of a CSV file, and remarks on the rest.
 
     summary.csv and metrics.csv of a run are read too: with a column `shots`, other rows are left
-    out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns.
+    out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns or
+    metrics, repeated rows and bad values.
     """
     rows, remarks = read_columns(path, optional=("shots", "seed")), []
     if "shots" in rows:
@@ -138,7 +146,21 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
     others = rows["metric"][known & ~rows["metric"].isin(METRICS)]
     if len(others):
         remarks.append(f"not checked, because not published: {', '.join(others.unique())}")
-    return rows.drop(index=others.index)[["category", "metric", "value"]], remarks
+    rows = rows.drop(index=others.index)[["category", "metric", "value"]]
+    if unknown := sorted(set(rows["metric"]) - set(METRICS)):
+        raise InputError(f'unknown metric "{unknown[0]}"; the metrics are {", ".join(METRICS)}')
+    if len(repeated := rows[rows.duplicated(["category", "metric"])]):
+        raise InputError(f"two values of {describe_row(repeated.iloc[0])}; keep one")
+    if len(wrong := rows[(rows["value"] < 0) | (rows["value"] > PERCENT)]):
+        value = f"{wrong.iloc[0]['value']:g}"
+        raise InputError(f"{describe_row(wrong.iloc[0])} is {value}: expected 0 to 100 (percent)")
+    return rows, remarks
+
+
+def dataset_beside(path: Path) -> str | None:
+    """Return the dataset of the run whose result folder holds a file; None without a run."""
+    record = path.with_name("settings.json")
+    return dataset_name(read_json(record, "settings")["settings"]) if record.exists() else None
 
 
 def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
