@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from utils.report.charts import Axes, horizontal_grid, round_ticks, svg, text
+from utils.report.charts import Axes, horizontal_grid, name_lines, round_ticks, svg, text
 from utils.report.page import difference
 
 WIDTH, HEIGHT = 400, 270  # in units of the drawing
@@ -93,23 +93,9 @@ def labels(axes: Axes, column: int, top: float, number: str, name: str) -> list[
     """Write the number of a column above the value `top`, and its name below the axis."""
     x, y = axes.at(column + 0.5, top)
     bottom = axes.height - axes.bottom + 14
-    lines = [text(x, bottom + 11 * i, line, "middle") for i, line in enumerate(name_lines(name))]
-    return [text(x, y - 4, number, "middle"), *lines]
-
-
-def name_lines(name: str) -> list[str]:
-    """Break a name into lines that fit below a column.
-
-    >>> name_lines("prompt templates"), name_lines("class names"), name_lines("resizing")
-    (['prompt', 'templates'], ['class', 'names'], ['resizing'])
-    """
-    lines = [""]
-    for word in name.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > MAX_LETTERS:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+    lines = enumerate(name_lines(name, MAX_LETTERS))
+    words = [text(x, bottom + 11 * index, line, "middle") for index, line in lines]
+    return [text(x, y - 4, number, "middle"), *words]
 
 
 def connector(axes: Axes, column: int, value: float) -> list[str]:
