@@ -248,6 +248,13 @@ def cell(mean: float, std: float = float("nan")) -> str:
     return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
 
 
+def difference(value: float) -> str:
+    """Format ours minus theirs with its sign: `+0.4`, `−1.2`."""
+    if pd.isna(value):
+        return UNDEFINED
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
     """Format an aligned Markdown table; all but the first `text_columns` are flush right."""
     columns = zip(header, *rows, strict=True)

@@ -22,9 +22,9 @@ from utils.report.charts import style
 from utils.report.data import read_category_data, thresholds_of
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
 from utils.report.markdown import (
-    UNDEFINED,
     cell,
     count_categories,
+    difference,
     draws_references,
     has_published,
     is_mean,
@@ -230,13 +230,6 @@ def source_list(summary: pd.DataFrame, others: pd.DataFrame, settings: Mapping) 
     }
     labels |= {source: source for source in sorted(set(others["source"]))}
     return [{"name": label} | load_sources()[source] for source, label in labels.items()]
-
-
-def difference(value: float) -> str:
-    """Format ours minus theirs with its sign: `+0.4`, `−1.2`."""
-    if pd.isna(value):
-        return UNDEFINED
-    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def image_counts(data: Mapping[str, Mapping]) -> list[dict]:

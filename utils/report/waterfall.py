@@ -6,7 +6,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from utils.report.charts import Axes, horizontal_grid, name_lines, round_ticks, svg, text
-from utils.report.page import difference
+from utils.report.markdown import difference
 
 WIDTH, HEIGHT = 400, 270  # in units of the drawing
 MARGIN = 0.12  # of the range of values, above and below the bars
@@ -47,7 +47,7 @@ def waterfall_chart(
         zip(steps, levels, levels[1:], strict=False), start=1
     ):
         elements += connector(axes, column, before)
-        elements += bar(axes, column, (before, after), "gain" if step.gain >= 0 else "loss")
+        elements += bar(axes, column, (before, after), kind_of(step.gain))
         elements += interval(axes, column, before + step.low, before + step.high)
         highest = max(before, after, *[before + step.high] * (step.high == step.high))
         elements += labels(axes, column, highest, difference(step.gain), step.name)
@@ -71,6 +71,16 @@ def make_axes(values: Sequence[float], columns: int) -> Axes:
     margin = MARGIN * (high - low)
     y = (low - margin, high + margin)
     return Axes(WIDTH, HEIGHT, (0, columns), y, left=40, right=4, bottom=40)
+
+
+def kind_of(gain: float) -> str:
+    """Return the CSS class of a step.
+
+    >>> kind_of(0.3), kind_of(-0.3), kind_of(0.04)
+    ('gain', 'loss', 'unchanged')
+    """
+    shown = round(gain, 1)
+    return "gain" if shown > 0 else "loss" if shown < 0 else "unchanged"
 
 
 def bar(axes: Axes, column: int, span: tuple[float, float], kind: str) -> list[str]:
