@@ -464,7 +464,8 @@ def test_many_images_that_differ_are_counted_and_the_first_are_named(results, tm
 
 
 def test_the_best_is_bold_and_the_second_underlined(results):
-    text = latex_floats(compare(read_sources(results)))
+    text = latex_floats(compare(read_sources(results)), "first")
+    assert r"\label{tab:first-a-b" in text
     best = next(line for line in text.splitlines() if "textless" in line)
     assert best.startswith(r"\textless{}b\textgreater{}50 \%\_\& & \textbf{")
     assert r"b & \underline{" in text

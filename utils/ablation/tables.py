@@ -1,6 +1,6 @@
 """Turn the numbers of an ablation into the sentences, tables and charts of its pages."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -70,7 +70,6 @@ PAPER_TEXT = (
     "whose row for our protocol is the one before multi-crop. The paper does not define "
     "multi-crop, so its row with multi-crop is repeated below each of ours."
 )
-
 UNCHANGED = 1e-9  # percent
 
 published = cache(published_for)  # every chart and table asks for the same numbers
@@ -207,7 +206,8 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     changes = means - means.loc["paper"]
     names = departure_names(ablation, shots)
     unchanged = [name for name in names if (changes.loc[name].abs() < UNCHANGED).all()]
-    paper_rows = PAPER_ROWS if shots == 0 and is_full_mvtec(ablation) else {}
+    is_mvtec = ablation.record["settings"]["dataset"] == "mvtec" and is_full(ablation)
+    paper_rows = PAPER_ROWS if is_mvtec and shots == 0 else {}
     body = []
     for name in (name for name in ["paper", *names] if name not in unchanged):
         cells = [number(means[metric][name]) for metric in METRICS]
@@ -275,23 +275,18 @@ def published_means(ablation: Ablation, shots: int, metric: str) -> tuple[float,
     They are over all images of all categories, so a partial ablation has none.
     """
     rows = published(ablation.record["settings"]["dataset"])
-    if not is_full(ablation, set(rows["category"]) - {MEAN}):
-        return float("nan"), float("nan")
     row = rows[(rows["category"] == MEAN) & (rows["shots"] == shots) & (rows["metric"] == metric)]
-    return tuple(row[["public", "paper"]].iloc[0]) if len(row) else (float("nan"),) * 2
+    if row.empty or not is_full(ablation):
+        return float("nan"), float("nan")
+    return tuple(row[["public", "paper"]].iloc[0])
 
 
-def is_full_mvtec(ablation: Ablation) -> bool:
-    """Return whether the means are over all images of MVTec AD."""
-    categories = set(published("mvtec")["category"]) - {MEAN}
-    return ablation.record["settings"]["dataset"] == "mvtec" and is_full(ablation, categories)
-
-
-def is_full(ablation: Ablation, categories: Collection[str]) -> bool:
-    """Return whether the means are over all images of `categories`, all of the benchmark."""
-    finished, record = set(ablation.record["finished"]), ablation.record
-    every = finished == set(record["categories"]) and finished.issuperset(categories)
-    return every and record["settings"]["limit"] is None
+def is_full(ablation: Ablation) -> bool:
+    """Return whether the means are over all images of all categories with published numbers."""
+    finished, settings = set(ablation.record["finished"]), ablation.record["settings"]
+    categories = set(published(settings["dataset"])["category"]) - {MEAN}
+    every = finished == set(ablation.record["categories"]) and finished >= categories
+    return every and settings["limit"] is None
 
 
 def interval(row: pd.Series) -> str:

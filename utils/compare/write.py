@@ -30,7 +30,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     text = markdown_page(comparison)
     write_text(folder / "comparison.md", text)
     write_text(folder / "comparison.csv", comparison.table.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / "comparison.tex", latex_floats(comparison))
+    write_text(folder / "comparison.tex", latex_floats(comparison, folder.name))
     write_text(folder / "comparison.html", html_page(comparison))
     return text
 
@@ -98,8 +98,11 @@ def by_result(rows: pd.DataFrame, names: list[str], key: str) -> dict[str, dict[
     return cells
 
 
-def latex_floats(comparison: Comparison) -> str:
-    """Return a LaTeX table per number of shots: a row per result, a column per metric."""
+def latex_floats(comparison: Comparison, folder: str) -> str:
+    """Return a LaTeX table per number of shots: a row per result, a column per metric.
+
+    Labels start with the name of the folder, so that those of two comparisons differ.
+    """
     floats = [r"% \usepackage{booktabs, graphicx}; \input this file."]
     for shots, rows in shot_tables(comparison):
         cells = by_result(rows, comparison.labels[shots], "metric")
@@ -116,7 +119,7 @@ def latex_floats(comparison: Comparison) -> str:
             f"underlined. {notes}"
         )
         tabular = latex_table(list(map(escape, header)), body, text_columns=1)
-        label = "-".join(["compare", *comparison.names, f"{shots}-shot"])
+        label = "-".join([folder, *comparison.names, f"{shots}-shot"])
         floats.append(latex_float(tabular, escape(caption.strip()), label))
     return "\n".join(floats)
 

@@ -87,15 +87,11 @@ def report_page(
     the gallery images of each of them. `detected` says whether there is a defects.json.
     """
     summary, settings = shown_rows(summary, record), record["settings"]
-    metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
-    sole = next(iter(finished)) if len(finished) == 1 else None  # its mean is not repeated
-    if sole:
+    if len(finished) == 1:
         summary = summary[~is_mean(summary)]
-    overall = summary[summary["category"] == (sole or MEAN)]
     shots = shots_of(summary, data, record)
     others = others_beside(settings, [run["shots"] for run in shots])
     total = len(record["categories"])
-    charted = not sole and (compares(summary) or len(finished) > 2)  # else they are single dots
     rate = settings.get("false_alarms")
     thresholds = {name: thresholds_of(data[name], finished[name], rate) for name in finished}
     sections = [
@@ -122,20 +118,9 @@ def report_page(
         explained=explained,
         detected=detected,
         has_seeds=any(run["seeds"] for run in shots),
-        has_deviations=bool(summary["std"].notna().any()),
-        averaged=sole or f"Mean over {count_categories(len(finished), total)}",
-        by_shots=table_rows(shots_labels(overall, settings), "shots"),
-        by_category={
-            run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
-            for run in shots
-            if not sole
-        },
-        blocks=table_blocks(summary),
+        **number_section(summary, list(finished), record),
         seven={metric: METRIC_NAMES[metric] for metric in METRICS},
         others=other_rows(others),
-        compared=bool(has_published(summary).any()),
-        has_numbers=bool(metrics),
-        charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in metrics if charted],
         sources=source_list(summary, others, settings),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
@@ -147,6 +132,29 @@ def report_page(
         images_js=asset("report_images.js"),
         js=asset("report.js"),
     )
+
+
+def number_section(summary: pd.DataFrame, finished: list[str], record: Mapping) -> dict:
+    """Return the tables and the charts of a summary.
+
+    A single category is tabulated by shots alone. Charts that would show single dots are left out.
+    """
+    metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
+    total = len(record["categories"])
+    sole = finished[0] if len(finished) == 1 else None
+    overall = summary[summary["category"] == (sole or MEAN)]
+    by_category = {shots: table_rows(rows, "category") for shots, rows in summary.groupby("shots")}
+    charted = not sole and (compares(summary) or len(finished) > 2)
+    return {
+        "has_numbers": bool(metrics),
+        "has_deviations": bool(summary["std"].notna().any()),
+        "compared": bool(has_published(summary).any()),
+        "blocks": table_blocks(summary),
+        "averaged": sole or f"Mean over {count_categories(len(finished), total)}",
+        "by_shots": table_rows(shots_labels(overall, record["settings"]), "shots"),
+        "by_category": {} if sole else by_category,
+        "charts": [(METRIC_NAMES[m], category_chart(summary, m)) for m in metrics if charted],
+    }
 
 
 def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping], record: Mapping) -> list[dict]:
