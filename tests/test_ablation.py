@@ -39,12 +39,13 @@ from utils.ablation.run import all_square, open_folder
 from utils.ablation.run import run as run_ablation
 from utils.ablation.scoring import variant_prompts
 from utils.ablation.settings import AblationSettings
-from utils.ablation.shares import MIN_CATEGORIES, bootstrap_interval, shapley_shares, walk
-from utils.ablation.variants import PAPER, PAPER_ROWS, PUBLIC, SWITCHES, corners, departures
+from utils.ablation.shares import bootstrap_interval, shapley_shares, walk
+from utils.ablation.tables import DIFFERENCES, MEANINGS, Ablation, describe, published_means
+from utils.ablation.variants import PAPER, PUBLIC, SWITCHES, corners, departures
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.experiment.settings import Settings
-from utils.report.ablation import DIFFERENCES, MEANINGS, Ablation, markdown_page, published_means
+from utils.report.ablation import markdown_page
 from utils.results.summary import published_for
 from utils.run.benchmark import run
 
@@ -199,16 +200,23 @@ def fixed_ablation(**changes) -> Ablation:
     columns = ["shots", "metric", "switch", "value", "gain", "share", "low", "high"]
     walks = pd.DataFrame([(0, m, *step) for m in METRICS for step in steps], columns=columns)
     values = {"paper": 84.0, "two-class prompts": 70.5, "arithmetic averaging": 84.02}
+    values["without states"] = 84.0
     rows = [("departure", name, 0, m, value) for name, value in values.items() for m in METRICS]
     table = pd.DataFrame(rows, columns=["kind", "variant", "shots", "metric", "mean"])
+    variants = [variant for variant in departures(SCALES) if variant.name in values]
     settings = {"dataset": "mvtec", "limit": None, "order": ["templates", "resize"]}
     record = {"title": "MVTec AD", "categories": FULL, "finished": FULL, "notes": []}
     record |= {"settings": settings | changes.pop("settings", {})} | changes
-    return Ablation(record, walks, table, list(values)[1:], (), MIN_CATEGORIES, PAPER_ROWS)
+    return Ablation(record, walks, table, variants)
+
+
+def markdown(ablation: Ablation) -> str:
+    """Return ablation.md with single spaces."""
+    return re.sub(" +", " ", markdown_page(describe(ablation)))
 
 
 def test_the_lines_of_a_page():
-    page = re.sub(" +", " ", markdown_page(fixed_ablation()))
+    page = markdown(fixed_ablation())
     metrics = len(METRICS)
     for line in (
         "- image AUROC from 80.0 (public) to 84.0 (paper): +4.0; pixel AUROC from 80.0 (public) to "
@@ -226,6 +234,8 @@ def test_the_lines_of_a_page():
         "| paper | paper | 90.8 |",
     ):
         assert f"\n{line}" in page
+    assert " These change no metric: without states. " in page
+    assert "| without states |" not in page
 
 
 @pytest.mark.parametrize(
@@ -240,7 +250,7 @@ def test_the_lines_of_a_page():
 )
 def test_the_numbers_of_the_paper_are_beside_those_of_all_images_only(changes):
     ablation = fixed_ablation(**changes)
-    assert "| two-class prompts | ours" not in re.sub(" +", " ", markdown_page(ablation))
+    assert "| two-class prompts | ours" not in markdown(ablation)
     assert published_means(fixed_ablation(), 0, METRICS[0])[1] > 90
     assert np.isnan(published_means(ablation, 0, METRICS[0])).all()
 
@@ -423,10 +433,10 @@ def test_names_are_words_and_what_cannot_act_without_references_is_left_out(abla
 def test_the_page_says_why_an_interval_is_not_available():
     text = "An interval needs at least 5 categories"
     some = fixed_ablation()
-    assert f"{text}, each with a defined metric." in (page := markdown_page(some))
+    assert f"{text}, each with a defined metric." in (page := markdown(some))
     assert "in brackets" in page
     none = fixed_ablation(finished=FULL[:1])._replace(effects=some.effects.assign(low=np.nan))
-    assert f"{text}; this ablation has 1." in (page := markdown_page(none))
+    assert f"{text}; this ablation has 1." in (page := markdown(none))
     assert "in brackets" not in page
 
 

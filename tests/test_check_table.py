@@ -23,7 +23,7 @@ from tests.layouts import make_mvtec
 from tools import check_table
 from utils.cli import parse_options
 from utils.errors import InputError
-from utils.evaluation.metrics import PIXEL_METRICS
+from utils.evaluation.metrics import PIXEL_METRICS, image_metrics
 from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
 from utils.results.summary import load_published, published_for, write_tables
@@ -167,6 +167,15 @@ def test_undefined_metrics_written_as_0_are_found(runs):
     assert faults(rows.fillna({"value": 0.0})) == ["undefined metrics written as 0"]
 
 
+def test_a_genuine_0_of_a_few_images_is_not_called_a_fault():
+    labels = np.array([0, 1])
+    values = image_metrics(np.array([0.9, 0.1]), labels) | {"pixel_auroc": 0.0, "pixel_aupr": 0.02}
+    rows = [("bottle", metric, 100 * value) for metric, value in values.items()]
+    found = check_table.check(pd.DataFrame(rows, columns=["category", "metric", "value"]), "mvtec")
+    text = "perhaps undefined metrics written as 0: image_auroc, pixel_auroc exactly 0 in bottle"
+    assert found[1] == [text]
+
+
 def test_squashed_images_are_found_in_the_published_table_of_a_code_that_squashes():
     assert faults(published("accurate_winclip", "visa"), "visa") == ["squashed VisA"]
 
@@ -196,13 +205,17 @@ def test_the_command_prints_both_tables_and_the_faults(tmp_path, capsys, monkeyp
         ([("bottle", "image_auroc", 910.0)], "image_auroc of bottle is 910: expected 0 to 100"),
         ([("bottle", "pixel_auroc", -85.0)], "pixel_auroc of bottle is -85: expected 0 to 100"),
         ([("bottle", "image_auroc", 90.0)] * 2, "two values of image_auroc of bottle; keep one"),
-        ([("engine", "image_auroc", 90.0)], "no category of the table, nor a mean, is published"),
+        (
+            [("engine", "image_auroc", 90.0), ("mean", "image_auroc", 90.0)],
+            "no category of the table is published for mvtec; name its benchmark with --dataset",
+        ),
     ],
 )
-def test_a_bad_table_raises_one_sentence(rows, message):
-    rows = pd.DataFrame(rows, columns=["category", "metric", "value"])
+def test_a_bad_table_raises_one_sentence(rows, message, tmp_path):
+    path = tmp_path / "theirs.csv"
+    pd.DataFrame(rows, columns=["category", "metric", "value"]).to_csv(path, index=False)
     with pytest.raises(InputError, match=message):
-        check_table.check(rows, "mvtec")
+        check_table.main(check_table.Options(path))
 
 
 def test_two_values_of_one_number_raise_one_sentence(tmp_path):
@@ -210,6 +223,16 @@ def test_two_values_of_one_number_raise_one_sentence(tmp_path):
     pd.concat([published("winclip_paper")] * 2).to_csv(path, index=False)
     with pytest.raises(InputError, match=r"has two values of image_\w+ of bottle; keep one"):
         check_table.main(check_table.Options(path))
+
+
+def test_the_benchmark_of_a_run_is_read_from_its_settings(tmp_path, capsys):
+    path = tmp_path / "summary.csv"
+    published("winclip_paper", "visa").to_csv(path, index=False)
+    (tmp_path / "settings.json").write_text('{"settings": {"dataset": "visa"}}')
+    check_table.main(check_table.Options(path))
+    assert "| image_auroc  |   78.1 |      78.1 |        0.0 |" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no category of the table is published for mpdd"):
+        check_table.main(check_table.Options(path, "mpdd"))
 
 
 def test_the_tables_of_a_run_are_checked_at_0_shots(tmp_path, capsys):

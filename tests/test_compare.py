@@ -21,7 +21,7 @@ from utils.compare.intervals import (
     resampled_metrics,
 )
 from utils.compare.sources import read_sources
-from utils.compare.tables import compare
+from utils.compare.tables import add_statistics, compare
 from utils.compare.write import by_result, latex_floats, write_comparison
 from utils.errors import InputError
 from utils.evaluation.metrics import image_metrics
@@ -190,6 +190,41 @@ def test_the_interval_has_the_quantiles_of_student_t():
     assert equal == pytest.approx((low, high, p))
     assert interval(0.0, np.zeros(2), [4, 4]) == (0, 0, 1)
     assert np.isnan(interval(1.0, np.zeros(2), [4, 4])).all()
+    assert np.isnan(interval(1.0, np.array([0.25, 0.01]), [2, 30])).all()  # 2.2 degrees
+
+
+def test_too_few_images_or_seeds_have_no_interval_and_the_page_says_why(results, tmp_path):
+    paths = []
+    for name, shift in (("few", 1.0), ("fewer", 3.0)):
+        paths.append(tmp_path / name)
+        write_result(paths[-1], shift, categories=("bottle",), notes=["LIMIT = 2"])
+        path = paths[-1] / "scores" / "bottle.npz"
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        rows = {"image", "label", "tiles", "tile_side", "size"}
+        arrays |= {key: arrays[key][8:12] for key in rows}  # two good and two anomalous images
+        np.savez(path, **arrays | {key: arrays[key][:, 8:12] for key in ("image_scores", "maps")})
+    comparison = compare(read_sources(paths))
+    assert comparison.notes == ["few, fewer: LIMIT = 2"]
+    assert comparison.reasons == [
+        "No interval or p-value for fewer: there are 2 good and 2 anomalous images, and an "
+        "interval needs at least 10 of each."
+    ]
+    page = write_comparison(comparison, tmp_path / "out")
+    assert comparison.reasons[0] in page
+    assert re.search(r"image AUROC +\| fewer +\| [^|]+\| [^|]+\| +n/a \| n/a", page)
+
+
+def test_seeds_that_vary_too_much_have_no_interval_and_the_reason_is_named(results):
+    table = compare(read_sources(results[:2])).table[lambda rows: rows["shots"] == 0]
+    table = table.drop(columns=["low", "high", "p", "wins", "ties", "losses"])
+    variances = {("b", 0, "image_auroc"): (np.array([0.1, 4.0]), [40, 2])}
+    table, reasons = add_statistics(table, variances)
+    assert reasons == [
+        "No interval or p-value for image AUROC of b at 0-shot: too few images or seeds (2.1 "
+        "degrees of freedom, and an interval needs 3)."
+    ]
+    assert table[["low", "high", "p"]].isna().all(axis=None)
 
 
 def test_the_coverage_counts_the_intervals_with_the_mean_difference():
@@ -258,9 +293,9 @@ def test_numbers_from_elsewhere_have_no_interval(results, tmp_path):
     assert (row.mean, row.difference) == pytest.approx((same.mean, same.difference))
     assert np.isnan(row.low)
     page = write_comparison(comparison, tmp_path / "out")
-    assert re.search(r"\| +-: \| +-+: \|\n", page)  # under "p", which has no digits
+    assert re.search(r"image AUROC +\| theirs.csv +\| [^|]+\| [^|]+\| +n/a \| n/a \|", page)
     assert "No differences are recorded." in page
-    text = "\n".join(comparison.remarks)
+    text = "\n".join(comparison.remarks + comparison.reasons)
     assert "a CSV file, so its settings, weights and data are unknown" in text
     assert "it holds numbers, not the scores of the images" in text
     assert "values in percent were divided by 100" in text
@@ -357,7 +392,7 @@ def test_other_images_labels_or_seeds_have_no_interval(results, tmp_path, field,
         arrays = dict(archive)
     np.savez_compressed(path, **arrays | {field: value})
     comparison = compare(read_sources([results[0], other]))
-    assert message in " ".join(comparison.remarks)
+    assert message in " ".join(comparison.reasons)
     assert np.isnan(mean_of(comparison, "c").low)
 
 
@@ -429,7 +464,8 @@ def test_many_images_that_differ_are_counted_and_the_first_are_named(results, tm
 
 
 def test_the_best_is_bold_and_the_second_underlined(results):
-    text = latex_floats(compare(read_sources(results)))
+    text = latex_floats(compare(read_sources(results)), "first")
+    assert r"\label{tab:first-a-b" in text
     best = next(line for line in text.splitlines() if "textless" in line)
     assert best.startswith(r"\textless{}b\textgreater{}50 \%\_\& & \textbf{")
     assert r"b & \underline{" in text

@@ -26,6 +26,7 @@ from tests.reports import (
     session_of,
 )
 from utils.errors import InputError
+from utils.report.charts import histogram
 from utils.report.data import outline, small_map
 from utils.report.gallery import script_json
 from utils.report.page import difference, write_report
@@ -128,7 +129,7 @@ def test_a_run_without_maps_has_image_metrics_and_a_gallery_alone(tmp_path):
     text = text_of(page)
     assert "Method WinCLIP, without maps" in text
     assert "91.7 paper 99.2" in text and "87.5 ± 17.7 paper" not in text
-    assert "1-shot, patch tokens, 2 seeds, by category" in text
+    assert "bottle, by shots" in text and "1, patch tokens 87.5 ± 17.7" in text
     assert "1-shot seed 3, patch tokens 0.7000 85.7 6 1 0" in text
     assert "Image ROC" in text
     for absent in ("Pixel ROC", "overlap", "pixel AUROC by category", "with its heatmap"):
@@ -158,7 +159,37 @@ def test_another_method_names_its_checkpoint_and_stands_beside_the_means_of_winc
     assert text.startswith("AnomalyCLIP on MVTec AD")
     assert "Checkpoint trained on VisA c0de" in text and "Protocol" not in text
     assert "winclip_paper WinCLIP 0 91.8 96.5 92.9 85.1 - 31.7 64.6" in text
-    assert "1-shot, 2 seeds, by category" in text
+    # One category: its numbers are neither repeated as a mean nor charted beside it.
+    assert "bottle, by shots" in text and "1 87.5 ± 17.7" in text
+    for absent in ("mean of 1/15", "The mean row", "shot, 2 seeds", "image AUROC by category"):
+        assert absent not in text
+
+
+def test_charts_of_single_dots_are_left_out(result, tmp_path):
+    folder = shutil.copytree(result, tmp_path / "result")
+    summary = pd.read_csv(folder / "summary.csv")
+    zero_shot = summary[summary["shots"] == 0]
+    charts = "image AUROC by category", "The metrics of bottle"
+    for rows, has_charts in (
+        (zero_shot, True),  # beside published numbers
+        (zero_shot.assign(paper=np.nan, public=np.nan), False),
+        (summary.assign(paper=np.nan, public=np.nan), True),
+    ):
+        rows.to_csv(folder / "summary.csv", index=False)
+        write_report(folder)
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert [chart in page for chart in charts] == [has_charts] * 2
+        assert ('href="#charts"' in page) == has_charts
+        assert 'href="#numbers"' in page
+
+
+def test_a_histogram_of_few_images_has_few_wide_bars():
+    widths = []
+    for count in (13, 1000):
+        scores = np.linspace(0, 1, count)
+        chart = histogram(scores, scores, None, "")
+        widths.append(float(re.search(r'class="bar good"[^>]* width="([\d.]+)"', chart)[1]))
+    assert widths[0] > 2 * widths[1]
 
 
 def test_names_cannot_break_the_page(page):

@@ -9,7 +9,7 @@ from models.clip.blocks import add_attention, add_mlp, project_qkv, split_heads
 from tools.demo_views import IGNORE
 
 # For the contrast of states: CLIP's own final value. Scores use 0.07, so that they do not saturate
-# and embeddings keep room for count_mismatches between categories and between patches.
+# and embeddings keep room for differences between categories and between patches.
 TEMPERATURE = 0.01
 CAPTION_TEMPERATURE = 0.07  # for the contrast of categories, which matters less here
 

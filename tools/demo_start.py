@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-FREQUENCIES = (
-    0.1,
-    1.6,
-)  # lowest and highest, in radians per patch: similarity ends after two patches
+# Lowest and highest, in radians per patch: similarity ends after two patches.
+FREQUENCIES = (0.1, 1.6)
 SUBTRACTED = 0.4  # factor of the attention output
 NOISE = 0.02  # standard deviation, added to the projections to queries, keys and values
 

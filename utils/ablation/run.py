@@ -21,16 +21,8 @@ from models.clip.weights import build_clip, locate_clip
 from utils.ablation.analysis import effects, long_form, means
 from utils.ablation.category import VariantResult, metric_rows, score_category
 from utils.ablation.settings import AblationSettings
-from utils.ablation.shares import MIN_CATEGORIES
 from utils.ablation.source import StoredCategory
-from utils.ablation.variants import (
-    FEW_SHOT_SWITCH,
-    PAPER_ROWS,
-    Variant,
-    corners,
-    departures,
-    single_changes,
-)
+from utils.ablation.variants import FEW_SHOT_SWITCH, Variant, corners, departures
 from utils.cli import exit_on_error
 from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
@@ -262,24 +254,13 @@ def finish_category(
 
 def compare(folder: ResultFolder, variants: Sequence[Variant], order: Sequence[str]) -> str:
     """Write ablation.csv and the pages from the finished categories; return the Markdown."""
-    from utils.report.ablation import Ablation, write_pages  # Jinja, only when it is needed
+    from utils.ablation.tables import Ablation, describe  # these import Jinja
+    from utils.report.ablation import write_pages
 
     finished = folder.finished()
     table = long_form(finished, variants)
     write_text(folder.path / "ablation.csv", table.to_csv(index=False, lineterminator="\n"))
     record = folder.record | {"finished": list(finished)}
-    compared = [
-        *single_changes(variants),
-        *(variant for variant in variants if variant.kind == "departure"),
-    ]
     steps = effects(table, variants, order)
-    ablation = Ablation(
-        record,
-        steps[(steps["shots"] > 0) | (steps["switch"] != FEW_SHOT_SWITCH)],
-        means(table),
-        [variant.name for variant in compared],
-        {variant.name for variant in variants if not variant.acts_without_references},
-        MIN_CATEGORIES,
-        PAPER_ROWS,
-    )
-    return write_pages(folder.path, ablation)
+    steps = steps[(steps["shots"] > 0) | (steps["switch"] != FEW_SHOT_SWITCH)]
+    return write_pages(folder.path, describe(Ablation(record, steps, means(table), variants)))

@@ -18,6 +18,7 @@ from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+MIN_FREEDOM = 3  # degrees of freedom; with 1, the limits are 12.7 standard errors away
 
 
 class Interval(NamedTuple):
@@ -43,15 +44,33 @@ def interval(difference: float, variances: np.ndarray, freedoms: Sequence[int]) 
     """Return the interval of a difference whose variance is the sum of independent components.
 
     `variances` and `freedoms` (their degrees of freedom) are (K,). Without any variance, the
-    interval of equal results is [0, 0] and p is 1; that of others is undefined, NaN.
+    interval of equal results is [0, 0] and p is 1. NaN: see `why_undefined`.
     """
     variance = variances.sum()
+    if why_undefined(difference, variances, freedoms):
+        return Interval(*[float("nan")] * 3)
     if variance == 0:
-        return Interval(0.0, 0.0, 1.0) if difference == 0 else Interval(*[float("nan")] * 3)
-    distribution = student_t(variance**2 / (variances**2 / np.array(freedoms)).sum())
+        return Interval(0.0, 0.0, 1.0)
+    distribution = student_t(total_freedom(variances, freedoms))
     error, limit = variance**0.5, distribution.ppf((1 + CONFIDENCE) / 2)
     p = 2 * distribution.sf(abs(difference) / error)
     return Interval(float(difference - limit * error), float(difference + limit * error), float(p))
+
+
+def why_undefined(difference: float, variances: np.ndarray, freedoms: Sequence[int]) -> str:
+    """Say why a difference has no interval; "" if it has one. The arguments are of `interval`."""
+    if variances.sum() == 0:
+        return "the results differ, but neither images nor seeds vary" if difference else ""
+    freedom = total_freedom(variances, freedoms)
+    if freedom >= MIN_FREEDOM:
+        return ""
+    few = f"{freedom:.1f} degrees of freedom, and an interval needs {MIN_FREEDOM}"
+    return f"too few images or seeds ({few})"
+
+
+def total_freedom(variances: np.ndarray, freedoms: Sequence[int]) -> float:
+    """Return the degrees of freedom of a sum of variances (Satterthwaite 1946)."""
+    return float(variances.sum() ** 2 / (variances**2 / np.array(freedoms)).sum())
 
 
 def compare_category(

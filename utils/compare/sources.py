@@ -1,7 +1,7 @@
-"""Read the results to compare, result folders or CSV files, and describe how their runs differ.
+"""Read the results to compare: result folders, or CSV files from elsewhere.
 
-A CSV file from elsewhere has the columns of metrics.csv: category, shots, seed (may be empty or
-missing), metric, and value in [0, 1], empty if undefined; commas, semicolons or tabs separate them.
+A CSV file has the columns of metrics.csv: category, shots, seed (may be empty or missing), metric,
+and value in [0, 1], empty if undefined; commas, semicolons or tabs separate them.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,20 +15,19 @@ import pandas as pd
 from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.evaluation.metrics import METRICS
-from utils.files import sha256_of
-from utils.results.folder import abbreviate, describe_change, read_json
-from utils.results.methods import has_maps, method_name, method_of
+from utils.results.folder import read_json
+from utils.results.methods import has_maps, method_name
 from utils.results.scores import load_arrays
-from utils.results.summary import COLUMNS, MEAN, METRIC_NAMES, PERCENT, published_for
+from utils.results.summary import (
+    COLUMNS,
+    MEAN,
+    METRIC_NAMES,
+    PERCENT,
+    dataset_name,
+    published_for,
+)
 
 TYPES = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
-NOT_RECORDED = "not recorded"
-MAX_ENTRIES = 12  # of a mapping or list that is written out
-KINDS = {  # entries of the fingerprint that are no settings
-    **dict.fromkeys(("model", "weights", "normalisation", "quick_gelu"), "weights"),
-    **dict.fromkeys(("dataset", "split_sha256", "recipe", "depth", "limit"), "data"),
-    **dict.fromkeys(("images", "labels", "masks", "references"), "data"),
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Return category, metric and value of the 0-shot rows of a CSV file, and remarks on the rest.
 
     summary.csv and metrics.csv of a run are read too: with a column `shots`, other rows are left
-    out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns.
+    out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns or
+    metrics, repeated rows and bad values.
     """
     rows, remarks = read_columns(path, optional=("shots", "seed")), []
     if "shots" in rows:
@@ -146,7 +146,21 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
     others = rows["metric"][known & ~rows["metric"].isin(METRICS)]
     if len(others):
         remarks.append(f"not checked, because not published: {', '.join(others.unique())}")
-    return rows.drop(index=others.index)[["category", "metric", "value"]], remarks
+    rows = rows.drop(index=others.index)[["category", "metric", "value"]]
+    if unknown := sorted(set(rows["metric"]) - set(METRICS)):
+        raise InputError(f'unknown metric "{unknown[0]}"; the metrics are {", ".join(METRICS)}')
+    if len(repeated := rows[rows.duplicated(["category", "metric"])]):
+        raise InputError(f"two values of {describe_row(repeated.iloc[0])}; keep one")
+    if len(wrong := rows[(rows["value"] < 0) | (rows["value"] > PERCENT)]):
+        value = f"{wrong.iloc[0]['value']:g}"
+        raise InputError(f"{describe_row(wrong.iloc[0])} is {value}: expected 0 to 100 (percent)")
+    return rows, remarks
+
+
+def dataset_beside(path: Path) -> str | None:
+    """Return the dataset of the run whose result folder holds a file; None without a run."""
+    record = path.with_name("settings.json")
+    return dataset_name(read_json(record, "settings")["settings"]) if record.exists() else None
 
 
 def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
@@ -222,69 +236,3 @@ def describe_row(row: pd.Series) -> str:
     shots = f", {row['shots']}-shot" if "shots" in row else ""
     seed = "" if pd.isna(row.get("seed")) else f" seed {row['seed']}"
     return f"{row['metric']} of {row['category']}{shots}{seed}"
-
-
-def describe_differences(sources: Sequence[Source]) -> list[list[str]]:
-    """Return the facts in which the recorded runs differ: kind, name, and the value in each."""
-    facts = [run_facts(source) for source in sources]
-    names = dict.fromkeys(key for recorded in facts for key in recorded)
-    rows = []
-    for kind in ("warnings", "settings", "weights", "data", "versions"):
-        for key in (key for key in names if key[0] == kind):
-            recorded = [source.get(key, NOT_RECORDED) for source in facts if source]
-            if any(value != recorded[0] for value in recorded):
-                values = [source.get(key, NOT_RECORDED) for source in facts]
-                rows.append([*key, *describe_values(values)])
-    return rows
-
-
-def run_facts(source: Source) -> dict[tuple[str, str], object]:
-    """Return what is recorded of a run, by (kind, name); empty for a CSV file."""
-    record = source.record
-    if not record:
-        return {}
-    settings = record["settings"]
-    facts = {
-        ("settings", "method"): method_of(settings),
-        ("settings", "maps"): has_maps(settings),
-        ("settings", "protocol"): settings.get("protocol", NOT_RECORDED),
-    }
-    for name, value in record["fingerprint"].items():
-        facts[KINDS.get(name, "settings"), name] = value
-    weights = record.get("weights", {}).get("description", NOT_RECORDED)
-    shots = source.path / "shots.csv"
-    return facts | {
-        ("weights", "description"): weights,
-        ("data", "shots.csv"): abbreviate(sha256_of(shots)) if shots.exists() else NOT_RECORDED,
-        **{("versions", name): str(value) for name, value in record["versions"].items()},
-        ("versions", "git revision"): record.get("git_revision", NOT_RECORDED),
-        ("warnings", "notes"): "; ".join(record["notes"]) or "none",
-    }
-
-
-def describe_values(values: Sequence[object]) -> list[str]:
-    """Return an entry of the fingerprint in each run as text.
-
-    A mapping or list with more than MAX_ENTRIES becomes their number, and what differs from the
-    first run that has as many.
-
-    >>> describe_values([[2, 3], {"a.png": "1"}, "draw"])
-    ['2 3', 'a.png 1', 'draw']
-    >>> describe_values([list(range(15)), list(range(1, 14))])
-    ['15 entries', '13 entries: removed 0, 14']
-    """
-    texts, first = [], None
-    for value in values:
-        if isinstance(value, list):
-            entries = dict.fromkeys(map(abbreviate, value))
-        else:
-            entries = value if isinstance(value, dict) else {}
-        if len(entries) > MAX_ENTRIES:
-            first, count = first or entries, f"{len(entries)} entries"
-            texts.append(count if entries == first else describe_change(count, first, entries))
-        elif isinstance(value, dict):
-            pairs = [f"{key} {abbreviate(entry)}" for key, entry in value.items()]
-            texts.append(", ".join(pairs) or "none")
-        else:
-            texts.append(abbreviate(value))
-    return texts

@@ -9,14 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from utils.compare.intervals import compare_category, interval
-from utils.compare.sources import Source, describe_differences, describe_row
+from utils.compare.differences import describe_differences
+from utils.compare.intervals import compare_category, interval, why_undefined
+from utils.compare.sources import Source, describe_row
 from utils.errors import InputError
 from utils.evaluation.metrics import IMAGE_METRICS, metric_order
 from utils.results.methods import variant_of
-from utils.results.summary import MEAN, PERCENT, category_means, mean_or_nan, std_or_nan
+from utils.results.summary import (
+    MEAN,
+    PERCENT,
+    category_means,
+    mean_or_nan,
+    metric_title,
+    std_or_nan,
+)
 
 MAX_NAMES = 5  # of the categories that a remark lists
+MIN_IMAGES = 10  # good ones, and anomalous ones, in all categories together
 TIE = 0.005  # percent: less than the tables show
 PIXELS = (
     "Metrics other than image AUROC, AUPR and F1-max have no interval: it would need every mask, "
@@ -36,9 +45,10 @@ class Comparison:
 
     names: list[str]
     labels: dict[int, list[str]]  # by shots, in the order of `names`: see `result_label`
-    notes: list[str]  # warnings of the runs, each with its result
+    notes: list[str]  # warnings of the runs, each once, with its results
     differences: list[list[str]]  # of the runs: kind, name, value in each result
     remarks: list[str]
+    reasons: list[str]  # why there is no interval
     categories: list[str]
     table: pd.DataFrame
 
@@ -65,19 +75,29 @@ def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
         reasons += shot_reasons
     labels = {count: [result_label(source, count) for source in sources] for count in shots}
     names = [source.name for source in sources]
-    table = add_statistics(table, variances)
+    table, undefined = add_statistics(table, variances)
     pairs = zip(table["shots"], table["result"], strict=True)
     table["result"] = [labels[count][names.index(name)] for count, name in pairs]
     source_remarks = [f"{source.name}: {text}" for source in sources for text in source.remarks]
     return Comparison(
         names=names,
         labels=labels,
-        notes=[f"{s.name}: {note}" for s in sources for note in s.record.get("notes", ())],
+        notes=shared_notes(sources),
         differences=describe_differences(sources),
-        remarks=[*source_remarks, *remarks, *shots_remarks, *dict.fromkeys(reasons)],
+        remarks=[*source_remarks, *remarks, *shots_remarks],
+        reasons=[*dict.fromkeys(reasons), *undefined],
         categories=categories,
         table=table,
     )
+
+
+def shared_notes(sources: Sequence[Source]) -> list[str]:
+    """Return each warning of the runs after the names of the results that have it."""
+    names = {}
+    for source in sources:
+        for note in source.record.get("notes", ()):
+            names.setdefault(note, []).append(source.name)
+    return [f"{', '.join(names)}: {note}" for note, names in names.items()]
 
 
 def result_label(source: Source, shots: int) -> str:
@@ -189,13 +209,22 @@ def no_interval(first: Source, other: Source, categories: Sequence[str], shots: 
             )
         if min(labels.sum(), (~labels).sum()) < 2:
             return f"{head}: {category} has fewer than two good or two anomalous images."
+    every = np.concatenate([first.scores[category].is_anomalous for category in categories])
+    if min(every.sum(), (~every).sum()) < MIN_IMAGES:
+        return (
+            f"{head}: there are {(~every).sum()} good and {every.sum()} anomalous images, and an "
+            f"interval needs at least {MIN_IMAGES} of each."
+        )
     return ""
 
 
 def add_statistics(
     table: pd.DataFrame, variances: dict[tuple, tuple[np.ndarray, list[int]]]
-) -> pd.DataFrame:
-    """Add the columns from `low` on to the rows of means, and sort the table."""
+) -> tuple[pd.DataFrame, list[str]]:
+    """Add the columns from `low` on to the rows of means, and sort the table.
+
+    Also say why intervals with a variance are undefined.
+    """
     is_mean = table["category"] == MEAN
     signs = table[~is_mean].assign(
         wins=table["difference"] > TIE,
@@ -203,17 +232,22 @@ def add_statistics(
         losses=table["difference"] < -TIE,
     )
     counts = signs.groupby(["result", "shots", "metric"])[["wins", "ties", "losses"]].sum()
-    rows = {}
+    rows, reasons = {}, []
     for row in table[is_mean & table["difference"].notna()].itertuples():
         key = row.result, row.shots, row.metric
-        limits = interval(row.difference, *variances[key]) if key in variances else [np.nan] * 3
+        limits = [np.nan] * 3
+        if key in variances:
+            limits = interval(row.difference, *variances[key])
+            if reason := why_undefined(row.difference, *variances[key]):
+                name = f"{metric_title(row.metric)} of {row.result} at {row.shots}-shot"
+                reasons.append(f"No interval or p-value for {name}: {reason}.")
         rows[row.Index] = [*limits, *counts.loc[key]]
     names = ["low", "high", "p", "wins", "ties", "losses"]
     table = table.join(pd.DataFrame.from_dict(rows, orient="index", columns=names))
     order = sorted(table["metric"].unique(), key=rank)
     table["metric"] = pd.Categorical(table["metric"], order)
     table = table.sort_values(["shots", "metric"], kind="stable", ignore_index=True)
-    return table.astype({"metric": str})
+    return table.astype({"metric": str}), reasons
 
 
 def rank(metric: str) -> tuple:

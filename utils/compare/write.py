@@ -30,7 +30,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     text = markdown_page(comparison)
     write_text(folder / "comparison.md", text)
     write_text(folder / "comparison.csv", comparison.table.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / "comparison.tex", latex_floats(comparison))
+    write_text(folder / "comparison.tex", latex_floats(comparison, folder.name))
     write_text(folder / "comparison.html", html_page(comparison))
     return text
 
@@ -57,7 +57,7 @@ def markdown_page(comparison: Comparison) -> str:
     else:
         blocks.append(NO_DIFFERENCES)
     blocks += comparison.remarks
-    blocks += ["## Results", legend(comparison), PIXELS]
+    blocks += ["## Results", legend(comparison), PIXELS, *comparison.reasons]
     for shots, rows in shot_tables(comparison):
         body = [statistics_cells(row, comparison) for row in rows.itertuples()]
         blocks += [f"### {shots}-shot", table(HEADER, body, text_columns=2)]
@@ -71,7 +71,7 @@ def statistics_cells(row, comparison: Comparison) -> list[str]:
         return cells + [UNPUBLISHED] * 4
     if pd.isna(row.difference):
         return cells + [UNDEFINED] * 4
-    limits, p = UNPUBLISHED, UNPUBLISHED
+    limits, p = UNDEFINED, UNDEFINED
     if not pd.isna(row.low):
         limits = f"{signed(row.low)} to {signed(row.high)}"
         p = "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
@@ -98,8 +98,11 @@ def by_result(rows: pd.DataFrame, names: list[str], key: str) -> dict[str, dict[
     return cells
 
 
-def latex_floats(comparison: Comparison) -> str:
-    """Return a LaTeX table per number of shots: a row per result, a column per metric."""
+def latex_floats(comparison: Comparison, folder: str) -> str:
+    """Return a LaTeX table per number of shots: a row per result, a column per metric.
+
+    Labels start with the name of the folder, so that those of two comparisons differ.
+    """
     floats = [r"% \usepackage{booktabs, graphicx}; \input this file."]
     for shots, rows in shot_tables(comparison):
         cells = by_result(rows, comparison.labels[shots], "metric")
@@ -116,7 +119,7 @@ def latex_floats(comparison: Comparison) -> str:
             f"underlined. {notes}"
         )
         tabular = latex_table(list(map(escape, header)), body, text_columns=1)
-        label = "-".join(["compare", *comparison.names, f"{shots}-shot"])
+        label = "-".join([folder, *comparison.names, f"{shots}-shot"])
         floats.append(latex_float(tabular, escape(caption.strip()), label))
     return "\n".join(floats)
 
@@ -145,7 +148,7 @@ def html_page(comparison: Comparison) -> str:
         sections.append(section)
     return template("compare.html.j2").render(
         comparison=comparison,
-        legend=[legend(comparison), PIXELS],
+        legend=[legend(comparison), PIXELS, *comparison.reasons],
         header=HEADER,
         no_differences=NO_DIFFERENCES,
         sections=sections,

@@ -4,6 +4,7 @@ Colours and line styles are CSS classes (`series-0` and so on), defined in repor
 dark mode. The `aria-label` of a chart describes it.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from utils.results.heatmaps import shorten_middle
 from utils.results.summary import MEAN_OF
 
 STYLES = 6  # number of series styles in report.css; further series start again
-BINS = 24  # of a histogram
+BINS = (8, 24)  # of a histogram, for few and for many images
 LETTER_WIDTH = 7.4  # of a label in a wide font, in units of the drawing
 DOT_CHART_WIDTH = 1080  # in units of the drawing
 
@@ -78,7 +79,8 @@ def histogram(
     low, high = float(min(values)), float(max(values))
     if low == high:
         low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, BINS + 1)
+    bins = int(np.clip(2 * len(scores) ** 0.5, *BINS))
+    edges = np.linspace(low, high, bins + 1)
     counts = [np.histogram(group, edges)[0] for group in (good, anomalous)]
     max_count = max(int(count.max()) for count in counts)
     axes = Axes(340, 270, (low, high), (0, 1.05 * max_count), right=22)
@@ -86,7 +88,7 @@ def histogram(
     elements = [horizontal_grid(axes, count_ticks, "{:.0f}")]
     elements.append(x_labels(axes, round_ticks(low, high), "{:.12g}"))
     elements.append(axis_names(axes, "image score", "images"))
-    width = (axes.width - axes.left - axes.right) / BINS / 2 - 0.5
+    width = (axes.width - axes.left - axes.right) / bins / 2 - 0.5
     for index, (label_class, count) in enumerate(zip(("good", "anomalous"), counts, strict=True)):
         for edge, images in zip(edges[:-1], count.tolist(), strict=True):
             if images:
@@ -111,9 +113,9 @@ def dot_chart(groups: Sequence[str], series: Sequence[Sequence[Dot]], label: str
     dots = [dot for row in series for dot in row]
     values = [v for dot in dots for v in (dot.value - dot.std, dot.value, dot.paper, dot.public)]
     lowest = min([v for v in values if v == v], default=0.0)
-    step = 10 if lowest >= 60 else 20
-    low = max(0.0, step * np.floor(min(lowest, 90) / step))
-    axes = Axes(DOT_CHART_WIDTH, 250, (0, len(groups)), (low, 100), bottom=28)
+    step = 2 if lowest >= 90 else 10 if lowest >= 60 else 20
+    low = max(0.0, step * np.floor(min(lowest, 98) / step))
+    axes = Axes(DOT_CHART_WIDTH, 250, (0, len(groups)), (low, 100), bottom=40)
     elements = [horizontal_grid(axes, np.arange(low, 101, step), "{:.0f}")]
     letters = int((axes.width - axes.left - axes.right) / len(groups) / LETTER_WIDTH)
     for index, name in enumerate(groups):
@@ -121,8 +123,11 @@ def dot_chart(groups: Sequence[str], series: Sequence[Sequence[Dot]], label: str
         if index:
             x, top = axes.at(index, 100)
             elements.append(f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
-        name = shorten_middle(name.removeprefix(MEAN_OF), lambda shown: len(shown) <= letters)
-        elements.append(text(middle, bottom + 18, name, "middle"))
+        name = name.removeprefix(MEAN_OF)
+        lines = name_lines(name, letters)
+        for number, line in enumerate(lines if len(lines) <= 2 else [name]):
+            line = shorten_middle(line, lambda shown: len(shown) <= letters)
+            elements.append(text(middle, bottom + 16 + 12 * number, line, "middle"))
         for number, row in enumerate(series):
             x = index + 0.5 + 0.76 * ((number + 0.5) / len(series) - 0.5)
             elements += draw_dot(axes, x, row[index], style(number))
@@ -196,6 +201,20 @@ def text(x: float, y: float, content: str, anchor: str) -> str:
     """Write a label; `anchor` is start, middle or end."""
     position = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text class="label" {position}>{escape(content)}</text>'
+
+
+def name_lines(name: str, letters: int) -> list[str]:
+    """Break a name at spaces and underscores into lines of about `letters` letters.
+
+    >>> name_lines("prompt templates", 10), name_lines("metal_nut", 9), name_lines("metal_nut", 8)
+    (['prompt', 'templates'], ['metal_nut'], ['metal_', 'nut'])
+    """
+    lines = [""]
+    for word in re.findall("[^ _]*[ _]|[^ _]+", name):
+        if lines[-1] and len(lines[-1] + word.strip()) > letters:
+            lines.append("")
+        lines[-1] += word
+    return [line.strip() for line in lines]
 
 
 def style(series: int) -> str:

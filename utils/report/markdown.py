@@ -27,10 +27,8 @@ from utils.results.summary import (
 
 UNDEFINED = "n/a"
 UNPUBLISHED = "-"
-LEGEND = (
-    "Percent; ± is the sample standard deviation over seeds. The mean row is the mean over "
-    "categories within each seed, then over seeds."
-)
+LEGEND = "Percent; ± is the sample standard deviation over seeds."
+MEAN_LEGEND = "The mean row is the mean over categories within each seed, then over seeds."
 
 
 def write_summary_page(folder: Path) -> str:
@@ -92,6 +90,7 @@ def draws_references(record: Mapping) -> bool:
 def legend(record: Mapping, summary: pd.DataFrame) -> str:
     """Say what the numbers of a run (settings.json) are; `summary` has the `shown_rows`."""
     text = LEGEND if draws_references(record) else "Percent."
+    text = f"{text} {MEAN_LEGEND}" if is_mean(summary).any() else text
     if not has_maps(record["settings"]):
         return f"{text} Without maps, there are no pixel metrics."
     return text if has_pixels(summary).any() else f"{text} Without masks, pixel metrics are n/a."
@@ -247,6 +246,13 @@ def cell(mean: float, std: float = float("nan")) -> str:
     if pd.isna(mean):
         return ""
     return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def difference(value: float) -> str:
+    """Format ours minus theirs with its sign: `+0.4`, `−1.2`."""
+    if pd.isna(value):
+        return UNDEFINED
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:

@@ -6,34 +6,28 @@ it are copied into the page.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from datasets.references import NO_SEED
 from datasets.splits import UNKNOWN
-from utils.evaluation.metrics import FPR_LIMIT, METRICS
+from utils.evaluation.metrics import METRICS
 from utils.files import atomic_path
-from utils.report.charts import Dot, curve_chart, dot_chart, histogram, style
-from utils.report.data import (
-    CORRECT,
-    FALSE_ALARM,
-    MISSED,
-    outcome,
-    read_category_data,
-    thresholds_of,
-)
+from utils.report.category import category_chart, category_section, compares
+from utils.report.charts import style
+from utils.report.data import read_category_data, thresholds_of
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
 from utils.report.markdown import (
-    UNDEFINED,
     cell,
+    count_categories,
+    difference,
     draws_references,
     has_published,
+    is_mean,
     legend,
     mean_label,
     metric_blocks,
@@ -54,17 +48,9 @@ from utils.results.summary import (
     others_beside,
     read_summary,
 )
-from utils.results.thresholds import REFERENCES, Threshold, explain_threshold
+from utils.results.thresholds import explain_threshold
 
 FOLDER = Path(__file__).resolve().parent  # of the template, styles and scripts
-ROC_AXES = ("false positive rate", "true positive rate")
-CURVES = {  # by the metric that is the area under it: title, names of the axes, end of the x axis
-    "image_auroc": ("Image ROC", ROC_AXES, 1),
-    "image_aupr": ("Image precision-recall", ("recall", "precision"), 1),
-    "pixel_auroc": ("Pixel ROC", ROC_AXES, 1),
-    "pixel_aupr": ("Pixel precision-recall", ("recall", "precision"), 1),
-    "pixel_aupro": ("Per-region overlap", ("false positive rate", "mean overlap"), FPR_LIMIT),
-}
 
 
 def write_report(folder: Path) -> None:
@@ -101,7 +87,8 @@ def report_page(
     the gallery images of each of them. `detected` says whether there is a defects.json.
     """
     summary, settings = shown_rows(summary, record), record["settings"]
-    metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
+    if len(finished) == 1:
+        summary = summary[~is_mean(summary)]
     shots = shots_of(summary, data, record)
     others = others_beside(settings, [run["shots"] for run in shots])
     total = len(record["categories"])
@@ -131,16 +118,9 @@ def report_page(
         explained=explained,
         detected=detected,
         has_seeds=any(run["seeds"] for run in shots),
-        means=table_rows(shots_labels(summary[summary["category"] == MEAN], settings), "shots"),
-        tables={
-            run["shots"]: table_rows(summary[summary["shots"] == run["shots"]], "category")
-            for run in shots
-        },
-        blocks=table_blocks(summary),
+        **number_section(summary, list(finished), record),
         seven={metric: METRIC_NAMES[metric] for metric in METRICS},
         others=other_rows(others),
-        compared=bool(has_published(summary).any()),
-        charts=[(METRIC_NAMES[m], category_chart(summary, m)) for m in metrics],
         sources=source_list(summary, others, settings),
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
@@ -152,6 +132,29 @@ def report_page(
         images_js=asset("report_images.js"),
         js=asset("report.js"),
     )
+
+
+def number_section(summary: pd.DataFrame, finished: list[str], record: Mapping) -> dict:
+    """Return the tables and the charts of a summary.
+
+    A single category is tabulated by shots alone. Charts that would show single dots are left out.
+    """
+    metrics = [metric for metric in METRICS if metric in set(summary["metric"])]
+    total = len(record["categories"])
+    sole = finished[0] if len(finished) == 1 else None
+    overall = summary[summary["category"] == (sole or MEAN)]
+    by_category = {shots: table_rows(rows, "category") for shots, rows in summary.groupby("shots")}
+    charted = not sole and (compares(summary) or len(finished) > 2)
+    return {
+        "has_numbers": bool(metrics),
+        "has_deviations": bool(summary["std"].notna().any()),
+        "compared": bool(has_published(summary).any()),
+        "blocks": table_blocks(summary),
+        "averaged": sole or f"Mean over {count_categories(len(finished), total)}",
+        "by_shots": table_rows(shots_labels(overall, record["settings"]), "shots"),
+        "by_category": {} if sole else by_category,
+        "charts": [(METRIC_NAMES[m], category_chart(summary, m)) for m in metrics if charted],
+    }
 
 
 def shots_of(summary: pd.DataFrame, data: Mapping[str, Mapping], record: Mapping) -> list[dict]:
@@ -235,120 +238,6 @@ def source_list(summary: pd.DataFrame, others: pd.DataFrame, settings: Mapping) 
     }
     labels |= {source: source for source in sorted(set(others["source"]))}
     return [{"name": label} | load_sources()[source] for source, label in labels.items()]
-
-
-def difference(value: float) -> str:
-    """Format ours minus theirs with its sign: `+0.4`, `−1.2`."""
-    if pd.isna(value):
-        return UNDEFINED
-    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
-
-
-def dots(rows: pd.DataFrame) -> list[Dot]:
-    """Return the numbers in some rows of a summary as dots of a chart."""
-    return [Dot(*row) for row in rows[["mean", "std", "paper", "public"]].to_numpy().tolist()]
-
-
-def category_chart(summary: pd.DataFrame, metric: str) -> Markup:
-    """Chart one metric of all categories and their mean, for each number of shots."""
-    rows = summary[summary["metric"] == metric]
-    names = rows["category"].drop_duplicates().tolist()
-    series = [dots(group) for _, group in rows.groupby("shots")]
-    label = f"{METRIC_NAMES[metric]} of {', '.join(names)}; the tables list the values"
-    return dot_chart(names, series, label)
-
-
-def category_section(
-    name: str,
-    data: Mapping,
-    record: Mapping,
-    thresholds: Sequence[Threshold | None],
-    summary: pd.DataFrame,
-) -> dict:
-    """Return the numbers and charts of one category from its report data and its done/ record."""
-    rows = summary[(summary["category"] == name) & summary["metric"].isin(METRICS)]
-    series = [dots(group) for _, group in rows.groupby("shots")]
-    metrics = [METRIC_NAMES[metric] for metric in rows["metric"].drop_duplicates()]
-    label = f"The metrics of {name}; the tables list the values"
-    values = {tuple(row[1:4]): row[4] for row in record["metrics"]}
-    labelled = any(image["label"] != UNKNOWN for image in data["images"])
-    return {
-        "name": name,
-        "labelled": labelled,
-        "chart": dot_chart(metrics, series, label) if series else None,
-        "runs": [
-            run_section(name, data, index, values, threshold)
-            for index, threshold in enumerate(thresholds)
-        ],
-        "curves": [
-            curve_figure(name, data["runs"], metric, values)
-            for metric in CURVES
-            if all(metric in run["curves"] for run in data["runs"])
-        ],
-    }
-
-
-def percent(values: Mapping[tuple, float | None], run: Mapping, metric: str) -> str:
-    """Format one metric of one run in percent; `values` by shots, seed (None for 0) and metric."""
-    seed = None if run["seed"] == NO_SEED else run["seed"]
-    value = values.get((run["shots"], seed, metric))
-    return UNDEFINED if value is None else f"{100 * value:.1f}"
-
-
-def run_section(
-    name: str,
-    data: Mapping,
-    index: int,
-    values: Mapping[tuple, float | None],
-    threshold: Threshold | None,
-) -> dict:
-    """Return the threshold, mistakes and histogram of one shown run of a category."""
-    run, images = data["runs"][index], data["images"]
-    reference = None
-    if threshold and threshold.source == REFERENCES:
-        above = sum(bool(threshold.exceeded_by(image["scores"][index])) for image in images)
-        reference = {"value": threshold.value, "above": above, "images": len(images)}
-    outcomes = [outcome(image["scores"][index], image["label"], threshold) for image in images]
-    good, anomalous = (
-        np.array([image["scores"][index] for image in images if (image["label"] == 1) == positive])
-        for positive in (False, True)
-    )
-    kinds = (CORRECT, MISSED, FALSE_ALARM)
-    counts = {kind: UNDEFINED if threshold is None else outcomes.count(kind) for kind in kinds}
-    label = (
-        f"Image scores of {name}, {run['name']}: {len(good)} good or unlabelled and "
-        f"{len(anomalous)} anomalous images"
-    )
-    return {
-        "shots": run["shots"],
-        "name": run["name"],
-        "threshold": UNDEFINED if threshold is None else f"{threshold.value:.4f}",
-        "f1": percent(values, run, "image_f1_max"),
-        "missed": counts[MISSED],
-        "false_alarms": counts[FALSE_ALARM],
-        "correct": counts[CORRECT],
-        "reference": reference,
-        "histogram": histogram(good, anomalous, threshold and threshold.value, label),
-    }
-
-
-def curve_figure(
-    name: str, runs: Sequence[Mapping], metric: str, values: Mapping[tuple, float | None]
-) -> dict:
-    """Return one kind of curve for all shown runs of a category, with the areas under them."""
-    title, axes, x_end = CURVES[metric]
-    areas = [(run["name"], percent(values, run, metric)) for run in runs]
-    label = f"{title} of {name}; {METRIC_NAMES[metric]}: {', '.join(map(' '.join, areas))}"
-    chart = curve_chart([run["curves"][metric] for run in runs], x_end, axes, label)
-    drawn = metric.startswith("image_") or any(run["curves"][metric] for run in runs)
-    return {
-        "metric": metric,
-        "title": title,
-        "area": METRIC_NAMES[metric],
-        "areas": areas,
-        "chart": chart,
-        "drawn": drawn,
-    }
 
 
 def image_counts(data: Mapping[str, Mapping]) -> list[dict]:

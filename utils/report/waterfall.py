@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from utils.report.charts import Axes, horizontal_grid, round_ticks, svg, text
-from utils.report.page import difference
+from utils.report.charts import Axes, horizontal_grid, name_lines, round_ticks, svg, text
+from utils.report.markdown import difference
 
 WIDTH, HEIGHT = 400, 270  # in units of the drawing
 MARGIN = 0.12  # of the range of values, above and below the bars
@@ -47,7 +47,7 @@ def waterfall_chart(
         zip(steps, levels, levels[1:], strict=False), start=1
     ):
         elements += connector(axes, column, before)
-        elements += bar(axes, column, (before, after), "gain" if step.gain >= 0 else "loss")
+        elements += bar(axes, column, (before, after), kind_of(step.gain))
         elements += interval(axes, column, before + step.low, before + step.high)
         highest = max(before, after, *[before + step.high] * (step.high == step.high))
         elements += labels(axes, column, highest, difference(step.gain), step.name)
@@ -73,6 +73,16 @@ def make_axes(values: Sequence[float], columns: int) -> Axes:
     return Axes(WIDTH, HEIGHT, (0, columns), y, left=40, right=4, bottom=40)
 
 
+def kind_of(gain: float) -> str:
+    """Return the CSS class of a step.
+
+    >>> kind_of(0.3), kind_of(-0.3), kind_of(0.04)
+    ('gain', 'loss', 'unchanged')
+    """
+    shown = round(gain, 1)
+    return "gain" if shown > 0 else "loss" if shown < 0 else "unchanged"
+
+
 def bar(axes: Axes, column: int, span: tuple[float, float], kind: str) -> list[str]:
     """Draw the bar of a column from one value to another."""
     left, y0 = axes.at(column + (1 - BAR) / 2, span[0])
@@ -93,23 +103,9 @@ def labels(axes: Axes, column: int, top: float, number: str, name: str) -> list[
     """Write the number of a column above the value `top`, and its name below the axis."""
     x, y = axes.at(column + 0.5, top)
     bottom = axes.height - axes.bottom + 14
-    lines = [text(x, bottom + 11 * i, line, "middle") for i, line in enumerate(name_lines(name))]
-    return [text(x, y - 4, number, "middle"), *lines]
-
-
-def name_lines(name: str) -> list[str]:
-    """Break a name into lines that fit below a column.
-
-    >>> name_lines("prompt templates"), name_lines("class names"), name_lines("resizing")
-    (['prompt', 'templates'], ['class', 'names'], ['resizing'])
-    """
-    lines = [""]
-    for word in name.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > MAX_LETTERS:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+    lines = enumerate(name_lines(name, MAX_LETTERS))
+    words = [text(x, bottom + 11 * index, line, "middle") for index, line in lines]
+    return [text(x, y - 4, number, "middle"), *words]
 
 
 def connector(axes: Axes, column: int, value: float) -> list[str]:

@@ -1,0 +1,302 @@
+"""Turn the numbers of an ablation into the sentences, tables and charts of its pages."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import pandas as pd
+from markupsafe import Markup
+
+from utils.ablation.shares import MIN_CATEGORIES
+from utils.ablation.variants import PAPER_ROWS, Variant, single_changes
+from utils.evaluation.metrics import METRICS
+from utils.report.ablation import Page, Section, Table
+from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, count_categories, difference
+from utils.report.waterfall import Step, waterfall_chart
+from utils.results.summary import MEAN, METRIC_NAMES, published_for
+
+HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
+# For each switch its name, what the closest public implementation does, and what the paper does.
+MEANINGS = {
+    "templates": (
+        "prompt templates",
+        "21 prompt templates, one of them twice",
+        "the paper's 22 prompt templates",
+    ),
+    "class_words": (
+        "class names",
+        'class names as "metal_nut"',
+        'class names as words: "metal nut"',
+    ),
+    "normalise_prompts": (
+        "normalised prompts",
+        "prompt embeddings averaged as they are",
+        "each prompt embedding scaled to length 1 before averaging",
+    ),
+    "patch_tokens": (
+        "patch tokens",
+        "patch tokens before ln_post (WinCLIP+ only)",
+        "patch tokens after ln_post (WinCLIP+ only)",
+    ),
+    "resize": (
+        "resizing",
+        "images squashed to a square",
+        "images cut into overlapping square tiles",
+    ),
+}
+# The values of settings that differ from the paper's, as they are in the names of corners.
+DIFFERENCES = {
+    "templates=public": "21 public templates",
+    "class_words=False": 'class names as "metal_nut"',
+    "normalise_prompts=False": "prompts not normalised",
+    "temperature=0.01": "temperature 0.01",
+    "patch_tokens=pre_ln": "patch tokens before ln_post",
+    "patch_tokens=penultimate": "patch tokens of the penultimate block",
+    "resize=squash": "squashed images",
+}
+SHARE_TEXT = (
+    "The share of a switch is its effect averaged over all orders in which the switches can be "
+    "set (its Shapley value). The shares add up to the whole gap and do not depend on an order."
+)
+SHARE_TABLE_TEXT = "Shapley values."
+SHARE_INTERVAL_TEXT = "Shapley values with 95 % bootstrap intervals over categories in brackets."
+WALK_TEXT = "The means after setting one switch after another, in this order."
+DEPARTURES = "Single departures from paper"
+DEPARTURE_TEXT = (
+    "Each row changes one thing in the paper's protocol; differences are in parentheses."
+)
+PAPER_TEXT = (
+    'Rows with the source "paper" are from the paper: its ablation on MVTec AD (arXiv 2303.14814), '
+    "whose row for our protocol is the one before multi-crop. The paper does not define "
+    "multi-crop, so its row with multi-crop is repeated below each of ours."
+)
+UNCHANGED = 1e-9  # percent
+
+published = cache(published_for)  # every chart and table asks for the same numbers
+
+
+class Ablation(NamedTuple):
+    """The numbers of an ablation, in percent."""
+
+    record: Mapping  # settings.json: title, categories, notes, settings ...; and what is `finished`
+    effects: pd.DataFrame  # of `utils.ablation.analysis`
+    means: pd.DataFrame
+    variants: Sequence[Variant]
+
+
+def describe(ablation: Ablation) -> Page:
+    """Return the content of the pages."""
+    record, switches = ablation.record, switches_of(ablation.effects)
+    header = ["switch", "setting", "public", "paper"]
+    rows = [[switch_name(name), name, *MEANINGS[name][1:]] for name in switches]
+    all_shots = sorted(set(ablation.effects["shots"]))
+    left_out = f"The switch {switch_name('resize')} is left out: all images are square."
+    return Page(
+        title=f"Ablation of WinCLIP on {record['title']}",
+        record=record,
+        counted=count_categories(len(record["finished"]), len(record["categories"])),
+        switches=Table("Switches", "", header, rows, len(header)),
+        share_text=" ".join(filter(None, [SHARE_TEXT, interval_text(ablation)])),
+        left_out="" if "resize" in switches else left_out,
+        sections=[describe_shots(ablation, shots) for shots in all_shots],
+    )
+
+
+def describe_shots(ablation: Ablation, shots: int) -> Section:
+    """Return what the pages show for one number of shots."""
+    rows = ablation.effects[ablation.effects["shots"] == shots]
+    switches, rows = switches_of(rows), rows.set_index(["metric", "switch"])
+    return Section(
+        name=f"{shots}-shot",
+        sentences=sentences(rows, switches, shots),
+        charts=[(METRIC_NAMES[metric], chart(ablation, shots, metric)) for metric in METRICS],
+        has_published=published_means(ablation, shots, METRICS[0])[0] > 0,  # not NaN
+        tables=[
+            share_table(rows, switches),
+            walk_table(rows, switches),
+            departure_table(ablation, shots),
+        ],
+        corners=corner_table(ablation, shots),
+    )
+
+
+def interval_text(ablation: Ablation) -> str:
+    """Say why shares have no interval; "" if all have one."""
+    needed, count = MIN_CATEGORIES, len(ablation.record["finished"])
+    steps = ablation.effects[ablation.effects["switch"] != "public"]
+    if not steps["low"].isna().any():
+        return ""
+    reason = f"; this ablation has {count}" if count < needed else ", each with a defined metric"
+    return f"An interval needs at least {needed} categories{reason}."
+
+
+def switch_name(setting: str) -> str:
+    """Return the name of a switch in words."""
+    return MEANINGS[setting][0]
+
+
+def variant_name(variant: str) -> str:
+    """Return the name of a variant with its settings in words.
+
+    >>> variant_name("temperature=0.01 resize=squash"), variant_name("without states")
+    ('temperature 0.01, squashed images', 'without states')
+    """
+    words = variant.split()
+    return ", ".join(map(DIFFERENCES.get, words)) if DIFFERENCES.keys() >= {*words} else variant
+
+
+def switches_of(effects: pd.DataFrame) -> list[str]:
+    """Return the switches of the walk, in its order."""
+    return list(dict.fromkeys(effects["switch"]))[1:]
+
+
+def sentences(rows: pd.DataFrame, switches: Sequence[str], shots: int) -> list[str]:
+    """Return one sentence for the whole gap, and one for each switch."""
+    gaps = []
+    for metric in HEADLINES:
+        start, end = (rows["value"][metric, name] for name in ("public", switches[-1]))
+        change = f"from {number(start)} (public) to {number(end)} (paper)"
+        gaps.append(f"{METRIC_NAMES[metric]} {change}: {difference(end - start)}")
+    texts = ["; ".join(gaps)]
+    for switch in switches:
+        by_metric = {metric: rows.loc[(metric, switch)] for metric in METRICS}
+        if all(row.share == 0 for row in by_metric.values()):
+            texts.append(f"{switch_name(switch)}: changes nothing in {shots}-shot")
+            continue
+        parts = []
+        for metric in HEADLINES:
+            row = by_metric[metric]
+            bounds = interval(row)
+            bounds = f"95 % interval {bounds} over categories" if bounds else "interval n/a"
+            parts.append(f"{difference(row.share)} {METRIC_NAMES[metric]}, {bounds}")
+        texts.append(f"{switch_name(switch)}: {'; '.join(parts)}")
+    return texts
+
+
+def share_table(rows: pd.DataFrame, switches: Sequence[str]) -> Table:
+    """Return the table of the share of each switch, between the means of public and of paper."""
+    values = rows["value"]
+    body = [["public", *(number(values[metric, "public"]) for metric in METRICS)]]
+    for switch in switches:
+        effects = [rows.loc[(metric, switch)] for metric in METRICS]
+        cells = (f"{difference(row.share)} {interval(row)}".strip() for row in effects)
+        body.append([switch_name(switch), *cells])
+    body.append(["paper", *(number(values[metric, switches[-1]]) for metric in METRICS)])
+    text = SHARE_TABLE_TEXT if rows["low"].isna().all() else SHARE_INTERVAL_TEXT
+    return metric_table("Share of each switch", text, "switch", body)
+
+
+def walk_table(rows: pd.DataFrame, switches: Sequence[str]) -> Table:
+    """Return the table of the walk from public to paper."""
+    names = {"public": "public"} | {switch: f"+ {switch_name(switch)}" for switch in switches}
+    body = [
+        [name, *(number(rows["value"][metric, switch]) for metric in METRICS)]
+        for switch, name in names.items()
+    ]
+    return metric_table("From public to paper, step by step", WALK_TEXT, "switch", body)
+
+
+def departure_table(ablation: Ablation, shots: int) -> Table:
+    """Return the table of single departures, with the paper's own rows below ours.
+
+    Those that change no metric are named below the title instead.
+    """
+    means = ablation.means[ablation.means["shots"] == shots]
+    means = means.pivot(index="variant", columns="metric", values="mean")
+    changes = means - means.loc["paper"]
+    names = departure_names(ablation, shots)
+    unchanged = [name for name in names if (changes.loc[name].abs() < UNCHANGED).all()]
+    is_mvtec = ablation.record["settings"]["dataset"] == "mvtec" and is_full(ablation)
+    paper_rows = PAPER_ROWS if is_mvtec and shots == 0 else {}
+    body = []
+    for name in (name for name in ["paper", *names] if name not in unchanged):
+        cells = [number(means[metric][name]) for metric in METRICS]
+        if name != "paper":
+            texts = [difference(changes[metric][name]) for metric in METRICS]
+            cells = [f"{text} ({change})" for text, change in zip(cells, texts, strict=True)]
+        body.append([variant_name(name), "ours", *cells])
+        if name in paper_rows:
+            numbers = pd.Series(paper_rows[name]).reindex(METRICS)
+            body.append([name, "paper", *(cell(value) or UNPUBLISHED for value in numbers)])
+    text = DEPARTURE_TEXT
+    if unchanged:
+        text += f" These change no metric: {'; '.join(map(variant_name, unchanged))}."
+    if paper_rows:
+        header = ["variant", "source", *(METRIC_NAMES[metric] for metric in METRICS)]
+        return Table(DEPARTURES, f"{text} {PAPER_TEXT}", header, body, 2)
+    return metric_table(DEPARTURES, text, "variant", [[row[0], *row[2:]] for row in body])
+
+
+def departure_names(ablation: Ablation, shots: int) -> list[str]:
+    """Return the variants to compare with `paper`; in 0-shot those that act without references."""
+    departures = [variant for variant in ablation.variants if variant.kind == "departure"]
+    compared = [*single_changes(ablation.variants), *departures]
+    return [v.name for v in compared if shots > 0 or v.acts_without_references]
+
+
+def corner_table(ablation: Ablation, shots: int) -> Table:
+    """Return the table of all corners; those that repeat others in 0-shot are left out."""
+    means = ablation.means
+    rows = means[(means["shots"] == shots) & (means["kind"] == "corner")]
+    if shots == 0:
+        repeated = [v.name for v in ablation.variants if not v.acts_without_references]
+        rows = rows[~rows["variant"].isin(repeated)]
+    body = []
+    for name, numbers in rows.groupby("variant", sort=False):
+        by_metric = numbers.set_index("metric")["mean"]
+        body.append([variant_name(name), *(number(by_metric[metric]) for metric in METRICS)])
+    text = "Every combination of the settings, named by what differs from the paper's protocol."
+    return metric_table(f"All {len(body)} combinations", text, "difference from paper", body)
+
+
+def metric_table(title: str, text: str, first: str, rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table whose columns are `first` and all metrics."""
+    return Table(title, text, [first, *(METRIC_NAMES[metric] for metric in METRICS)], rows, 1)
+
+
+def chart(ablation: Ablation, shots: int, metric: str) -> Markup | None:
+    """Draw the waterfall of one metric from public to paper; None if it is undefined."""
+    effects = ablation.effects
+    rows = effects[(effects["shots"] == shots) & (effects["metric"] == metric)]
+    if rows["value"].isna().any():
+        return None
+    steps = [
+        Step(switch_name(r.switch), r.share, r.low, r.high) for r in rows.iloc[1:].itertuples()
+    ]
+    start, end = rows["value"].iloc[0], rows["value"].iloc[-1]
+    parts = ", ".join(f"{step.name} {difference(step.gain)}" for step in steps)
+    label = f"{METRIC_NAMES[metric]}: public {start:.1f}, {parts}, paper {end:.1f}"
+    return waterfall_chart(start, steps, published_means(ablation, shots, metric), label)
+
+
+def published_means(ablation: Ablation, shots: int, metric: str) -> tuple[float, float]:
+    """Return the means of the closest public implementation and of the paper; NaN if unpublished.
+
+    They are over all images of all categories, so a partial ablation has none.
+    """
+    rows = published(ablation.record["settings"]["dataset"])
+    row = rows[(rows["category"] == MEAN) & (rows["shots"] == shots) & (rows["metric"] == metric)]
+    if row.empty or not is_full(ablation):
+        return float("nan"), float("nan")
+    return tuple(row[["public", "paper"]].iloc[0])
+
+
+def is_full(ablation: Ablation) -> bool:
+    """Return whether the means are over all images of all categories with published numbers."""
+    finished, settings = set(ablation.record["finished"]), ablation.record["settings"]
+    categories = set(published(settings["dataset"])["category"]) - {MEAN}
+    every = finished == set(ablation.record["categories"]) and finished >= categories
+    return every and settings["limit"] is None
+
+
+def interval(row: pd.Series) -> str:
+    """Format the interval of a share: `[0.1, 1.1]`; "" if there is none."""
+    if pd.isna(row.low):
+        return ""
+    bounds = (f"{round(bound, 1) + 0:.1f}" for bound in (row.low, row.high))  # -0.0 + 0 is 0.0
+    return f"[{', '.join(bounds)}]".replace("-", "−")
+
+
+def number(value: float) -> str:
+    """Format a value in percent, or n/a."""
+    return UNDEFINED if pd.isna(value) else f"{value:.1f}"
