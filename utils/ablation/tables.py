@@ -159,13 +159,13 @@ def sentences(rows: pd.DataFrame, switches: Sequence[str], shots: int) -> list[s
         gaps.append(f"{METRIC_NAMES[metric]} {change}: {difference(end - start)}")
     texts = ["; ".join(gaps)]
     for switch in switches:
-        by_metric = {metric: rows.loc[(metric, switch)] for metric in METRICS}
-        if all(row.share == 0 for row in by_metric.values()):
+        by_metric = rows.xs(switch, level="switch")
+        if (by_metric["share"] == 0).all():
             texts.append(f"{switch_name(switch)}: changes nothing in {shots}-shot")
             continue
         parts = []
         for metric in HEADLINES:
-            row = by_metric[metric]
+            row = by_metric.loc[metric]
             bounds = interval(row)
             bounds = f"95 % interval {bounds} over categories" if bounds else "interval n/a"
             parts.append(f"{difference(row.share)} {METRIC_NAMES[metric]}, {bounds}")
@@ -175,24 +175,22 @@ def sentences(rows: pd.DataFrame, switches: Sequence[str], shots: int) -> list[s
 
 def share_table(rows: pd.DataFrame, switches: Sequence[str]) -> Table:
     """Return the table of the share of each switch, between the means of public and of paper."""
-    values = rows["value"]
-    body = [["public", *(number(values[metric, "public"]) for metric in METRICS)]]
+    values = rows["value"].unstack("metric")
+    body = [["public", *format_means(values.loc["public"])]]
     for switch in switches:
         effects = [rows.loc[(metric, switch)] for metric in METRICS]
         cells = (f"{difference(row.share)} {interval(row)}".strip() for row in effects)
         body.append([switch_name(switch), *cells])
-    body.append(["paper", *(number(values[metric, switches[-1]]) for metric in METRICS)])
+    body.append(["paper", *format_means(values.loc[switches[-1]])])
     text = SHARE_TABLE_TEXT if rows["low"].isna().all() else SHARE_INTERVAL_TEXT
     return metric_table("Share of each switch", text, "switch", body)
 
 
 def walk_table(rows: pd.DataFrame, switches: Sequence[str]) -> Table:
     """Return the table of the walk from public to paper."""
-    names = {"public": "public"} | {switch: f"+ {switch_name(switch)}" for switch in switches}
-    body = [
-        [name, *(number(rows["value"][metric, switch]) for metric in METRICS)]
-        for switch, name in names.items()
-    ]
+    values = rows["value"].unstack("metric")
+    body = [[f"+ {switch_name(name)}", *format_means(values.loc[name])] for name in switches]
+    body.insert(0, ["public", *format_means(values.loc["public"])])
     return metric_table("From public to paper, step by step", WALK_TEXT, "switch", body)
 
 
@@ -210,7 +208,7 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     paper_rows = PAPER_ROWS if is_mvtec and shots == 0 else {}
     body = []
     for name in (name for name in ["paper", *names] if name not in unchanged):
-        cells = [number(means[metric][name]) for metric in METRICS]
+        cells = format_means(means.loc[name])
         if name != "paper":
             texts = [difference(changes[metric][name]) for metric in METRICS]
             cells = [f"{text} ({change})" for text, change in zip(cells, texts, strict=True)]
@@ -241,10 +239,9 @@ def corner_table(ablation: Ablation, shots: int) -> Table:
     if shots == 0:
         repeated = [v.name for v in ablation.variants if not v.acts_without_references]
         rows = rows[~rows["variant"].isin(repeated)]
-    body = []
-    for name, numbers in rows.groupby("variant", sort=False):
-        by_metric = numbers.set_index("metric")["mean"]
-        body.append([variant_name(name), *(number(by_metric[metric]) for metric in METRICS)])
+    values = rows.pivot(index="variant", columns="metric", values="mean")
+    names = rows["variant"].unique()
+    body = [[variant_name(name), *format_means(values.loc[name])] for name in names]
     text = "Every combination of the settings, named by what differs from the paper's protocol."
     return metric_table(f"All {len(body)} combinations", text, "difference from paper", body)
 
@@ -252,6 +249,16 @@ def corner_table(ablation: Ablation, shots: int) -> Table:
 def metric_table(title: str, text: str, first: str, rows: Sequence[Sequence[str]]) -> Table:
     """Return a table whose columns are `first` and all metrics."""
     return Table(title, text, [first, *(METRIC_NAMES[metric] for metric in METRICS)], rows, 1)
+
+
+def format_means(by_metric: pd.Series) -> list[str]:
+    """Format the means of all metrics."""
+    return [number(by_metric[metric]) for metric in METRICS]
+
+
+def number(value: float) -> str:
+    """Format a value in percent, or n/a."""
+    return cell(value) or UNDEFINED
 
 
 def chart(ablation: Ablation, shots: int, metric: str) -> Markup | None:
@@ -295,8 +302,3 @@ def interval(row: pd.Series) -> str:
         return ""
     bounds = (f"{round(bound, 1) + 0:.1f}" for bound in (row.low, row.high))  # -0.0 + 0 is 0.0
     return f"[{', '.join(bounds)}]".replace("-", "−")
-
-
-def number(value: float) -> str:
-    """Format a value in percent, or n/a."""
-    return UNDEFINED if pd.isna(value) else f"{value:.1f}"
