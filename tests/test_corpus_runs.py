@@ -103,7 +103,7 @@ def test_a_data_root_whose_name_cannot_be_written_is_refused(folder, name):
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
     with pytest.raises(InputError, match=r"--data-root: .* rename it"):
         prepare(mvtec.MVTEC, Options(make_mvtec(odd), splits_folder=folder / "splits"))
-    with pytest.raises(InputError, match=r"DATA_ROOT = .* use another value"):
+    with pytest.raises(InputError, match=r"DATA_ROOT: .* use another value"):
         Settings("mvtec", data_root=str(odd))
 
 

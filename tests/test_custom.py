@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -300,13 +301,23 @@ def test_real_images_in_odd_formats_score_as_the_originals(tmp_path, shared_data
         ({"images": ""}, "IMAGES is not set"),
         ({"class_name": " "}, "CLASS_NAME is not set"),
         ({"class_name": "a/b"}, "CLASS_NAME"),
-        ({"extra_normal_states": ("screw: clean {}",)}, "is not the class name"),
+        ({"extra_normal_states": ("screw: clean {}",)}, '"screw" is not the class name'),
+        ({"extra_normal_states": ("clean",)}, '"clean": expected a state with one {} for the cl'),
     ],
 )
 def test_a_wrong_setting_ends_in_one_sentence(tmp_path, changes, message):
     odd_formats(tmp_path / "in")
     with pytest.raises(InputError, match=message):
         score_custom(settings(tmp_path, **{"images": str(tmp_path / "in")} | changes))
+
+
+def test_options_for_folders_are_refused_with_one_image(tmp_path, monkeypatch):
+    save(tmp_path / "in", "0.png")
+    image = tmp_path / "in/0.png"
+    monkeypatch.setattr(sys, "argv", ["run_custom.py", "--recursive"])
+    with pytest.raises(InputError, match="--recursive has no effect without a folder of images"):
+        settings(tmp_path, images=str(image), recursive=True).resolve()
+    settings(tmp_path, images=str(image.parent), recursive=True).resolve()
 
 
 def test_additional_states_need_no_class_name(tmp_path):

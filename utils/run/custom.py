@@ -111,7 +111,8 @@ class CustomSettings(Settings, CustomOptions):
 
     def resolve(self) -> "CustomSettings":
         """Return a copy as `Settings.resolve` does, with the absolute path of the images."""
-        if user_path(self.images).is_file() and not user_path(self.references).is_dir():
+        folder = self.references and user_path(self.references).is_dir()
+        if user_path(self.images).is_file() and not folder:
             names = [name for name in ("recursive", "good_folder") if words_of(name)]
             refuse(self, dict.fromkeys(names, "without a folder of images"))
         return replace(super().resolve(), images=str(real_path(user_path(self.images))))
