@@ -88,12 +88,12 @@ def fixed_values(settings: "Settings") -> dict:
 def unused_options(settings: "Settings") -> dict[str, str]:
     """Return the options that have no effect beside other settings, each with the cause.
 
-    Only the command line counts: the constants of a runner may serve other runs, too.
+    Only the command line counts: the constants of a runner may serve other runs, too. Zero-shot
+    runs accept --seeds and --patch-tokens, so that a script can vary --shots alone.
     """
     causes = {}
     if not settings.few_shot:
-        names = ("seeds", "references", "patch_tokens")
-        causes |= dict.fromkeys(names, "without reference images")
+        causes["references"] = "without reference images"
     if settings.heatmaps in ("none", 0):
         causes["heatmap_size"] = f"with {spell('heatmaps', settings.heatmaps)}"
     if settings.tile:
