@@ -79,8 +79,6 @@ class KeptFeatures:
 
     def to_copy(self, images: Sequence[str]) -> list[str]:
         """Return the images whose features are complete, but not yet in the store of this run."""
-        if self.writer is None:
-            return []
         return [
             image
             for image in images
