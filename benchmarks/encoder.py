@@ -63,16 +63,19 @@ def products_of(encoder: WindowedEncoder, batch: int) -> list[Product]:
     width, blocks = visual.conv1.out_channels, len(visual.transformer.resblocks)
     hidden = visual.transformer.resblocks[0].mlp.c_fc.out_features
     patches, tokens = encoder.group_tokens[0] - 1, len(encoder.token_index)
-    windows = sum(count for count, _ in encoder.group_shapes[1:])
-    read = 1 + patches + windows
+    sequences = sum(count for count, _ in encoder.group_shapes)
     pixels = visual.conv1.weight[0].numel()
-    rest = [(tokens, width, width), (tokens, width, hidden), (tokens, hidden, width)]
-    products = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest]
-    products += [(tokens, width, 3 * width), *rest] * (blocks - 2)
-    # In the last block a window has one query; keys and values are not computed for its tokens.
-    products += [(patches + 1, width, 3 * width), *[(windows, width, width)] * 3]
-    products += [(read, width, width), (read, width, hidden), (read, hidden, width)]
-    products.append((1 + windows, width, visual.proj.shape[1]))
+
+    def rest_of_block(rows: int) -> list[Product]:
+        return [(rows, width, width), (rows, width, hidden), (rows, hidden, width)]
+
+    products = [(patches, pixels, width), (patches + 1, width, 3 * width), *rest_of_block(tokens)]
+    products += [(tokens, width, 3 * width), *rest_of_block(tokens)] * (blocks - 2)
+    # The last block is computed for the full image, and once more for the class tokens alone, which
+    # have one query each, and no keys and values of other tokens.
+    products += [(patches + 1, width, 3 * width), *rest_of_block(patches + 1)]
+    products += [(sequences, width, width)] * 3 + rest_of_block(sequences)
+    products.append((sequences, width, visual.proj.shape[1]))
     return [(rows * batch, inputs, outputs) for rows, inputs, outputs in products]
 
 

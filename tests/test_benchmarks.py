@@ -103,9 +103,9 @@ def test_the_limit_has_the_products_of_the_encoder_and_no_others(tmp_path):
     counted = counter.get_flop_counts()["Global"]
     products = {torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.convolution}
     linear = sum(count for operation, count in counted.items() if operation in products)
-    windows, width = 196 + 169, 64
+    sequences, width = 1 + 196 + 169, 64
     # The last block folds queries and projects values head by head, as batched products.
-    batched = 2 * (2 * windows * width * width)
+    batched = 2 * (2 * sequences * width * width)
     expected = sum(2 * rows * inputs * outputs for rows, inputs, outputs in products_of(encoder, 1))
     assert linear + batched == expected
 
