@@ -7,8 +7,9 @@ images/s: a launch returns at once, batches are encoded one after another while 
 and reading the results of a batch waits until it is encoded. Scoring, which a GPU would do as
 well, runs on the CPU in one thread, on narrow features; a GPU would be busier than the stand-in.
 All else is a real run of 0, 1, 2 and 4 shots x 5 seeds: decoding, scoring, metrics, tables,
-heatmaps and report. DIR has images in MVTec AD's layout; each test image is used `--repeat` times.
-Time counts from the first image to the end of the run. Writes only temporary files.
+heatmaps and report, with as many writing processes as beside a GPU. DIR has images in MVTec AD's
+layout; each test image is used `--repeat` times. Time counts from the first image to the end of the
+run. Writes only temporary files.
 """
 
 import argparse
@@ -125,6 +126,7 @@ def main() -> None:
     encoder, make_method = StandIn(options.speed), session.winclip_method
     session.winclip_method = lambda *arguments: replace(make_method(*arguments), encoder=encoder)
     session.FeatureStream, inference.HostCopy = BatchedStream, encoder.copy_to_host
+    session.pool_size = lambda settings: settings.num_workers  # as for a GPU
     torch.set_num_threads(1)  # threads for small products would wait for the worker processes
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

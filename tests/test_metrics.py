@@ -120,13 +120,15 @@ def test_other_pixel_metrics_equal_scikit_learn():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_image_metrics_equal_the_pixel_metrics_of_a_single_map(dtype):
+def test_image_metrics_equal_scikit_learn_and_the_pixel_metrics_of_a_single_map(dtype):
     rng = np.random.default_rng(0)
     for levels in [9] * 50 + [10**9] * 50:  # with and without ties
         labels = np.array([0, 1, *rng.integers(0, 2, 20)])
         scores = (rng.integers(0, levels, 22) / 3).astype(dtype)
         values = image_metrics(scores, labels)
         assert tuple(values) == IMAGE_METRICS
+        assert values["image_auroc"] == roc_auc_score(labels, scores)
+        assert values["image_aupr"] == average_precision_score(labels, scores)
         pixels = pixel_metrics(scores[None, None], labels[None, None])
         assert list(values.values()) == pytest.approx(list(pixels.values())[:3], abs=1e-12)
 

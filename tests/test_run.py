@@ -197,6 +197,18 @@ def test_tables_are_written_between_categories_and_the_report_at_the_end(
     assert reports == [tmp_path]
 
 
+def test_the_largest_category_is_scored_first(mvtec_settings, tmp_path, monkeypatch):
+    settings = replace(mvtec_settings, shots=(0,), result_dir=str(tmp_path)).resolve()
+    experiment = plan_benchmark(settings)
+    bottle, metal_nut = experiment.tasks
+    bottle = replace(bottle, tests=bottle.tests[:-1])
+    order = []
+    monkeypatch.setattr(benchmark, "score_category", lambda task, *_: order.append(task.category))
+    monkeypatch.setattr(benchmark, "finish", lambda session: "")
+    run(settings, replace(experiment, tasks=[bottle, metal_nut]))
+    assert order == ["metal_nut", "bottle"]
+
+
 @pytest.mark.parametrize("error", [InputError("a bad image"), KeyboardInterrupt()])
 def test_the_tables_have_all_finished_categories_after_an_error(
     mvtec_settings, tmp_path, monkeypatch, error

@@ -1,8 +1,8 @@
 """The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO; and three more.
 
-Image metrics come from scikit-learn. Pixel metrics are exact without holding a category's maps in
-memory: every distinct score of an anomalous pixel is a threshold, and for each threshold only the
-numbers of normal pixels above and equal to it are needed. These are summed map by map.
+Image metrics come from scikit-learn's curves. Pixel metrics are exact without holding a category's
+maps in memory: every distinct score of an anomalous pixel is a threshold, and for each threshold
+only the numbers of normal pixels above and equal to it are needed. These are summed map by map.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from utils.errors import InputError
 from utils.evaluation.counters import score_counter
@@ -66,8 +66,11 @@ def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     scores, labels = check_images(scores, labels)
     if labels.all() or not labels.any():
         return dict.fromkeys(IMAGE_METRICS, float("nan"))
-    f1, _ = f1_at_thresholds(scores, labels)
-    values = roc_auc_score(labels, scores), average_precision_score(labels, scores), f1.max()
+    false_positive_rate, recall, _ = roc_curve(labels, scores)
+    auroc = auc(false_positive_rate, recall)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    aupr = -np.sum(np.diff(recall) * precision[:-1])  # average precision
+    values = auroc, aupr, f1_of(precision, recall).max()
     return dict(zip(IMAGE_METRICS, map(float, values), strict=True))
 
 
@@ -80,15 +83,15 @@ def f1_max_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     scores, labels = check_images(scores, labels)
     if labels.all() or not labels.any():
         return float("nan")
-    f1, thresholds = f1_at_thresholds(scores, labels)
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    f1 = f1_of(precision, recall)
     return float(thresholds[f1 >= f1.max() - F1_TOLERANCE][0])
 
 
-def f1_at_thresholds(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return F1 (K,) at each distinct image score, and these scores (K,) in ascending order."""
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
+def f1_of(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Return F1 (K,) at each of K thresholds from a precision-recall curve (K + 1,) of each."""
     total = np.maximum(precision + recall, np.finfo(np.float64).tiny)  # 0 without true positives
-    return (2 * precision * recall / total)[:-1], thresholds  # the last point has no threshold
+    return (2 * precision * recall / total)[:-1]  # the last point has no threshold
 
 
 def check_images(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

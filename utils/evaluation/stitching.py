@@ -30,25 +30,29 @@ def stitch_tiles(
 
     side = max(1, round(side * min(shape)))
     size = shape if len(maps) == 1 else (side, side)
-    grids = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[:, None]
-    tiles = F.interpolate(grids, size=size, mode="bilinear", align_corners=False)[:, 0]
+    grids = torch.from_numpy(np.ascontiguousarray(maps[:, None], dtype=np.float32))
+    tiles = F.interpolate(grids, size=size, mode="bilinear", align_corners=False).numpy()[:, 0]
     if len(tiles) == 1:
-        return blurred(tiles[0].numpy(), blur * np.divide(shape, maps.shape[1:]))
-    total = torch.zeros(shape)
-    coverage = torch.zeros(shape)
+        return blurred(tiles[0], blur, shape, maps.shape[1:])
+    total, coverage = np.zeros((2, *shape), np.float32)
     for tile, (top, left, _) in zip(tiles, tile_boxes(*shape, side, grid), strict=True):
         total[top : top + side, left : left + side] += tile
         coverage[top : top + side, left : left + side] += 1
-    return blurred((total / coverage).numpy(), blur * np.divide(side, maps.shape[1:]))
+    return blurred(total / coverage, blur, (side, side), maps.shape[1:])
 
 
-def blurred(values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return a map (H, W) after a Gaussian of standard deviation `sigma`, (y, x) in pixels."""
-    if not sigma.any():
+def blurred(
+    values: np.ndarray, blur: float, size: tuple[int, int], grid: tuple[int, int]
+) -> np.ndarray:
+    """Return a map (H, W) after a Gaussian whose standard deviation is `blur` patches.
+
+    A tile has `size` pixels (height, width) and `grid` patches.
+    """
+    if not blur:
         return values
     from scipy.ndimage import gaussian_filter  # slow to load; few methods blur
 
-    return gaussian_filter(values, sigma)
+    return gaussian_filter(values, blur * np.divide(size, grid))
 
 
 class StitchedMaps:

@@ -5,7 +5,6 @@ of a category share, so that equal scores have equal colours.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
@@ -19,6 +18,7 @@ MIN_COLUMN_WIDTH = 200  # pixels, so that a title fits above a narrow image
 MARGIN = 16  # pixels around the panel and between its columns
 HEADER_SIZE, TITLE_SIZE, LABEL_SIZE = 17, 14, 12  # font sizes in pixels
 HEADER_LINE, TITLE_LINE, LABEL_LINE = 30, 22, 22  # line heights in pixels
+LINE_SPACING = 1.5  # height of a line of text by the size of its font
 BAR_HEIGHT, BAR_TOP = 9, 7  # height of a colour bar and its distance from the image, in pixels
 BACKGROUND, INK, WARNING = (255, 255, 255), (30, 30, 30), (185, 28, 28)
 FRAME = 200  # grey of the hairline around each image, visible where the image itself is white
@@ -117,13 +117,17 @@ def overlay(image: np.ndarray, values: np.ndarray, scale: ColourRange) -> np.nda
     )
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     entries = score_levels(stretched, scale).astype(np.uint16) * 256 + grey
-    return blend_table().take(entries, axis=0)
+    return cv2.cvtColor(blend_table().take(entries)[..., None].view(np.uint8), cv2.COLOR_RGBA2RGB)
 
 
 @lru_cache
 def blend_table() -> np.ndarray:
-    """Return the blend of every level with every grey value: (256 levels x 256 greys, 3) uint8."""
-    return blend(palette()[:, None], np.arange(256)[:, None]).reshape(-1, 3)
+    """Return the blend of every level with every grey value: (256 levels x 256 greys,) uint32.
+
+    An entry has the bytes RGB and one that is not used: single numbers are looked up faster.
+    """
+    table = blend(palette()[:, None], np.arange(256)[:, None]).reshape(-1, 3)
+    return np.pad(table, ((0, 0), (0, 1))).view(np.uint32)[:, 0]
 
 
 def blend(colour: np.ndarray, grey: np.ndarray | int) -> np.ndarray:
@@ -159,16 +163,25 @@ def draw_contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     The outline is traced before it is scaled, so that a defect of a few pixels stays visible.
     """
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    height, width = image.shape[:2]
-    size = width * CONTOUR_ZOOM, height * CONTOUR_ZOOM
-    ratio = np.array(size) / mask.shape[::-1]
+    size = np.array(image.shape[1::-1])
+    ratio = size * CONTOUR_ZOOM / mask.shape[::-1]
     lines = [((points + 0.5) * ratio).astype(np.int32) for points in contours]
-    drawn = image.astype(np.float32)
+    # Only the window around the outline changes, in most images a small part.
+    points = np.concatenate(lines)[:, 0]
+    start = np.maximum(0, (points.min(axis=0) - EDGE_WIDTH) // CONTOUR_ZOOM)
+    end = np.minimum(size, (points.max(axis=0) + EDGE_WIDTH) // CONTOUR_ZOOM + 1)
+    lines = [line - (start * CONTOUR_ZOOM).astype(np.int32) for line in lines]
+    drawn = image.copy()
+    window = drawn[start[1] : end[1], start[0] : end[0]]
+    width, height = (end - start).tolist()
+    blended = window.astype(np.float32)
     for colour, thickness in ((CONTOUR_EDGE, EDGE_WIDTH), (CONTOUR, CONTOUR_WIDTH)):
-        large = cv2.polylines(np.zeros(size[::-1], np.uint8), lines, True, 255, thickness)
+        large = np.zeros((height * CONTOUR_ZOOM, width * CONTOUR_ZOOM), np.uint8)
+        cv2.polylines(large, lines, True, 255, thickness)
         alpha = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)[..., None] / 255
-        drawn += alpha * (np.array(colour) - drawn)
-    return np.rint(drawn).astype(np.uint8)
+        blended += alpha * (np.array(colour) - blended)
+    window[:] = np.rint(blended)
+    return drawn
 
 
 @lru_cache
@@ -194,8 +207,7 @@ def text_line(text: str, size: int, width: int, colour: tuple[int, int, int] = I
     """Write one line of text, shortened to `width` pixels: (h, w, 3) uint8."""
     letters = font(size, text.isascii())
     shown = shorten_middle(text, lambda shown: letters.getlength(shown) <= width)
-    right, bottom = letters.getbbox(shown)[2:]
-    line = Image.new("RGB", (math.ceil(right) + 1, math.ceil(bottom) + 1), BACKGROUND)
+    line = Image.new("RGB", (width + 1, round(LINE_SPACING * size)), BACKGROUND)
     ImageDraw.Draw(line).text((0, 0), shown, colour, letters)
     return np.asarray(line)
 

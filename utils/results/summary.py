@@ -72,8 +72,11 @@ def load_sources() -> dict[str, dict[str, str]]:
     return table.set_index("source").to_dict(orient="index")
 
 
+@lru_cache
 def published_for(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
     """Return the published numbers of a method on a dataset ("mvtec", "visa"), one row per KEYS.
+
+    The table is made once; callers must not change it.
 
     Columns besides KEYS: paper, paper_std, public, public_source, empty if not published, and
     other_sources: how many further sources have this number of the method.

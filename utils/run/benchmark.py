@@ -31,7 +31,7 @@ from utils.run.category import CategoryWriter
 from utils.run.inference import score_category
 from utils.run.session import Session, open_session
 
-TABLES_INTERVAL_S = 10.0  # between two states of the tables while a run goes on
+TABLES_INTERVAL_S = 60.0  # between two states of the tables, which take up to 1 s each
 
 
 def main(
@@ -74,6 +74,8 @@ def run(
                 result = score_category(task, session, writer.collect)
                 if result is not None:  # in the main process
                     writer.write(task, result)
+            if context.is_main:
+                load_report()
         return finish(session) if context.is_main else ""
 
 
@@ -145,6 +147,13 @@ def write_summary(session: Session) -> str:
     write_tables(folder.path, metrics, published, experiment.categories, experiment.groups)
     write_summary_tex(folder.path)
     return write_summary_page(folder.path)
+
+
+def load_report() -> None:
+    """Import and compile what the report needs, while workers evaluate the last category."""
+    from utils.report.page import template
+
+    template()
 
 
 def finish(session: Session) -> str:

@@ -35,7 +35,7 @@ from utils.run.session import Session
 from utils.stopwatch import WORKERS, Stopwatch
 from utils.workers import worker_errors
 
-MAX_WAITING = 2  # scored categories that wait in files, which bounds the disk space
+MAX_WAITING = 4  # scored categories that wait in files, which bounds the disk space
 PANELS_PER_CALL = 16  # images whose panels one worker draws
 Masks = Sequence[np.ndarray]  # N of (H_i, W_i) bool, at an evaluation size
 

@@ -45,7 +45,7 @@ class Session:
     settings: Settings
     experiment: Experiment
     context: DistributedContext
-    pending: list[CategoryTask]  # the categories that are not finished yet
+    pending: list[CategoryTask]  # the categories that are not finished yet, the largest first
     method: Method
     stream: FeatureStream
     folder: ResultFolder | None  # None in all processes but the main one
@@ -74,6 +74,7 @@ def open_session(
         reuse_freed_memory()
         finished = context.broadcast(finished)
         pending = [task for task in experiment.tasks if task.category not in finished]
+        pending.sort(key=len, reverse=True)  # the run waits only for the evaluation of the last
         shards = [task.shard(context) for task in pending]
         with clock.stage("start-up"):
             clip, method, kept_features = load(settings, experiment, shards, context)
