@@ -173,15 +173,20 @@ class WindowedEncoder:
 
         `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
-        return self.encode_all(pixels).select(self.patch_tokens or "pre_ln")
+        features = self.encode_all(pixels)
+        return features.select(self.patch_tokens or "pre_ln")  # None: there are none of any kind
 
     @torch.inference_mode()
     def encode_all(self, pixels: Tensor) -> AllFeatures:
-        """Embed B images and all their windows, as `encode_images` does, with all patch tokens."""
+        """Embed B images and all their windows, as `encode_images` does.
+
+        The result has all kinds of patch tokens, or none if no patch tokens are read.
+        """
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             groups = self._run_blocks(tokens)
-            # Each group by itself: the full images have the same bits with and without windows.
+            # The class tokens of each group by themselves, also apart from the patch tokens: an
+            # image embedding has the same bits whatever else is computed.
             image, *windows = (finish_class_tokens(self.visual, group) for group in groups)
             full = groups[0]
             windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
@@ -209,7 +214,7 @@ class WindowedEncoder:
     def _run_blocks(self, tokens: Tensor) -> list[Tensor]:
         """Run all blocks but the last: tokens (B, 1 + N, D) to sequences (B * S_g, L_g, D).
 
-        They are those of the full images, then those of the windows of each scale.
+        The full images come first, then the windows of each scale.
         """
         batch, full, _ = tokens.shape
         first, *middle = self.visual.transformer.resblocks[:-1]

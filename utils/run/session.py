@@ -143,7 +143,8 @@ def load(
         return clip, load_method(settings.method, clip, *given, prepare), kept_features
     prepare()
     few_shot = any(task.references for task in experiment.tasks)
-    return clip, winclip_method(settings, clip, few_shot), kept_features
+    reads_patches = few_shot or settings.features == "keep"
+    return clip, winclip_method(settings, clip, reads_patches), kept_features
 
 
 def pool_size(settings: Settings) -> int:
@@ -172,7 +173,7 @@ def check_prompts(settings: Settings, category: str, clip: LoadedClip) -> None:
 
 
 def claim_device(settings: Settings, context: DistributedContext, text_only: bool) -> torch.device:
-    """Return this process's device, after checking that it has PRECISION unless `text_only`."""
+    """Return this process's device; check that it can compute PRECISION unless `text_only`."""
     context.claim_device(settings.device)
     device = resolve_device(settings.device, settings.deterministic)
     warning = "" if text_only else check_precision(device, settings.precision)
@@ -181,14 +182,14 @@ def claim_device(settings: Settings, context: DistributedContext, text_only: boo
     return device
 
 
-def winclip_method(settings: Settings, clip: LoadedClip, few_shot: bool) -> WinClip:
+def winclip_method(settings: Settings, clip: LoadedClip, reads_patches: bool) -> WinClip:
     """Return WinCLIP; without an encoder if the model has no vision tower.
 
-    `few_shot`: the run has reference images.
+    Its features have patch tokens only if `reads_patches`: zero-shot scores do not need them.
     """
     visual, encoder = clip.model.visual, None
     if visual is not None:
-        patch_tokens = settings.patch_tokens if settings.maps or few_shot else None
+        patch_tokens = settings.patch_tokens if reads_patches else None
         tf32 = settings.precision == "tf32"
         encoder = WindowedEncoder(visual, settings.scales, patch_tokens, tf32)
     return WinClip(

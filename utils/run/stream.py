@@ -71,8 +71,7 @@ class FeatureStream:
         """Yield the next `count` images, batch by batch, with the features of all their tiles.
 
         The tiles of a batch are in the order of its items; a batch is a single image if
-        `one_by_one`. Raises `InputError` for an image that
-        cannot be decoded.
+        `one_by_one`. Raises `InputError` for an image that cannot be decoded.
         """
         while count > 0:
             items = self._decode()
