@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """Differences of image AUROC, AUPR and F1-max to the first result in one category.
+    """Differences of image AUROC, AUPR and F1-max from the first result in one category.
 
     Their variance is the sum of K independent components.
     """
