@@ -139,9 +139,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
-    parser.add_argument("--device", default="cuda", help='"cuda" or "cuda:N"')
-    parser.add_argument("--deterministic", action="store_true")
+    parser.add_argument(
+        "--model", default="ViT-B-16-plus-240", help="an open_clip model (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cuda", help='"cuda" or "cuda:N" (default: cuda)')
+    parser.add_argument(
+        "--deterministic", action="store_true", help="measure deterministic algorithms"
+    )
     options = parser.parse_args()
     device = resolve_device(options.device, options.deterministic)
     if device.type != "cuda":

@@ -226,11 +226,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--methods", action="store_true")
-    parser.add_argument("--precisions", nargs="*", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
-    parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
+    parser.add_argument("--quick", action="store_true", help="one batch size and two repeats")
+    parser.add_argument("--methods", action="store_true", help="time AnomalyCLIP and InCTRL too")
+    parser.add_argument(
+        "--precisions", nargs="*", choices=PRECISIONS, default=PRECISIONS, help="default: all"
+    )
+    parser.add_argument(
+        "--model", default="ViT-B-16-plus-240", help="an open_clip model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help='"auto" (default), "cpu", "cuda" or "cuda:N"'
+    )
     options = parser.parse_args()
     reuse_freed_memory()
     device = resolve_device(options.device)

@@ -72,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
+    parser.add_argument(
+        "--model", default="ViT-B-16-plus-240", help="an open_clip model (default: %(default)s)"
+    )
     options = parser.parse_args()
     clip = load_clip(options.model, RANDOM)
     clip.model.to("meta")

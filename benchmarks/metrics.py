@@ -208,7 +208,9 @@ def main() -> None:
     """Read the options and print a table for each image size and kind of scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"take {QUICK_IMAGES} small images")
-    parser.add_argument("--all", action="store_true", help="run slow libraries on large images too")
+    parser.add_argument(
+        "--all", action="store_true", help="also time slow libraries on large images"
+    )
     options = parser.parse_args()
     reuse_freed_memory()
     print(describe_device())

@@ -118,10 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--speed", type=float, default=15, help="images per second")
-    parser.add_argument("--repeat", type=int, default=4)
-    parser.add_argument("--heatmaps", type=int, default=3, help="of each defect")
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--speed", type=float, default=15, help="images/s of the stand-in")
+    parser.add_argument("--repeat", type=int, default=4, help="uses of each test image")
+    parser.add_argument("--heatmaps", type=int, default=3, help="heatmaps of each defect")
     options = parser.parse_args()
     encoder, make_method = StandIn(options.speed), session.winclip_method
     session.winclip_method = lambda *arguments: replace(make_method(*arguments), encoder=encoder)

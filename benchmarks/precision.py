@@ -104,10 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--runner", choices=DATASETS, default="run_demo")
+    parser.add_argument("--quick", action="store_true", help="2 images of each defect, 0-shot")
+    parser.add_argument(
+        "--runner", choices=DATASETS, default="run_demo", help="(default: run_demo)"
+    )
     parser.add_argument("--pretrained", help="as the runner's option")
-    parser.add_argument("--categories", nargs="*", default=(), help="as the runner's option")
+    parser.add_argument("--categories", nargs="*", default=(), help="(default: all)")
     options = parser.parse_args()
     constants = vars(importlib.import_module(options.runner)).items()
     given = {name.lower(): value for name, value in constants if name.isupper()}

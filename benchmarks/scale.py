@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="take 100 to 400 images")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, {datetime.date.today()}\n")
     print("  images   seconds   s/1000   encoder's  peak MiB  report MiB")

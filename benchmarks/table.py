@@ -123,10 +123,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--model", default="ViT-B-16-plus-240", help="an open_clip model")
-    parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:N"')
-    parser.add_argument("--images", type=int, default=IMAGES, help="test images of the category")
+    parser.add_argument("--quick", action="store_true", help="time one test image, not five")
+    parser.add_argument(
+        "--model", default="ViT-B-16-plus-240", help="an open_clip model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help='"auto" (default), "cpu", "cuda" or "cuda:N"'
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=IMAGES,
+        help="test images of the category (default: %(default)s)",
+    )
     options = parser.parse_args()
     reuse_freed_memory()
     device = resolve_device(options.device)

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 if __package__ in (None, ""):  # run as a file: imports start at the project, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,6 +24,7 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
 
 import numpy as np
+import tyro
 
 from datasets.download import Archive
 from datasets.layouts.folders import LAYOUT, Scan, scan_folders
@@ -30,7 +32,7 @@ from datasets.layouts.table import read_table
 from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
 from datasets.references import find_copies
 from datasets.splits import SPLITS_FOLDER, Sample, check_name, read_root
-from utils.cli import parse_options, run_cli
+from utils.cli import default_text, parse_options, run_cli
 from utils.errors import InputError, describe_error
 from utils.files import real_path, user_path
 
@@ -43,20 +45,18 @@ MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than
 class FolderOptions:
     """The command line of this script."""
 
-    name: str = ""
-    """Name of the benchmark: of its split, its results and its titles."""
-    data_root: Path | None = None
-    """Folder of the dataset; with --csv, the folder that relative paths start from (default: the
-    folder of the CSV)."""
-    csv: Path | None = None
+    name: Annotated[str, tyro.conf.arg(help_behavior_hint="(required)")] = ""
+    """Name of the benchmark, for its split, its results and their titles."""
+    data_root: Annotated[Path | None, default_text("the folder of the CSV", "PATH")] = None
+    """Folder of the dataset, or with --csv, the folder that relative paths start from."""
+    csv: Annotated[Path | None, default_text("none", "PATH")] = None
     """CSV with the columns image and label and, optionally, mask, category, split and defect."""
-    category: str = ""
-    """Name of the category where there is only one; it becomes part of the prompts."""
-    good_folder: str = ""
-    """Name of the folders of good images; "": "good", "ok", "pass", "normal" and the like."""
-    references: int | None = None
-    """Good images that become references in a category without train images; default: half of
-    them, at most 10."""
+    category: Annotated[str, default_text("that of the folder, or --name with --csv")] = ""
+    """Name of the category if there is only one; it becomes part of the prompts."""
+    good_folder: Annotated[str, default_text('"good", "ok", "pass", "normal" and the like')] = ""
+    """Name of the folders of good images."""
+    references: Annotated[int | None, default_text("half of them, at most 10", "INT")] = None
+    """Number of good images that become references in a category without train images."""
     splits_folder: Path = SPLITS_FOLDER
     """Folder that the split is written to."""
 

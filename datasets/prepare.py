@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from datasets.check import FileCheck, check_file, find_depths, notes_on_files
 from datasets.decode import SUFFIXES, THREADS, describe_white
@@ -21,7 +22,7 @@ from datasets.splits import (
     write_root,
     write_split,
 )
-from utils.cli import parse_options, run_cli
+from utils.cli import default_text, parse_options, run_cli
 from utils.errors import InputError, describe_error
 from utils.files import PROJECT, is_printable_name, user_path
 from utils.log import progress_bar
@@ -37,12 +38,12 @@ class Options:
     """Folder of the raw dataset; --download unpacks the archive into it."""
     download: bool = False
     """Download the archive and unpack it into the data root first."""
-    url: str = ""
+    url: Annotated[str, default_text("the official one")] = ""
     """Address of the archive, if it has moved."""
-    archive: Path | None = None
+    archive: Annotated[Path | None, default_text("none", "PATH")] = None
     """Archive that you already have: unpack it into the data root instead of downloading one."""
-    sha256: str = ""
-    """Checksum of the archive, if it is a different one."""
+    sha256: Annotated[str, default_text("that of the official archive")] = ""
+    """SHA-256 checksum of the archive, if it is not the official one."""
     allow_incomplete: bool = False
     """Accept a dataset whose image counts differ from the official ones."""
     splits_folder: Path = SPLITS_FOLDER

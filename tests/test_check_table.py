@@ -202,12 +202,13 @@ def test_the_command_prints_both_tables_and_the_faults(tmp_path, capsys, monkeyp
     ("rows", "message"),
     [
         ([("bottle", "auroc", 90.0)], 'unknown metric "auroc"; the metrics are image_auroc'),
+        ([("bottle", "image_auroc", None)], r"has no 0-shot value of image_auroc, .*; fill in its"),
         ([("bottle", "image_auroc", 910.0)], "image_auroc of bottle is 910: expected 0 to 100"),
         ([("bottle", "pixel_auroc", -85.0)], "pixel_auroc of bottle is -85: expected 0 to 100"),
         ([("bottle", "image_auroc", 90.0)] * 2, "two values of image_auroc of bottle; keep one"),
         (
             [("engine", "image_auroc", 90.0), ("mean", "image_auroc", 90.0)],
-            "no category of the table is published for mvtec; name its benchmark with --dataset",
+            "no value of the table is in a category published for mvtec; name its benchmark with",
         ),
     ],
 )
@@ -231,7 +232,7 @@ def test_the_benchmark_of_a_run_is_read_from_its_settings(tmp_path, capsys):
     (tmp_path / "settings.json").write_text('{"settings": {"dataset": "visa"}}')
     check_table.main(check_table.Options(path))
     assert "| image_auroc  |   78.1 |      78.1 |        0.0 |" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no category of the table is published for mpdd"):
+    with pytest.raises(InputError, match="is in a category published for mpdd"):
         check_table.main(check_table.Options(path, "mpdd"))
 
 
@@ -248,6 +249,7 @@ def test_the_tables_of_a_run_are_checked_at_0_shots(tmp_path, capsys):
         text = capsys.readouterr().out
         assert f"{name}: only its 0-shot rows are checked." in text
         assert f"{name}: not checked, because not published: pixel_auroc@400." in text
+        assert ("rows of means were left out" in text) == (name == "summary.csv")
         assert ("multiplied by 100" in text) == (name == "metrics.csv")
         assert "| image_auroc  |   91.8 |      91.8 |        0.0 |" in text
         assert "No known fault found." in text

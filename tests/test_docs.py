@@ -21,6 +21,12 @@ PAGES = (
     *sorted((PROJECT / "docs").glob("*.md")),
     PROJECT / "models/demo_clip/README.md",
 )
+SCRIPTS = sorted(
+    path.relative_to(PROJECT).as_posix()
+    for pattern in ("run_*.py", "datasets/*.py", "tools/*.py")
+    for path in PROJECT.glob(pattern)
+    if "__main__" in path.read_text(encoding="utf-8")
+)
 MAX_README_LINES = 200
 SHELL_WORDS = ("python", "python3", "torchrun", "source", "export", "srun")
 TORCHRUN = "torchrun"  # stands for torchrun's own options beside those of the scripts
@@ -117,8 +123,8 @@ def uses_of(text: str) -> list[tuple[str, str]]:
 
 
 @cache
-def options_of(script: str) -> set[str]:
-    """Return the options in the `--help` of a script, or of torchrun.
+def help_of(script: str) -> str:
+    """Return the `--help` of a script, or of torchrun.
 
     The script runs in this process, which has imported torch already.
     """
@@ -134,7 +140,12 @@ def options_of(script: str) -> set[str]:
     finally:
         sys.argv, sys.path[:] = argv, path
         signal.signal(signal.SIGTERM, handler)
-    listed = re.findall(r"^[ │]*(-.*?)(?: {2}|$)", text.getvalue(), re.MULTILINE)
+    return text.getvalue()
+
+
+def options_of(script: str) -> set[str]:
+    """Return the options in the `--help` of a script, or of torchrun."""
+    listed = re.findall(r"^[ │]*(-.*?)(?: {2}|$)", help_of(script), re.MULTILINE)
     return {option for line in listed for option in re.findall(r"--[a-z][\w-]*", line)}
 
 
@@ -179,6 +190,13 @@ def test_a_broken_link_is_found(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_every_script_and_option_exists(page):
     assert wrong_uses(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_describes_defaults_in_words(script):
+    text = " ".join(help_of(script).replace("│", " ").split())
+    assert "usage:" in text
+    assert re.findall(r"\{None\S*|\(default: (?:None|''|)\)", text) == []
 
 
 def test_a_missing_script_or_option_is_found():

@@ -1,7 +1,6 @@
 """Compare a 0-shot WinCLIP table from elsewhere with the published numbers, and name faults.
 
-    python tools/check_table.py theirs.csv
-    python tools/check_table.py theirs.csv --dataset visa
+    python tools/check_table.py theirs.csv [--dataset visa]
 
 The CSV file has the columns category, metric and value (percent), or is a run's summary.csv or
 metrics.csv, whose benchmark is read from settings.json. The command prints its means beside the
@@ -12,7 +11,7 @@ fingerprint the numbers carry.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 if __package__ in (None, ""):  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -21,9 +20,8 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 
 import pandas as pd
 import tyro
-from tyro.conf import Positional
 
-from utils.cli import parse_options, run_cli
+from utils.cli import default_text, parse_options, run_cli
 from utils.compare.sources import dataset_beside, read_zero_shot, remark_on_categories
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
@@ -40,10 +38,13 @@ NEAR = 5.0  # percent below the published mean: other settings, not a fault
 class Options:
     """The options of the command line."""
 
-    table: Positional[Path]
-    """CSV file with the columns category, metric and value, or summary.csv of a run."""
-    dataset: Literal["mvtec", "visa", "mpdd"] | None = None
-    """Benchmark of the table; by default that in settings.json beside it, or else mvtec."""
+    table: tyro.conf.Positional[Path]
+    """CSV file (category, metric, value), or summary.csv or metrics.csv of a run."""
+    dataset: Annotated[
+        Literal["mvtec", "visa", "mpdd"] | None,
+        default_text("that in settings.json beside the table, or else mvtec", "{mvtec,visa,mpdd}"),
+    ] = None
+    """Benchmark of the table."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
     published = published["paper"].fillna(published["public"]).dropna().rename("published")
     both = rows.set_index(KEYS).join(published, how="inner")
     by_category = both.drop(MEAN, level="category", errors="ignore")
-    both = both if set(rows["category"]) == {MEAN} else by_category
+    both = (both if set(rows["category"]) == {MEAN} else by_category).dropna()
     if both.empty:
-        text = f"no category of the table is published for {dataset}; "
+        text = f"no value of the table is in a category published for {dataset}; "
         raise InputError(f"{text}name its benchmark with --dataset mvtec, visa or mpdd")
-    means = both.dropna().groupby("metric").mean().reindex(METRICS)
+    means = both.groupby("metric").mean().reindex(METRICS)
     checked = Checked(dataset, rows, means["value"], means["published"])
     rules = RULES if inverted_states(checked) else RULES + SOUND_RULES
     return checked, [text for rule in rules if (text := rule(checked))]

@@ -4,21 +4,22 @@
     python tools/compare.py result/mvtec theirs.csv --output result/compare-theirs
 
 Results are result folders of this program, or CSV files from elsewhere with the columns category,
-shots, seed (may be missing), metric and value in [0, 1]. The first is the one that the others are
-compared with. Runs of different methods have the names of their methods. The command prints the
-comparison and writes comparison.md, .csv, .tex and .html.
+shots, seed (may be missing), metric and value in [0, 1]. The others are compared with the first.
+Runs of different methods are named after their methods. The command prints the comparison and
+writes comparison.md, .csv, .tex and .html.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 if __package__ in (None, ""):  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
 
-from tyro.conf import Positional
+import tyro
 
 from utils.cli import parse_options, run_cli
 from utils.compare.sources import read_sources
@@ -31,12 +32,15 @@ from utils.files import PROJECT
 class Options:
     """The options of the command line."""
 
-    results: Positional[tuple[Path, ...]] = ()
-    """Two or more result folders or CSV files."""
+    results: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="PATH PATH ...", help_behavior_hint="(required)"),
+    ] = ()
+    """Two or more result folders or CSV files; the others are compared with the first."""
     output: Path = PROJECT / "result" / "compare"
     """Folder of the files to write."""
     seed: int = 0
-    """Seed of the bootstrap."""
+    """Seed of the resampling."""
 
 
 def main(options: Options) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 if __package__ in (None, ""):  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -26,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.decode import read_image, read_mask
 from datasets.splits import Sample, read_split
-from utils.cli import parse_options, run_cli
+from utils.cli import default_text, parse_options, run_cli
 from utils.errors import InputError
 from utils.files import PROJECT, atomic_path
 from utils.results.folder import read_finished, read_json
@@ -54,14 +55,14 @@ class Options:
 
     result: tuple[Path, ...] = (PROJECT / "result" / "demo",)
     """Folders of finished runs on the same images, such as other protocols or weights."""
-    categories: tuple[str, ...] = ()
-    """Rows; default: every finished category of the first result."""
-    shots: tuple[int, ...] = ()
-    """Columns of each result; default: every number of shots that it has."""
+    categories: Annotated[tuple[str, ...], default_text("all that are finished")] = ()
+    """Categories to draw, one per row."""
+    shots: Annotated[tuple[int, ...], default_text("all")] = ()
+    """Numbers of shots to draw, one column each for every result."""
     cell: int = 240
-    """Height of an image in pixels."""
-    output: Path | None = None
-    """PNG file to write; default: figure.png in the first result folder."""
+    """Height of each image in the figure, in pixels."""
+    output: Annotated[Path | None, default_text("figure.png in the first result", "PATH")] = None
+    """PNG file to write."""
 
 
 def draw_figure(options: Options) -> Path:

@@ -71,23 +71,23 @@ class Options:
     """The options of the command line."""
 
     steps: int = 3200
-    """Steps of the optimiser."""
+    """Steps of training."""
     batch: int = 32
     """Images per step."""
     per_category: int = 200
     """Images rendered of each category."""
     variety: int = 8
-    """Times as many images of categories whose images all show different objects."""
+    """Factor on --per-category for categories whose images all show different objects."""
     rate: float = 1e-3
     """Highest learning rate."""
     decay: float = 0.05
     """Weight decay."""
     seed: int = 0
-    """Seed of the images and of all draws; the weights that start_local does not set ignore it."""
+    """Seed of the images, of all random draws and of the weights that start_local sets."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
     folder: Path = PROJECT / "result" / "demo_clip"
-    """Folder of the weights and their record."""
+    """Folder that the weights and their record are written to."""
 
     def __post_init__(self) -> None:
         """Raise InputError for impossible values, before images are rendered."""

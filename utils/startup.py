@@ -1,7 +1,7 @@
-"""End a script in one line while it imports packages, which takes seconds.
+"""Handle Ctrl-C and broken packages while a script imports, which takes seconds.
 
 Every script imports this module first. Until `utils.cli.exit_on_error` takes over, Ctrl-C ends the
-script at once; a package that is missing or cannot be loaded is one sentence.
+script at once; a package that is missing or cannot be loaded is reported in one sentence.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Describe how the runs of results differ: settings, weights, data and versions."""
+"""Describe how the compared runs differ: settings, weights, data and versions."""
 
 from collections.abc import Sequence
 

@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """Differences of image AUROC, AUPR and F1-max to the first result in one category.
+    """Differences of image AUROC, AUPR and F1-max from the first result in one category.
 
     Their variance is the sum of K independent components.
     """
@@ -58,7 +58,7 @@ def interval(difference: float, variances: np.ndarray, freedoms: Sequence[int]) 
 
 
 def why_undefined(difference: float, variances: np.ndarray, freedoms: Sequence[int]) -> str:
-    """Say why a difference has no interval; "" if it has one. The arguments are of `interval`."""
+    """Say why a difference has no interval, given the arguments of `interval`; "" if it has one."""
     if variances.sum() == 0:
         return "the results differ, but neither images nor seeds vary" if difference else ""
     freedom = total_freedom(variances, freedoms)

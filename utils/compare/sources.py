@@ -27,6 +27,7 @@ from utils.results.summary import (
     published_for,
 )
 
+MEANS_LEFT_OUT = "its rows of means were left out; means are computed here"
 TYPES = dict(zip(COLUMNS, (str, int, "Int64", str, float), strict=True))
 
 
@@ -118,7 +119,7 @@ def read_source(path: Path, name: str) -> Source:
         rows["seed"] = pd.array([pd.NA] * len(rows), "Int64")
     is_mean = rows["category"] == MEAN
     if is_mean.any():
-        remarks.append("its rows of means were left out; means are computed here")
+        remarks.append(MEANS_LEFT_OUT)
     rows = rows[~is_mean].reset_index(drop=True)
     if is_percent(rows, file):
         remarks.append("values in percent were divided by 100")
@@ -131,7 +132,7 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
     summary.csv and metrics.csv of a run are read too: with a column `shots`, other rows are left
     out, and with a column `seed`, fractions become percent. Raise `InputError` for other columns or
-    metrics, repeated rows and bad values.
+    metrics, repeated rows, bad values and a table without any value.
     """
     rows, remarks = read_columns(path, optional=("shots", "seed")), []
     if "shots" in rows:
@@ -147,6 +148,8 @@ def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if len(others):
         remarks.append(f"not checked, because not published: {', '.join(others.unique())}")
     rows = rows.drop(index=others.index)[["category", "metric", "value"]]
+    if rows["value"].isna().all():
+        raise InputError(f"{path} has no 0-shot value of {', '.join(METRICS)}; fill in its values")
     if unknown := sorted(set(rows["metric"]) - set(METRICS)):
         raise InputError(f'unknown metric "{unknown[0]}"; the metrics are {", ".join(METRICS)}')
     if len(repeated := rows[rows.duplicated(["category", "metric"])]):
@@ -164,10 +167,12 @@ def dataset_beside(path: Path) -> str | None:
 
 
 def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
-    """Name the categories of `rows` and of the table published for `dataset` that differ."""
+    """Say how the categories of `rows` differ from those published for `dataset`."""
     given = set(rows["category"]) - {MEAN}
     published = set(published_for(dataset)["category"]) - {MEAN}
     remarks = []
+    if given and MEAN in set(rows["category"]):
+        remarks.append(MEANS_LEFT_OUT)
     if unknown := sorted(given - published):
         remarks.append(f"not checked, because not published for {dataset}: {', '.join(unknown)}")
     if missing := sorted(published - given) if given else []:

@@ -1,4 +1,4 @@
-"""Compare results: means over categories, differences to the first result, intervals and wins.
+"""Compare results: means over categories, differences from the first result, intervals and wins.
 
 All numbers of a comparison are percent.
 """

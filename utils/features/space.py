@@ -1,4 +1,4 @@
-"""Estimate the size of kept features before a run, and refuse a disk without space for them."""
+"""Estimate the size of kept features before a run, and refuse to fill the disk with them."""
 
 import math
 import shutil

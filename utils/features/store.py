@@ -1,4 +1,4 @@
-"""Keep the features of images, so that they are scored again without the encoder.
+"""Keep the features of images, so that the images can be scored again without the encoder.
 
 features.json                   what the features depend on besides the images: the encoding
 ln_post.safetensors             weight and bias of the tower's last normalisation
@@ -9,8 +9,8 @@ ln_post.safetensors             weight and bias of the tower's last normalisatio
     crops_<variant> (T, C, E) embeddings of crops, for each variant of MULTI_CROP that was encoded
 
 A file's metadata are the image's path, the sha256 of its file, its size in pixels, the grid of
-patches, and the sha256 of the encoding. `<resize>` is tile or squash; both read the same pixels of
-a square image, so each uses the other's file of it. So does centre_crop, whose runs keep none.
+patches, and the sha256 of the encoding. `<resize>` is tile or squash. A square image has the same
+pixels with both, so each can use the other's file; so can centre_crop, whose runs keep no features.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Write summary.tex: the tables of summary.md as LaTeX, to include in a paper.
 
-The first table has the means over categories by number of shots, the others one number of shots by
-category each: the paper's, the closest public and our numbers. Metrics at a further evaluation size
-have tables of their own.
+The first table has the means over categories for every number of shots; each of the others has one
+number of shots, by category. They give the paper's numbers, the closest public ones and ours.
+Metrics at a further evaluation size have tables of their own.
 """
 
 from collections.abc import Mapping, Sequence

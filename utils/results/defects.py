@@ -2,12 +2,12 @@
 
 A run without maps has none of these files.
 
-They are computed for the run with the most shots (its first seed), category by category into
-defects/<category>.jsonl, which are joined at the end of a run: the rate of false alarms and the
-entry of the category (null without a threshold) in the first line, one image in each further line.
-An image above the threshold of image scores is searched for connected defects: pixels
-of its map, at the image's own resolution, above the threshold of map values. The file says where
-both thresholds come from.
+Defects are computed for the run with the most shots (its first seed). Each category is written to
+defects/<category>.jsonl: the first line has the rate of false alarms and the entry of the category
+(null without a threshold), each further line an image. These files are joined at the end of a run.
+Images above the threshold of image scores are searched for defects: connected pixels of the map, at
+the image's own resolution, above the threshold of map values. defects.json says where both
+thresholds come from.
 
 categories  category name to
   run         name of the run

@@ -1,6 +1,6 @@
 """Name the method of a run, and say what it lacks, from its settings (settings.json).
 
-Settings of earlier versions have neither `method` nor `maps`: they are WinCLIP's, with maps.
+Settings of earlier versions have neither `method` nor `maps`: they belong to WinCLIP with maps.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""Decide from which score on an image counts as anomalous: by its labels, or by its references.
+"""Choose the score from which images count as anomalous, from labels or from reference images.
 
-With labels, the threshold is the one of F1-max. For custom images with two or more references, the
-run with references has a threshold without any label: a quantile of the scores that the references
-get against each other. It is the conformal quantile: of n references and one further good image,
+With labels, it is the threshold of F1-max. For custom images with two or more references, the run
+with references needs no labels: its threshold is a quantile of the scores that the references get
+against each other. It is the conformal quantile: of n references and one further good image,
 each is equally likely to have the k-th highest score, so a good image exceeds the k-th highest of
 the references with probability k / (n + 1).
 """
