@@ -68,9 +68,7 @@ def render_all(root: Path) -> None:
 
 def render_one(root: Path, category: str, split: str, defect: str, index: int) -> None:
     """Render one image, and its mask if it has a defect."""
-    from datasets.render import (
-        catalogue,
-    )  # not at the top: a run on rendered images needs none of it
+    from datasets.render import catalogue  # a run on rendered images needs none of it
 
     rng = catalogue.seeded_generator(SEED, category, split, defect, index)
     image, mask = catalogue.render(category, None if defect == "good" else defect, rng)

@@ -8,15 +8,14 @@ This follows the authors' released code and checkpoints, not always their paper 
 Shapes: B images, N patches and a class token, D the width of the vision tower, E the joint width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.anomalyclip_weights import PROMPTS, LearnedPrompts, describe_training, read_prompts
+from models.anomalyclip_weights import PROMPTS, LearnedPrompts
 from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, run_block
-from models.clip.checkpoints import find_checkpoint
 from models.clip.device import without_cudnn_attention
 from models.clip.encoder import embed_patches, project, unsupported_tower
 from models.clip.text import can_share_prefixes, project_ends, text_tower
@@ -93,20 +92,6 @@ class AnomalyClip:
         scores, maps = text.score(features.image), text.score(features.patches)
         runs = len(reference_sets)
         return scores.expand(runs, -1), maps.unflatten(1, self.grid).expand(runs, -1, -1, -1)
-
-
-def check_checkpoint(checkpoint: str, dataset: str) -> None:
-    """Raise InputError for a missing checkpoint and for one that was trained on `dataset`."""
-    describe_training(find_checkpoint(checkpoint), dataset)
-
-
-def load_method(
-    clip: LoadedClip, checkpoint: str, dataset: str, prepare: Callable[[], None]
-) -> AnomalyClip:
-    """Build the method as `models.methods.load_method` describes."""
-    prompts = read_prompts(clip, checkpoint, dataset)
-    prepare()
-    return AnomalyClip(clip, prompts)
 
 
 def run_streams(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ are scores of the image embedding: of its residual, and by the prompts.
 Shapes: B images, N patches of width D, E the joint width, M reference images, R reference sets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.clip.blocks import run_block
-from models.clip.checkpoints import find_checkpoint
 from models.clip.device import without_cudnn_attention
 from models.clip.encoder import embed_patches, finish_class_tokens
 from models.clip.text import encode_states
 from models.clip.weights import LoadedClip
-from models.inctrl_weights import BLOCKS, TrainedHeads, describe_training, read_heads
+from models.inctrl_weights import BLOCKS, TrainedHeads
 from models.prompts import prompt_ensemble, spaced_words
 from models.winclip import TextBank, VisualBank, nearest_distances, visual_association_score
 
@@ -91,17 +90,3 @@ class InCtrl:
     def _apply(self, head: str, inputs: Tensor) -> Tensor:
         """Apply a head to every row: (R, B, width) to (R, B)."""
         return self.heads[head](inputs.flatten(0, 1)).view(inputs.shape[:2])
-
-
-def check_checkpoint(checkpoint: str, dataset: str) -> None:
-    """Raise InputError for a missing checkpoint and for one that was trained on `dataset`."""
-    describe_training(find_checkpoint(checkpoint), dataset)
-
-
-def load_method(
-    clip: LoadedClip, checkpoint: str, dataset: str, prepare: Callable[[], None]
-) -> InCtrl:
-    """Build the method as `models.methods.load_method` describes."""
-    trained = read_heads(clip, checkpoint, dataset)
-    prepare()
-    return InCtrl(clip, trained)

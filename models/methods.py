@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
 from typing import Literal, Protocol
 
 import torch
@@ -139,9 +137,7 @@ class WinClip:
         return scores, maps if self.has_maps else None
 
 
-def load_plug_in(name: MethodName) -> ModuleType:
-    """Import models/<name>.py, which has `check_checkpoint` and `load_method` of that method."""
-    return import_module(f"models.{name}")
+# The two functions below import in their branches, so that a run loads no method but its own.
 
 
 def check_checkpoint(name: MethodName, checkpoint: str, dataset: str) -> None:
@@ -149,8 +145,15 @@ def check_checkpoint(name: MethodName, checkpoint: str, dataset: str) -> None:
 
     Its tensors are not read, so that this takes little time before the backbone is loaded.
     """
-    if checkpoint not in ("", RANDOM):
-        load_plug_in(name).check_checkpoint(checkpoint, dataset)
+    if checkpoint in ("", RANDOM):
+        return
+    from models.clip.checkpoints import find_checkpoint
+
+    if name == "anomalyclip":
+        from models.anomalyclip_weights import describe_training
+    else:
+        from models.inctrl_weights import describe_training
+    describe_training(find_checkpoint(checkpoint), dataset)
 
 
 def load_method(
@@ -166,4 +169,16 @@ def load_method(
     weights, and may move it to a device and reduce its precision. Raises InputError if the file is
     damaged, does not fit the backbone, or was trained on `dataset`, the name of a benchmark.
     """
-    return load_plug_in(name).load_method(clip, checkpoint, dataset, prepare)
+    if name == "anomalyclip":
+        from models.anomalyclip import AnomalyClip
+        from models.anomalyclip_weights import read_prompts
+
+        read, build = read_prompts, AnomalyClip
+    else:
+        from models.inctrl import InCtrl
+        from models.inctrl_weights import read_heads
+
+        read, build = read_heads, InCtrl
+    learned = read(clip, checkpoint, dataset)
+    prepare()
+    return build(clip, learned)

@@ -35,7 +35,7 @@ TORCHRUN = "torchrun"  # stands for torchrun's own options beside those of the s
 def split_code(text: str) -> tuple[str, list[str]]:
     """Return the prose of a page, and its code: inline spans and lines of blocks, in order.
 
-    A line that ends in a backslash is init_distributed with the next one.
+    A line that ends in a backslash is joined with the next one.
 
     >>> split_code("Run `a\\nb`:\\n\\n    c \\\\\\n    d\\n")
     ('Run :\\n', ['a b', 'c d'])
@@ -43,9 +43,9 @@ def split_code(text: str) -> tuple[str, list[str]]:
     prose, code, paragraph, fenced = [], [], [], False
 
     def close_paragraph() -> None:
-        init_distributed = "\n".join(paragraph)
-        code.extend(" ".join(span.split()) for span in re.findall(r"`([^`]+)`", init_distributed))
-        prose.append(re.sub(r"`[^`]+`", "", init_distributed))
+        block = "\n".join(paragraph)
+        code.extend(" ".join(span.split()) for span in re.findall(r"`([^`]+)`", block))
+        prose.append(re.sub(r"`[^`]+`", "", block))
         paragraph.clear()
 
     for line in text.replace("\\\n", " ").splitlines():

@@ -79,6 +79,30 @@ def upward_imports(sources: Sources) -> list[str]:
     return faults
 
 
+def import_cycles(sources: Sources) -> list[str]:
+    """Find modules that import each other, also in functions, for types alone, or through others.
+
+    The imports from a to b, from b to c and from c to b make one fault, of b and c.
+    """
+    modules = {path.removesuffix(".py").replace("/", "."): s for path, s in sources.items()}
+    graph = {}
+    for module, source in modules.items():
+        names = [name for name, _, _ in imports_of(source)]  # of a module, or of something in it
+        graph[module] = {n for name in names for n in (name, name.rpartition(".")[0])} & {*modules}
+
+    def reachable(module: str) -> set[str]:
+        reached, pending = set(), [module]
+        while pending:
+            new = graph[pending.pop()] - reached
+            reached |= new
+            pending += new
+        return reached
+
+    reached = {module: reachable(module) for module in graph}
+    cycles = {frozenset(b for b in reached[a] if a in reached[b]) for a in graph} - {frozenset()}
+    return sorted(f"{' and '.join(sorted(cycle))} import each other" for cycle in cycles)
+
+
 def crowded_folders(sources: Sources) -> list[str]:
     """Find folders with more modules than allowed; __init__.py does not count."""
     paths = map(PurePosixPath, sources)
@@ -135,6 +159,7 @@ def scripts_without_startup(sources: Sources) -> list[str]:
 Check = Callable[[Sources], list[str]]
 CHECKS: tuple[Check, ...] = (
     upward_imports,
+    import_cycles,
     crowded_folders,
     filled_inits,
     long_signatures,
@@ -194,6 +219,22 @@ def test_the_project_has_no(check, sources):
 )
 def test_a_planted_violation_is_found(check, path, source):
     assert len(check({path: source})) == 1
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "planted"),
+    [
+        ("features.stores", "features.find", "from utils.features.find import find_features"),
+        ("results.coco", "results.defects", "import utils.results.defects"),
+        ("run.leave_one_out", "run.inference", "if TYPE_CHECKING:\n    import utils.run.inference"),
+        ("distributed", "run.processes", "def f():\n    from utils.run import processes"),
+    ],
+)
+def test_a_planted_cycle_is_found(sources, lower, upper, planted):
+    path = f"utils/{lower.replace('.', '/')}.py"
+    planted_sources = sources | {path: f"{sources[path]}\n{planted}\n"}
+    (fault,) = set(import_cycles(planted_sources)) - set(import_cycles(sources))
+    assert {f"utils.{lower}", f"utils.{upper}"} <= {*fault.split()}
 
 
 @pytest.mark.parametrize(

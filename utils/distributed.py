@@ -4,9 +4,7 @@ Only the main process holds the result folder, evaluates and prints. Without tor
 single process SINGLE_PROCESS; `utils.torchrun` manages those that torchrun starts.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -61,15 +59,3 @@ class DistributedContext:
 
 
 SINGLE_PROCESS = DistributedContext()
-
-
-@contextmanager
-def init_distributed() -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, if any, and leave them after the block."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
-        yield SINGLE_PROCESS
-        return
-    from utils.torchrun import join_processes  # only runs with several processes load it
-
-    with join_processes() as context:
-        yield context

@@ -174,7 +174,7 @@ def check_precision(device: torch.device, precision: str) -> str:
             '8-bit products saturate; use "fp32"'
         )
         if cpu_reports(*VNNI):
-            from models.clip.int8 import find_problem
+            from models.clip.int8 import find_problem  # only runs in int8 load it
 
             problem = find_problem()
         if problem:

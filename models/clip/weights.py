@@ -292,3 +292,14 @@ def check_zip(file: Path) -> None:
     with file.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError("it is damaged, or not a zip archive, which torch.save writes")
+
+
+def describe_model(model_name: str, clip: ClipSource | LoadedClip) -> dict:
+    """Return what identifies a model, given as for `locate_clip`, in a fingerprint."""
+    is_config = model_name.endswith(".json")
+    return {
+        "model": sha256_of(Path(model_name)) if is_config else model_name,
+        "weights": clip.weights.sha256 or clip.weights.description,
+        "normalisation": [clip.mean, clip.std],
+        "quick_gelu": clip.quick_gelu,
+    }

@@ -24,11 +24,11 @@ from utils.ablation.settings import AblationSettings
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import FEW_SHOT_SWITCH, Variant, corners, departures
 from utils.cli import exit_on_error
-from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
+from utils.distributed import SINGLE_PROCESS, DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
-from utils.experiment.plan import CategoryTask, plan_benchmark
+from utils.experiment.plan import CategoryTask, images_of, plan_benchmark
 from utils.experiment.settings import NOT_FINGERPRINTED, Settings, parse_settings
-from utils.features.find import find_features, images_of
+from utils.features.find import find_features
 from utils.files import write_text
 from utils.log import log, log_to_console, log_to_file, suppress_output
 from utils.results.folder import (
@@ -42,6 +42,7 @@ from utils.results.folder import (
 from utils.results.scores import load_arrays
 from utils.run import benchmark
 from utils.run.category import call_stored, store_call
+from utils.run.processes import init_distributed
 from utils.stopwatch import WORKERS, Stopwatch
 from utils.workers import worker_errors, worker_pool
 

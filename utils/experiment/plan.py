@@ -80,6 +80,11 @@ class Experiment:
     after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
 
 
+def images_of(tasks: Sequence[CategoryTask]) -> list[str]:
+    """Return the paths of all images of some tasks."""
+    return [s.image for task in tasks for s in (*task.references, *task.tests)]
+
+
 def plan_benchmark(settings: Settings) -> Experiment:
     """Return the experiment that resolved settings describe.
 

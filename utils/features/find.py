@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.clip.weights import ClipSource, LoadedClip
+from models.clip.weights import ClipSource
 from utils.distributed import DistributedContext
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
-from utils.files import sha256_of
 from utils.results.folder import FEATURES_JSON
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only runs with kept features load it
     from utils.features.kept import KeptFeatures
 
 
@@ -29,7 +28,7 @@ def find_features(
     """
     if not context.broadcast(may_use_features(settings)):
         return None
-    from utils.features.stores import open_features
+    from utils.features.stores import open_features  # only runs with kept features load it
 
     return open_features(settings, experiment, source, shards, context)
 
@@ -39,19 +38,3 @@ def may_use_features(settings: Settings) -> bool:
     files = [folder / FEATURES_JSON for folder in settings.features_folders()]
     files.append(Path(settings.result_dir) / "settings.json")
     return settings.features not in ("auto", "off") or any(file.exists() for file in files)
-
-
-def describe_model(settings: Settings, source: ClipSource | LoadedClip) -> dict:
-    """Return what identifies the model in a fingerprint."""
-    model = sha256_of(Path(settings.model)) if settings.model.endswith(".json") else settings.model
-    return {
-        "model": model,
-        "weights": source.weights.sha256 or source.weights.description,
-        "normalisation": [source.mean, source.std],
-        "quick_gelu": source.quick_gelu,
-    }
-
-
-def images_of(tasks: Sequence[CategoryTask]) -> list[str]:
-    """Return the paths of all images of some tasks."""
-    return [s.image for task in tasks for s in (*task.references, *task.tests)]

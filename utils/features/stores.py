@@ -11,12 +11,11 @@ from pathlib import Path
 from datasets.decode import THREADS
 from datasets.images import Resize
 from datasets.tiles import MultiCrop
-from models.clip.weights import ClipSource
+from models.clip.weights import ClipSource, describe_model
 from utils.distributed import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
-from utils.experiment.plan import CategoryTask, Experiment
+from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
-from utils.features.find import describe_model, images_of
 from utils.features.kept import KeptFeatures
 from utils.features.store import FeatureStore, read_encoding
 from utils.log import log
@@ -216,7 +215,7 @@ def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSo
     """Return what features depend on besides the images: a JSON object."""
     scales = {"scales": list(settings.scales)} if settings.maps else {}  # any scales are used
     encoding = {
-        **describe_model(settings, source),
+        **describe_model(settings.model, source),
         "precision": settings.precision,
         **scales,
         "tile": settings.tile,

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from utils.files import write_text
-from utils.results.defects import COCO_FILE
 from utils.results.scores import load_scores
+
+COCO_FILE = "defects_coco.json"
 
 
 def write_coco(folder: Path, title: str, categories: list[str], images: list[dict]) -> None:

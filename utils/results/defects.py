@@ -35,6 +35,7 @@ import numpy as np
 from utils.evaluation.metrics import THREADS
 from utils.files import write_text
 from utils.log import log
+from utils.results.coco import COCO_FILE, write_coco
 from utils.results.folder import read_finished, read_json
 from utils.results.methods import has_maps, method_name
 from utils.results.scores import Scores, load_scores, shortest_float
@@ -49,7 +50,7 @@ from utils.results.thresholds import (
 
 BELOW = "images below the threshold"  # a source of the threshold of map values
 TOLERANCE = 0.5  # of contours, in pixels
-FILE, COCO_FILE = "defects.json", "defects_coco.json"
+FILE = "defects.json"
 
 
 class Detection(NamedTuple):
@@ -124,8 +125,6 @@ def write_defects(folder: Path) -> None:
     head = json.dumps(categories, ensure_ascii=False, indent=1)
     write_text(folder / FILE, f'{{"categories": {head},\n"images": [\n{lines}\n]}}\n')
     if record["settings"].get("coco"):
-        from utils.results.coco import write_coco  # only with --coco
-
         title = f"defects that {method_name(record['settings'])} detected: {record['title']}"
         write_coco(folder, title, list(categories), [*map(json.loads, images)])
 

@@ -16,7 +16,7 @@ import torch
 
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error
-from utils.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
+from utils.distributed import SINGLE_PROCESS, DistributedContext
 from utils.errors import InputError, describe_error
 from utils.experiment.plan import Experiment, plan_benchmark
 from utils.experiment.settings import Settings, parse_settings
@@ -29,6 +29,7 @@ from utils.results.folder import FEATURES_FOLDER, FEATURES_JSON
 from utils.results.summary import COLUMNS, published_beside, write_tables
 from utils.run.category import CategoryWriter
 from utils.run.inference import score_category
+from utils.run.processes import init_distributed
 from utils.run.session import Session, open_session
 
 TABLES_INTERVAL_S = 60.0  # between two states of the tables, which take up to 1 s each
@@ -151,7 +152,7 @@ def write_summary(session: Session) -> str:
 
 def load_report() -> None:
     """Import and compile what the report needs, while workers evaluate the last category."""
-    from utils.report.page import template
+    from utils.report.page import template  # Jinja and charts, loaded while the run waits
 
     template()
 

@@ -4,18 +4,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from datasets.images import EvalSize, Item
 from datasets.tiles import tile_side
-from models.methods import ImageFeatures, WinClip
-from models.winclip import TextBank, VisualBank, score_zero_shot
 from utils.experiment.plan import CategoryTask
 from utils.results.methods import variant_of
 from utils.results.scores import Scores
+from utils.run.references import LeaveOneOut, encode_references
 from utils.run.session import Session
 from utils.run.stream import HostCopy
 
@@ -35,13 +33,6 @@ class ImageResult:
     further_masks: dict[EvalSize, np.ndarray]  # at the other evaluation sizes
 
 
-class LeaveOneOut(NamedTuple):
-    """The reference images, each scored against all others; both become part of done/*.json."""
-
-    leave_one_out: list[float]  # image scores
-    leave_one_out_peaks: list[float] | None = None  # the highest value of each image's map
-
-
 @dataclass(frozen=True)
 class CategoryResult:
     """The results of a category whose images are all scored."""
@@ -59,20 +50,6 @@ class CategoryResult:
         previews = {image: self.previews[image] for image in scores.image if image in self.previews}
         masks = [self.masks[i] for i in indices]
         return CategoryResult(scores, masks, [], self.leave_one_out, previews)
-
-
-@dataclass(frozen=True)
-class References:
-    """The reference images of a category, from all processes."""
-
-    bank: VisualBank | None  # None without reference images
-    rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
-    zero_shot: tuple[torch.Tensor, ...]  # WinCLIP: scores (M,), maps (M, G_h, G_w) of the bank rows
-    features: list[tuple[Item, ImageFeatures]]  # other methods: of this process, one by one
-
-    def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
-        """Return the rows of a set of reference images; None for no images."""
-        return torch.cat([self.rows[image] for image in images]) if images else None
 
 
 @torch.inference_mode()
@@ -113,40 +90,6 @@ def score_category(
     results, tile = list(chain.from_iterable(gathered)), session.settings.tile
     variant = variant_of(vars(session.settings))
     return collect(task, results, leave_one_out, tile, method.map_blur, variant)
-
-
-def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
-    """Encode this process's reference images and join the banks of all processes."""
-    context, method = session.context, session.method
-    counts, entries, zero_shot, kept = [], [], [], []
-    keep_features = shard.leave_one_out and not isinstance(method, WinClip)
-    for items, features in session.stream.take(len(shard.references), one_by_one=keep_features):
-        counts += [(item.image, len(item.tiles)) for item in items]
-        entries.append(method.visual_bank(features).entries)
-        if isinstance(method, WinClip):
-            zero_shot.append(score_zero_shot(features, text, method.crop_average))
-        if keep_features:
-            kept.append((*items, features))
-        session.progress.update(len(items))
-    entries, zero_shot = (
-        [part.cpu() for part in join(batches)] for batches in (entries, zero_shot)
-    )
-    shards = context.all_gather((counts, entries, zero_shot))
-    rows, start = {}, 0
-    for image, count in chain.from_iterable(counts for counts, _, _ in shards):
-        rows[image] = torch.arange(start, start + count, device=method.device)
-        start += count
-    if not rows:
-        return References(None, {}, (), [])
-    entries = join([entries for _, entries, _ in shards if entries])
-    zero_shot = join([zero_shot for _, _, zero_shot in shards if zero_shot])
-    visual = VisualBank(tuple(part.to(method.device) for part in entries))
-    return References(visual, rows, zero_shot, kept)
-
-
-def join(batches: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
-    """Concatenate the first tensors of all batches, the second ones, and so on."""
-    return tuple(map(torch.cat, zip(*batches, strict=True)))
 
 
 def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> list[ImageResult]:

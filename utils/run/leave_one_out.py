@@ -9,7 +9,7 @@ import torch
 from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
 from models.winclip import TextBank
 from utils.log import log, progress_bar
-from utils.run.inference import LeaveOneOut, References
+from utils.run.references import LeaveOneOut, References
 from utils.run.session import Session
 
 

@@ -14,14 +14,14 @@ from tqdm import tqdm
 from models.clip.device import check_precision, describe_device, resolve_device, to_device
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import find_truncated
-from models.clip.weights import LoadedClip, Weights, build_clip, locate_clip
+from models.clip.weights import LoadedClip, Weights, build_clip, describe_model, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
 from utils.distributed import DistributedContext
 from utils.errors import InputError
-from utils.experiment.plan import CategoryTask, Experiment
+from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
-from utils.features.find import describe_model, find_features, images_of
+from utils.features.find import find_features
 from utils.log import log, log_to_console, log_to_file, progress_bar
 from utils.results.folder import EXACT, ResultFolder, check_writable, lock_folder, read_finished
 from utils.results.methods import method_name
@@ -29,7 +29,7 @@ from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
 from utils.workers import reuse_freed_memory, worker_pool
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only runs with kept features load it
     from utils.features.kept import KeptFeatures
 
 PATCH_TOKENS_NOTE = (
@@ -211,7 +211,7 @@ def open_folder(
     `precision` is that of the features.
     """
     weights, checkpoint = clip.weights, method.checkpoint
-    fingerprint = settings.fingerprint() | describe_model(settings, clip)
+    fingerprint = settings.fingerprint() | describe_model(settings.model, clip)
     fingerprint["device"] = method.device.type
     if checkpoint:
         fingerprint["checkpoint"] = checkpoint.sha256 or checkpoint.description

@@ -25,7 +25,7 @@ from utils.results.heatmaps import MAX_ASPECT, fit
 from utils.stopwatch import Stopwatch
 from utils.workers import exit_with_parent, start_workers
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only runs with kept features load it
     from utils.features.kept import KeptFeatures
 
 Encoded = TypeVar("Encoded", ImageFeatures, AllFeatures, Tensor)
