@@ -150,4 +150,4 @@ def check_combinations(options: RunOptions) -> None:
         )
     if options.multi_crop == "none" and options.multi_crop_average != "embeddings":
         average = spell("multi_crop_average", options.multi_crop_average)
-        raise InputError(f"{average} has no effect without crops; add --multi-crop five or ten")
+        raise InputError(f"{average} has no effect without crops; add --multi-crop five or another")
