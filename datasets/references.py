@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.splits import Sample
+from utils.cli import label
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of
 
@@ -42,8 +43,8 @@ def draw_references(
     if max(shots) > len(images):
         category = train[0].class_name if train else "a category"
         raise InputError(
-            f"SHOTS asks for {max(shots)} reference images, but {category} has {len(images)} train "
-            "images in the split; ask for fewer"
+            f"{label('shots')} asks for {max(shots)} reference images, but {category} has "
+            f"{len(images)} train images in the split; ask for fewer"
         )
     settings = [ShotSetting(0, NO_SEED, ())] if 0 in shots else []
     for count in sorted(set(shots) - {0}):
@@ -70,8 +71,9 @@ def listed_references(
             images = rows[(rows["shots"] == count) & (rows["seed"] == seed)]["image"].tolist()
             if len(set(images)) != count or len(images) != count or not known.issuperset(images):
                 raise InputError(
-                    f"REFERENCES: the list needs {count} distinct train images of {category} for "
-                    f"{count} shots and seed {seed}, and has {len(images)}: {images}"
+                    f"{label('references')}: the list needs {count} distinct train images of "
+                    f"{category} for {count} shots and seed {seed}, and has {len(images)}: "
+                    f"{images}"
                 )
             settings.append(ShotSetting(count, seed, tuple(images)))
     return settings
@@ -81,19 +83,21 @@ def read_references(path: Path) -> pd.DataFrame:
     """Read a list of references; raise `InputError` if it is unreadable or lacks a column."""
     if not path.is_file():
         raise InputError(
-            f'REFERENCES: there is no file {path}; give "draw", or a CSV like a run\'s shots.csv'
+            f'{label("references")}: there is no file {path}; give "draw", or a CSV like a run\'s '
+            "shots.csv"
         )
     try:
         table = pd.read_csv(path, compression=None)  # pandas would unpack by suffix
     except (OSError, ValueError) as error:
         raise InputError(
-            f"REFERENCES: {path} cannot be read as a CSV ({describe_error(error)}); give a list "
-            "like a run's shots.csv"
+            f"{label('references')}: {path} cannot be read as a CSV ({describe_error(error)}); "
+            "give a list like a run's shots.csv"
         ) from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         raise InputError(
-            f"REFERENCES: {path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
+            f"{label('references')}: {path} has no column {', '.join(missing)}; it needs "
+            f"{', '.join(COLUMNS)}"
         )
     return table
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 from datasets.decode import White
+from utils.cli import spell
 from utils.errors import InputError, describe_error
 from utils.files import is_printable_name, real_path, write_text
 
@@ -163,14 +164,14 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"\w([\w.-]*\w)?", name) or len(name) > MAX_NAME:
         raise InputError(
-            f'NAME = "{name}": expected a name of letters, digits, "_", "-" and ".", at most '
+            f'{spell("name", name)}: expected a name of letters, digits, "_", "-" and ".", at most '
             f"{MAX_NAME} characters, such as my_parts"
         )
     lower = name.lower()
     if script_of(lower) or lower == "custom" or lower.endswith(RESERVED_SUFFIXES):
         raise InputError(
-            f'NAME = "{name}": the names {", ".join(SCRIPTS)} and custom, and names that end with '
-            f"{', '.join(RESERVED_SUFFIXES)}, belong to other results; choose another name"
+            f"{spell('name', name)}: the names {', '.join(SCRIPTS)} and custom, and names that "
+            f"end with {', '.join(RESERVED_SUFFIXES)}, belong to other results; choose another name"
         )
 
 
@@ -210,8 +211,8 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
         return Path(path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f'DATA_ROOT = "auto", but no data root is recorded; run {preparation_command(dataset)} '
-            "first, or give the folder of the raw dataset"
+            f"{spell('data_root', 'auto')}, but no data root is recorded; run "
+            f"{preparation_command(dataset)} first, or give the folder of the raw dataset"
         ) from error
 
 

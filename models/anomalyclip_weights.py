@@ -14,6 +14,7 @@ from torch import Tensor
 from models.clip.checkpoints import check_tensors, find_checkpoint, git_blob_id, read_checkpoint
 from models.clip.text import text_tower
 from models.clip.weights import RANDOM, RANDOM_SEED, LoadedClip, Weights
+from utils.cli import label
 from utils.errors import InputError
 
 CONTEXT = 12  # learned vectors at the start of a prompt
@@ -105,9 +106,10 @@ def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
     if TRAINED_ON[folder] == dataset:
         (other,) = TRAINED_ON.keys() - {folder}
         raise InputError(
-            f"CHECKPOINT: {file} was trained on the test images of {title} ({source}), so results "
-            f"on them would say nothing; give the file in the folder {other} of the authors' "
-            f"repository, which was trained on {TITLES[TRAINED_ON[other]]} in spite of its name"
+            f"{label('checkpoint')}: {file} was trained on the test images of {title} ({source}), "
+            "so results on them would say nothing; give the file in the folder "
+            f"{other} of the authors' repository, which was trained on "
+            f"{TITLES[TRAINED_ON[other]]} in spite of its name"
         )
     return f"trained on {title}, {source} ({file.name})", ()
 
@@ -126,7 +128,8 @@ def check_clip(clip: LoadedClip, vectors: dict[str, Tensor], file: Path) -> None
     # fp16 has 11 significant bits.
     if not clip.quick_gelu or not torch.allclose(stored, expected, rtol=1e-3, atol=1e-4):
         raise InputError(
-            f"CHECKPOINT: {file} was trained with OpenAI's CLIP ViT-L-14-336, and these weights "
-            f"are others ({clip.weights.description}); leave --model and --pretrained at their "
-            "defaults, or give a folder with OpenAI's weights and open_clip_config.json"
+            f"{label('checkpoint')}: {file} was trained with OpenAI's CLIP ViT-L-14-336, and "
+            f"these weights are others ({clip.weights.description}); leave --model and "
+            "--pretrained at their defaults, or give a folder with OpenAI's weights and "
+            "open_clip_config.json"
         )

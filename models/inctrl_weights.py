@@ -14,6 +14,7 @@ from torch import nn
 from models.clip.checkpoints import check_tensors, find_checkpoint, read_checkpoint
 from models.clip.encoder import unsupported_tower
 from models.clip.weights import RANDOM, RANDOM_SEED, LoadedClip, Weights
+from utils.cli import label
 from utils.errors import InputError
 
 BLOCKS = (7, 9, 11)  # whose patch tokens are compared, counted from 1
@@ -66,12 +67,14 @@ def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
     choices = [f"{TRAINED_ON}{name}" for name in DATASETS]
     if unknown := [name for name in stated if name not in choices]:
         raise InputError(
-            f'CHECKPOINT: the folder "{unknown[0]}" does not name the training data; expected '
-            f"{', '.join(choices)}; rename it"
+            f'{label("checkpoint")}: the folder "{unknown[0]}" does not name the training data; '
+            f"expected {', '.join(choices)}; rename it"
         )
     if f"{TRAINED_ON}{dataset}" in stated:
         problem = f"trained on {dataset}, by the name of its folder, and so not for testing on it"
-        raise InputError(f"CHECKPOINT: {problem}; give one that was trained on other data")
+        raise InputError(
+            f"{label('checkpoint')}: {problem}; give one that was trained on other data"
+        )
     data = " and ".join(sorted({name.removeprefix(TRAINED_ON) for name in stated}))
     shots = next((path.name for path in paths if path.name in SHOTS), "AN UNKNOWN NUMBER OF")
     return f"InCTRL ({file.name})", (
@@ -89,7 +92,9 @@ def build_heads(clip: LoadedClip) -> nn.ModuleDict:
     if not reason and len(visual.transformer.resblocks) <= BLOCKS[-1]:
         reason = f"its vision tower has no block after block {BLOCKS[-1]}"
     if reason:
-        raise InputError(f"MODEL: {reason}; InCTRL needs ViT-B-16-plus-240 or a model like it")
+        raise InputError(
+            f"{label('model')}: {reason}; InCTRL needs ViT-B-16-plus-240 or a model like it"
+        )
     width, patches = visual.output_dim, len(visual.positional_embedding) - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)

@@ -16,6 +16,7 @@ if os.environ.get("WINCLIP_TEST_CUDA") != "1":
 import open_clip
 
 from tests.benches import small_mvtec, small_visa
+from utils.cli import GIVEN
 from utils.experiment.settings import Settings
 from utils.files import PROJECT
 from utils.run.benchmark import run
@@ -35,6 +36,12 @@ def one_tokenizer() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_clip, "get_tokenizer", build_once)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_options() -> None:
+    """Start each test without the options that an earlier one has parsed."""
+    GIVEN.clear()
 
 
 @pytest.fixture(scope="session")

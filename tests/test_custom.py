@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.clips import write_config
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from tests.test_custom_images import save
+from utils.cli import GIVEN
 from utils.errors import InputError
 from utils.files import write_text
 from utils.results.scores import load_scores
@@ -302,6 +302,7 @@ def test_real_images_in_odd_formats_score_as_the_originals(tmp_path, shared_data
         ({"class_name": " "}, "CLASS_NAME is not set"),
         ({"class_name": "a/b"}, "CLASS_NAME"),
         ({"extra_normal_states": ("screw: clean {}",)}, '"screw" is not the class name'),
+        ({"extra_normal_states": ("{} x {}",)}, 'EXTRA_NORMAL_STATES "{} x {}": expected a state'),
         ({"extra_normal_states": ("clean",)}, '"clean": expected a state with one {} for the cl'),
     ],
 )
@@ -314,10 +315,11 @@ def test_a_wrong_setting_ends_in_one_sentence(tmp_path, changes, message):
 def test_options_for_folders_are_refused_with_one_image(tmp_path, monkeypatch):
     save(tmp_path / "in", "0.png")
     image = tmp_path / "in/0.png"
-    monkeypatch.setattr(sys, "argv", ["run_custom.py", "--recursive"])
+    monkeypatch.setitem(GIVEN, "recursive", ["--recursive"])
     with pytest.raises(InputError, match="--recursive has no effect without a folder of images"):
         settings(tmp_path, images=str(image), recursive=True).resolve()
     settings(tmp_path, images=str(image.parent), recursive=True).resolve()
+    settings(tmp_path, images=str(image), recursive=False).resolve()  # --no-recursive
 
 
 def test_additional_states_need_no_class_name(tmp_path):

@@ -131,7 +131,6 @@ def test_extra_states_need_a_category_and_a_placeholder():
             "--references s.csv has no effect without reference images; remove it",
         ),
         ("--heatmaps 0 --heatmap-size 99", "--heatmap-size 99 has no effect with --heatmaps 0;"),
-        ("--tile 300 --batch-size 2", "--batch-size 2 has no effect with --tile 300; remove it"),
         ("--features-precision fp32", "--features-precision fp32 has no effect without --features"),
         ("--tile 300 --protocol public", "--tile 300: squashed images have no tiles; add --resize"),
         (
@@ -144,6 +143,26 @@ def test_messages_name_options_as_they_were_given(arguments, words, message):
     with pytest.raises(InputError) as caught:
         replace(arguments(*words.split()), split="s.csv", data_root="raw").resolve()
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--tile 300 --batch-size 2", "--features-precision fp16", "--shots 0 --references draw"),
+        *("--heatmaps 0 --heatmap-size 256", "--no-maps"),
+    ],
+)
+def test_defaults_and_constants_that_serve_other_runs_are_accepted(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["r.py", *words.split()])
+    constants = {"__file__": "r.py", "__doc__": "", "HEATMAPS": 1, "SPLIT": "s", "DATA_ROOT": "d"}
+    parse_settings(constants, "mvtec").resolve()
+
+
+def test_settings_made_in_code_are_not_judged_by_the_command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tool.py", "--heatmap-size", "99", "--shots", "-1"])
+    assert resolved(heatmaps="none", heatmap_size=99).heatmap_size == 99
+    with pytest.raises(InputError, match=r"^SHOTS = "):
+        resolved(shots=(-1,))
 
 
 @pytest.mark.parametrize(
@@ -274,6 +293,7 @@ INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"maps": False, "heatmaps": 5}, "HEATMAPS = 5 has no effect with MAPS = False; remove"),
         ({"maps": False, "scales": (2,)}, "SCALES = .* no effect with MAPS = False"),
         ({"maps": False, "eval_size": (400,)}, "EVAL_SIZE = .* no effect with MAPS = False"),
         ({"maps": False, "extra_metrics": True}, "EXTRA_METRICS = .* no effect"),

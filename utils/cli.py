@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from utils.errors import InputError
 Options = TypeVar("Options")
 TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages
 EMPTY = ("", "''", "None")  # tyro's words for the defaults (), "" and None
+GIVEN: dict[str, list[str]] = {}  # the words of the command line for each option, by its name
 
 
 def default_text(text: str, metavar: str | None = None) -> object:
@@ -38,8 +38,10 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
     """Return `default` with what the command line overrides.
 
     `default` is an instance of a dataclass whose fields are documented by strings below them; tyro
-    reads types and help from it. A wrong option is an `InputError` with exit status 2.
+    reads types and help from it. Messages quote the options from now on (`spell`). A wrong option
+    is an `InputError` with exit status 2.
     """
+    record_options(sys.argv[1:])
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
@@ -73,25 +75,26 @@ def usage_error(message: str, script: Path, names: Sequence[str]) -> str:
     return f"{text}{hint}; python {script.name} --help lists all options"
 
 
-def words_of(name: str) -> list[str]:
-    """Return the words of the command line that give the option `name`; [] if none do."""
-    words = sys.argv[1:]
-    for start in reversed(range(len(words))):
-        option = words[start].partition("=")[0].replace("-", "_")
-        if option in (f"__{name}", f"__no_{name}"):
-            return [words[start], *takewhile(lambda w: not w.startswith("--"), words[start + 1 :])]
-    return []
+def record_options(words: Sequence[str]) -> None:
+    """Record the options among the words of a command line in GIVEN; --no-maps as "maps"."""
+    GIVEN.clear()
+    current: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0].removeprefix("--").replace("-", "_").removeprefix("no_")
+            current = GIVEN[name] = []
+        current.append(word)
 
 
 def label(name: str) -> str:
     """Return the name of a setting as the user gave it: that of an option, or of a constant."""
-    return [*words_of(name), name.upper()][0].partition("=")[0]
+    return GIVEN.get(name, [name.upper()])[0].partition("=")[0]
 
 
 def spell(name: str, value: object) -> str:
     """Return a setting with its value as the user gave it: as an option, or as a constant."""
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return shlex.join(words_of(name)) or f"{name.upper()} = {text}"
+    return shlex.join(GIVEN.get(name, [])) or f"{name.upper()} = {text}"
 
 
 def print_stderr(line: str) -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from utils.cli import print_stderr
+from utils.cli import print_stderr, spell
 from utils.distributed import DistributedContext, T
 from utils.errors import InputError, describe_error
 
@@ -61,7 +61,7 @@ class TorchrunContext(DistributedContext):
         """
         if name.startswith("cuda:"):
             raise InputError(
-                f'DEVICE = "{name}": {self.world_size} processes cannot share one GPU; with '
+                f"{spell('device', name)}: {self.world_size} processes cannot share one GPU; with "
                 'torchrun, use "auto"'
             )
         claimed, count = None, torch.cuda.device_count()

@@ -25,6 +25,7 @@ from datasets.custom.tree import (
 from datasets.decode import SIXTEEN_BITS, THREADS, White
 from datasets.images import check_tile_count
 from datasets.splits import Sample
+from utils.cli import label
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path
 
@@ -54,10 +55,10 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     for option in ("images", "references", "masks"):
         path = getattr(request, option)
         if path is not None and not path.exists():
-            raise InputError(f"{option.upper()}: {path} does not exist; give a folder of images")
+            raise InputError(f"{label(option)}: {path} does not exist; give a folder of images")
     root = real_path(request.images if request.images.is_dir() else request.images.parent)
     tests, references = list_tests(request), list_references(request)
-    messages = tests.messages("IMAGES") + references.messages("REFERENCES")
+    messages = tests.messages("images") + references.messages("references")
     paths = [image.path.as_posix() for image in (*tests.images, *references.images)]
     with ThreadPoolExecutor(THREADS) as pool:
         results = list(pool.map(lambda path: check_image(root, path, request), paths))
@@ -101,10 +102,10 @@ def list_tests(request: CustomRequest) -> Tree:
         skip.append(real_path(request.references))
         if plain_word(request.references.name) in BAD_WORDS:
             raise InputError(
-                f"REFERENCES: {request.references} is named like a folder of defective images; "
-                "give a folder of good ones"
+                f"{label('references')}: {request.references} is named like a folder of defective "
+                "images; give a folder of good ones"
             )
-    return list_tree(request.images, "IMAGES", request.recursive, request.good_folder, skip)
+    return list_tree(request.images, "images", request.recursive, request.good_folder, skip)
 
 
 def list_references(request: CustomRequest) -> Tree:
@@ -114,7 +115,7 @@ def list_references(request: CustomRequest) -> Tree:
         return Tree()
     if folder.is_file():
         return Tree([ListedImage(PurePath(real_path(folder)))])
-    tree = list_tree(folder, "REFERENCES", request.recursive, request.good_folder)
+    tree = list_tree(folder, "references", request.recursive, request.good_folder)
     for image in tree.images:
         if image.label == 1:
             tree.pass_over("images that are not good", image.path)
@@ -156,14 +157,16 @@ def distinct_references(
     shared = [str(first[checked[name].sha256]) for name in names if checked[name].sha256 in first]
     if shared:
         raise InputError(
-            f"REFERENCES: reference images that are also test images: {list_names(shared)}; they "
-            "would be compared with themselves and score too low; give other good images, or "
-            "remove these from IMAGES"
+            f"{label('references')}: reference images that are also test images: "
+            f"{list_names(shared)}; they would be compared with themselves and score too low; give "
+            f"other good images, or remove these from {label('images')}"
         )
     distinct = {checked[name].sha256: name for name in reversed(names)}
     copies = [name for name in names if distinct[checked[name].sha256] != name]
     if copies:
-        messages.append(f"REFERENCES: left out copies of other references: {list_names(copies)}")
+        messages.append(
+            f"{label('references')}: left out copies of other references: {list_names(copies)}"
+        )
     return sorted(distinct.values())
 
 

@@ -21,6 +21,7 @@ from datasets.custom.tree import (
 )
 from datasets.decode import THREADS
 from datasets.splits import UNKNOWN, Sample
+from utils import cli
 from utils.errors import InputError
 from utils.files import real_path
 
@@ -66,11 +67,13 @@ def label_samples(
         mask = masks.get(path, "") if label == 1 and not reading.fault else ""
         defect = defects[label] if by_mask else image.defect
         samples.append(Sample(request.class_name, "test", label, defect, path, mask))
-    messages += [f"MASKS: not used: {fault}" for fault in faults[:MAX_FAULTS]]
+    messages += [f"{cli.label('masks')}: not used: {fault}" for fault in faults[:MAX_FAULTS]]
     if len(faults) > MAX_FAULTS:
-        messages.append(f"MASKS: {len(faults) - MAX_FAULTS} more are not used")
+        messages.append(f"{cli.label('masks')}: {len(faults) - MAX_FAULTS} more are not used")
     if marked_good:
-        messages.append(f"MASKS: ignored for images labelled good: {list_names(marked_good)}")
+        messages.append(
+            f"{cli.label('masks')}: ignored for images labelled good: {list_names(marked_good)}"
+        )
     if tests.images[0].label == UNKNOWN:
         messages += describe_labels(samples, masks)
     messages += describe_missing(samples, masks)
@@ -92,11 +95,12 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
                 others.pass_over(OTHER_TYPES, path)
             elif real_path(folder / path) not in images:
                 files.append(path)
-        messages += others.messages("MASKS")
+        messages += others.messages("masks")
         given = {real_path(folder / path) for path in files}
         if unused := [path for path in tests.masks if real_path(root / path) not in given]:
             messages.append(
-                f"ignored masks inside IMAGES because --masks was given: {list_names(unused)}"
+                f"ignored masks inside {cli.label('images')} because --masks was given: "
+                f"{list_names(unused)}"
             )
     if request.masks and request.masks.is_file() and len(tests.images) == 1:
         pairs = Pairs({tests.images[0].path: [request.masks]})
@@ -104,17 +108,19 @@ def find_masks(request: CustomRequest, tests: Tree, messages: list[str]) -> dict
         pairs = pair_masks(tests.images, real_path(root), files, folder)
     if request.masks and not pairs.masks:
         raise InputError(
-            f"MASKS: no mask in {request.masks} matches an image; name masks like the images, "
-            "<name>.png or <name>_mask.png"
+            f"{cli.label('masks')}: no mask in {request.masks} matches an image; name masks like "
+            "the images, <name>.png or <name>_mask.png"
         )
     if request.masks is None and pairs.masks:
-        messages.append(f"MASKS: using those inside IMAGES: {list_names(files)}")
+        messages.append(
+            f"{cli.label('masks')}: using those inside {cli.label('images')}: {list_names(files)}"
+        )
     for paths, problem in (
         (pairs.unmatched, "without an image"),
         (pairs.ambiguous, "not used, as several images have their name"),
     ):
         if paths:
-            messages.append(f"MASKS: {problem}: {list_names(paths)}")
+            messages.append(f"{cli.label('masks')}: {problem}: {list_names(paths)}")
     return {
         image.as_posix(): SEPARATOR.join(str(real_path(path)) for path in paths)
         for image, paths in pairs.masks.items()
@@ -138,15 +144,16 @@ def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
         pairs = pair_masks(tests.images, root, files, root)
         if len(pairs.unmatched) == len(files):
             raise InputError(
-                f"IMAGES: no file in {root / folder} is named like an image, so they are no masks: "
-                f"{list_names([file.name for file in files])}; if they are images of a defect, "
-                "rename the folder, else remove it"
+                f"{cli.label('images')}: no file in {root / folder} is named like an image, so "
+                f"they are no masks: {list_names([file.name for file in files])}; if they are "
+                "images of a defect, rename the folder, else remove it"
             )
         for image in pairs.masks:
             if (other := folder_of.setdefault(image, folder)) != folder:
                 raise InputError(
-                    f"IMAGES: {root / other} and {root / folder} both have a mask of {image}; if "
-                    "one holds images of a defect, rename it, else give the right one as --masks"
+                    f"{cli.label('images')}: {root / other} and {root / folder} both have a mask "
+                    f"of {image}; if one holds images of a defect, rename it, else give the right "
+                    "one as --masks"
                 )
 
 
@@ -186,4 +193,7 @@ def describe_missing(samples: Sequence[Sample], masks: Mapping[str, str]) -> lis
     if len(missing) == len(anomalous):
         reason = "no mask can be used" if masks else "no masks"
         return [f"{reason}, so no pixel metrics"]
-    return [f"MASKS: anomalous images without one that can be used: {list_names(missing)}"]
+    return [
+        f"{cli.label('masks')}: anomalous images without one that can be used: "
+        f"{list_names(missing)}"
+    ]

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 from datasets.decode import SUFFIXES
 from datasets.splits import UNKNOWN
+from utils.cli import label
 from utils.errors import InputError
 from utils.files import real_path
 
@@ -78,7 +79,7 @@ class Tree:
     def messages(self, option: str) -> list[str]:
         """Return one line for each reason, with a count and the first names."""
         return [
-            f"{option}: passed over {reason}: {list_names(names)}"
+            f"{label(option)}: passed over {reason}: {list_names(names)}"
             for reason, names in self.passed_over.items()
         ]
 
@@ -125,16 +126,16 @@ def list_tree(
     if not recursive:
         labelled &= {PurePath()}
     top = sorted({parent.parts[0] for parent in folders})
-    if good_folder and not labelled and option == "IMAGES":
+    if good_folder and not labelled and option == "images":
         raise InputError(
-            f'GOOD_FOLDER: {folder} has no folder "{good_folder}" with images; its folders with '
-            f"images are: {', '.join(top) or 'none'}"
+            f'{label("good_folder")}: {folder} has no folder "{good_folder}" with images; its '
+            f"folders with images are: {', '.join(top) or 'none'}"
         )
     labels = [folder for folder in folders if folder.parent in labelled]
     for name in find_mask_siblings([str(folder) for folder in labels]):
         raise InputError(
-            f"{option}: {folder / name} is named like the masks of the images beside it; move it "
-            f"to {folder / PurePath(name).parent / 'mask'}, or give masks with --masks"
+            f"{label(option)}: {folder / name} is named like the masks of the images beside it; "
+            f"move it to {folder / PurePath(name).parent / 'mask'}, or give masks with --masks"
         )
     tree.labelled = labelled
     depth = 2 if labelled else 1
@@ -148,7 +149,7 @@ def list_tree(
             tree.images.append(image)
     tree.images.sort(key=lambda image: image.path)
     if not tree.images:
-        raise InputError(f"{option}: {explain_empty(folder, top, len(tree.masks))}")
+        raise InputError(f"{label(option)}: {explain_empty(folder, top, len(tree.masks))}")
     return tree
 
 

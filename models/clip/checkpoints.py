@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.clip.weights import check_zip
+from utils.cli import label
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
 
@@ -25,9 +26,11 @@ def find_checkpoint(checkpoint: str) -> Path:
     file = user_path(checkpoint)
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "does not exist"
-        raise InputError(f'CHECKPOINT: {file} {problem}; {ADVICE}, or "random"')
+        raise InputError(f'{label("checkpoint")}: {file} {problem}; {ADVICE}, or "random"')
     if file.suffix not in SUFFIXES:
-        raise InputError(f"CHECKPOINT: {file} does not end in {', '.join(SUFFIXES)}; {ADVICE}")
+        raise InputError(
+            f"{label('checkpoint')}: {file} does not end in {', '.join(SUFFIXES)}; {ADVICE}"
+        )
     return file
 
 
@@ -46,7 +49,9 @@ def read_checkpoint(file: Path) -> tuple[dict, str]:
         reason = describe_error(error)
         if isinstance(error, pickle.UnpicklingError):
             reason = "it contains pickled code, which is never executed"
-        raise InputError(f"CHECKPOINT: cannot read {file} ({reason}); {ADVICE}") from error
+        raise InputError(
+            f"{label('checkpoint')}: cannot read {file} ({reason}); {ADVICE}"
+        ) from error
 
 
 def check_tensors(
@@ -58,7 +63,7 @@ def check_tensors(
     """
     if not isinstance(tensors, dict):
         problem = f"holds a {type(tensors).__name__} instead of the method's tensors"
-        raise InputError(f"CHECKPOINT: {file} {problem}; {ADVICE}")
+        raise InputError(f"{label('checkpoint')}: {file} {problem}; {ADVICE}")
     missing = [name for name in shapes if name not in tensors]
     unexpected = [str(name) for name in tensors if name not in shapes]
     other = [
@@ -72,8 +77,8 @@ def check_tensors(
             f"{fault}: {join_names(names)}" for fault, names in faults.items() if names
         )
         raise InputError(
-            f"CHECKPOINT: the tensors in {file} are not those of the method ({listed}); give the "
-            "file that its authors released, and leave --model at its default"
+            f"{label('checkpoint')}: the tensors in {file} are not those of the method "
+            f"({listed}); give the file that its authors released, and leave --model at its default"
         )
     return tensors
 

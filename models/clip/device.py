@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from utils.cli import spell
 from utils.errors import InputError, describe_error
 
 DTYPES = {
@@ -47,8 +48,9 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         multiply_on(device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the latter
         raise InputError(
-            f'DEVICE = "{name}": a trial product on the GPU failed ({describe_error(error)}); '
-            "this GPU is busy, or not supported by this build of torch; use --device cpu"
+            f"{spell('device', name)}: a trial product on the GPU failed "
+            f"({describe_error(error)}); this GPU is busy, or not supported by this build of "
+            "torch; use --device cpu"
         ) from error
     return device
 
@@ -72,7 +74,7 @@ def check_device_name(name: str, count: int) -> None:
             problem = f"{kind} is not supported; {problem}"
         elif kind == "cpu":
             problem = f"a CPU has no number; {problem}"
-    raise InputError(f'DEVICE = "{name}": {problem}')
+    raise InputError(f"{spell('device', name)}: {problem}")
 
 
 def check_without_cuda(name: str, precision: str) -> None:
@@ -147,25 +149,22 @@ def check_precision(device: torch.device, precision: str) -> str:
 
     Returns a warning for one that is likely slower than fp32, otherwise "".
     """
+    setting = spell("precision", precision)
     if device.type == "cuda":
         if precision == "int8":
             raise InputError(
-                'PRECISION = "int8" is for CPUs with VNNI instructions; on CUDA use "bf16" or '
+                f'{setting} is for CPUs with VNNI instructions; on CUDA use "bf16" or '
                 '"fp16", which are faster than "fp32" as well'
             )
         older = torch.cuda.get_device_capability(device)[0] < AMPERE_CAPABILITY
         if precision in ("tf32", "bf16") and older:
-            raise InputError(
-                f'PRECISION = "{precision}": this GPU has no {precision}; use "fp16" or "fp32"'
-            )
+            raise InputError(f'{setting}: this GPU has no {precision}; use "fp16" or "fp32"')
     elif precision in ("fp16", "tf32"):
         allowed = '"fp32", "bf16" or "int8"' if cpu_reports(*VNNI) else '"fp32" or "bf16"'
-        raise InputError(
-            f'PRECISION = "{precision}" needs a CUDA device; on this CPU use {allowed}'
-        )
+        raise InputError(f"{setting} needs a CUDA device; on this CPU use {allowed}")
     elif precision == "bf16" and not cpu_reports(*BF16):
         return (
-            'PRECISION = "bf16": this CPU reports no bf16 instructions (AVX512_BF16, AMX or '
+            f"{setting}: this CPU reports no bf16 instructions (AVX512_BF16, AMX or "
             'Arm\'s BF16), so "bf16" is likely slower than "fp32"'
         )
     elif precision == "int8":
@@ -178,7 +177,7 @@ def check_precision(device: torch.device, precision: str) -> str:
 
             problem = find_problem()
         if problem:
-            raise InputError(f'PRECISION = "int8": {problem}')
+            raise InputError(f"{setting}: {problem}")
     return ""
 
 

@@ -44,6 +44,7 @@ from models.clip.blocks import (
 from models.clip.device import matmul_precision, without_cudnn_attention
 from models.winclip import Features
 from models.windows import window_indices
+from utils.cli import label, spell
 from utils.errors import InputError
 
 # The patch tokens that WinCLIP+ compares: the last block's, after the tower's last normalisation
@@ -133,7 +134,8 @@ class WindowedEncoder:
         largest = min(self.grid)
         if any(not 1 <= size <= largest for size in self.scales):
             raise InputError(
-                f"SCALES = {self.scales}: a window of this model is 1 to {largest} patches wide"
+                f"{spell('scales', self.scales)}: a window of this model is 1 to {largest} "
+                "patches wide"
             )
         self._lay_out_sequences(self.device.type == "cuda" if by_rows is None else by_rows)
 
@@ -295,8 +297,8 @@ def check_tower(visual: nn.Module) -> None:
             else f"choose one such as {', '.join(RECOMMENDED_MODELS)}"
         )
         raise InputError(
-            f"MODEL: {reason}; windows need open_clip's VisionTransformer with a class token and "
-            f"plain residual attention blocks; {advice}"
+            f"{label('model')}: {reason}; windows need open_clip's VisionTransformer with a class "
+            f"token and plain residual attention blocks; {advice}"
         )
 
 

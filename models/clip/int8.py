@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models.clip.blocks import LinearLayers, unsupported_part
+from utils.cli import label
 from utils.errors import InputError
 
 ZERO_POINT = 128  # of the tokens, stored as unsigned bytes
@@ -89,7 +90,8 @@ def quantise_tower(visual: nn.Module) -> None:
     """
     if reason := unsupported_part(visual):
         raise InputError(
-            f'MODEL: its vision tower cannot be quantised ({reason}); use PRECISION = "fp32"'
+            f"{label('model')}: its vision tower cannot be quantised ({reason}); use --precision "
+            "fp32"
         )
     for block in visual.transformer.resblocks:
         block.int8 = quantise_block(block)

@@ -17,6 +17,7 @@ import open_clip
 import torch
 from torch import nn
 
+from utils.cli import label, spell
 from utils.errors import InputError, describe_error
 from utils.files import sha256_of, user_path
 
@@ -39,7 +40,7 @@ PAPER_WEIGHTS_ADVICE = (
     "the paper's weights are open_clip_model.safetensors (834 MB, sha256 "
     "f65b63daa30d38e9c4afe87ebd40140cee700cf0a1091711248f512f48706840) in the hub repository "
     "timm/vit_base_patch16_plus_clip_240.laion400m_e31; download that file and give its path as "
-    "PRETRAINED, or set HF_ENDPOINT to a mirror"
+    "--pretrained, or set HF_ENDPOINT to a mirror"
 )
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 # Weight files of a folder, in order of preference.
@@ -133,8 +134,8 @@ def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # many types: impossible values, missing packages
         raise InputError(
-            f'MODEL: open_clip cannot build "{source.model}" ({describe_error(error)}); choose '
-            f'another model, such as "{PAPER_MODEL}"'
+            f'{label("model")}: open_clip cannot build "{source.model}" '
+            f'({describe_error(error)}); choose another model, such as "{PAPER_MODEL}"'
         ) from error
     size = model.visual.image_size
     if text_only:
@@ -143,7 +144,9 @@ def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
         load_file(model, source.file, name)
     height, width = size if isinstance(size, tuple) else (size, size)
     if height != width:
-        raise InputError(f"MODEL: {name} takes {height} x {width} images; choose a square input")
+        raise InputError(
+            f"{label('model')}: {name} takes {height} x {width} images; choose a square input"
+        )
     facts = source.mean, source.std, source.quick_gelu, source.weights
     return LoadedClip(model, tokenizer, height, *facts)
 
@@ -170,15 +173,15 @@ def register_config(model_name: str) -> str:
         except (OSError, ValueError, RecursionError) as error:
             reason = describe_error(error)
             raise InputError(
-                f"MODEL: cannot read the model config {path} ({reason}); give a config "
+                f"{label('model')}: cannot read the model config {path} ({reason}); give a config "
                 "file or a model of open_clip"
             ) from error
         open_clip.add_model_config(path)
         model_name = path.stem
     if model_name not in open_clip.list_models():
         raise InputError(
-            f'MODEL: open_clip has no model "{model_name}"; the paper\'s is "{PAPER_MODEL}", and '
-            "open_clip.list_models() lists all"
+            f'{label("model")}: open_clip has no model "{model_name}"; the paper\'s is '
+            f'"{PAPER_MODEL}", and open_clip.list_models() lists all'
         )
     return model_name
 
@@ -198,20 +201,22 @@ def locate_weights(name: str, pretrained: str, tag_config: dict) -> Path:
             return Path(open_clip.download_pretrained(tag_config))
         except Exception as error:  # the hub's client raises many types
             problem = f"the download failed ({type(error).__name__}: {describe_error(error)})"
-            raise InputError(f'PRETRAINED = "{pretrained}": {problem}; {advice}') from error
+            raise InputError(f"{spell('pretrained', pretrained)}: {problem}; {advice}") from error
     path = user_path(pretrained)
     if path.is_dir():
         for file in FOLDER_FILES:
             if (path / file).is_file():
                 return path / file
         names = ", ".join(FOLDER_FILES)
-        raise InputError(f"PRETRAINED: the folder {path} has none of {names}; {advice}")
+        raise InputError(f"{label('pretrained')}: the folder {path} has none of {names}; {advice}")
     if not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         problem = f"is not a file, a folder or a tag of {name} (its tags: {tags})"
-        raise InputError(f'PRETRAINED = "{pretrained}" {problem}; {advice}')
+        raise InputError(f"{spell('pretrained', pretrained)} {problem}; {advice}")
     if path.suffix not in SUFFIXES:
-        raise InputError(f"PRETRAINED: {path} does not end in one of {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{label('pretrained')}: {path} does not end in one of {', '.join(SUFFIXES)}"
+        )
     return path
 
 
@@ -232,7 +237,9 @@ def read_hub_config(file: Path) -> dict:
         return options | {"quick_gelu": bool(config.get("model_cfg", {}).get("quick_gelu"))}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         problem = f"cannot read {path} ({describe_error(error)}), which defines the normalisation"
-        raise InputError(f"PRETRAINED: {problem}; replace it, or move the weight file") from error
+        raise InputError(
+            f"{label('pretrained')}: {problem}; replace it, or move the weight file"
+        ) from error
 
 
 def create_model(name: str, quick_gelu: bool, one_block: bool = False) -> nn.Module:
@@ -278,8 +285,8 @@ def load_file(model: nn.Module, file: Path, name: str) -> None:
             else describe_error(error)
         )
         raise InputError(
-            f"PRETRAINED: {file} does not load into {name} ({reason}); check its sha256, and that "
-            "MODEL names its architecture, or use a .safetensors file"
+            f"{label('pretrained')}: {file} does not load into {name} ({reason}); check its "
+            f"sha256, and that {label('model')} names its architecture, or use a .safetensors file"
         ) from error
 
 

@@ -146,3 +146,13 @@ class MachineOptions:
     "auto": result/<dataset>, with the method, -no-maps and -random appended where they apply."""
     quiet: bool = False
     """Print nothing but errors; run.log in the result folder has the rest."""
+
+
+@dataclass(frozen=True)
+class RunOptions(MachineOptions, MethodOptions, DataOptions):
+    """All options of a run. --help lists those of the last class first."""
+
+    @property
+    def few_shot(self) -> bool:
+        """Return whether the run has reference images."""
+        return self.shots != (0,)

@@ -14,9 +14,9 @@ from models.clip.weights import RANDOM
 from models.methods import ABILITIES, BACKBONES
 from utils.cli import label, parse_options, spell
 from utils.errors import InputError
-from utils.experiment.options import DataOptions, MachineOptions, MethodOptions, NameOption
+from utils.experiment.options import NameOption, RunOptions
 from utils.experiment.presets import PRESETS
-from utils.experiment.rules import check_combinations, check_values, fixed_values
+from utils.experiment.rules import check_combinations, check_effects, check_values, fixed_values
 from utils.files import PROJECT, user_path
 from utils.results.folder import FEATURES_FOLDER, LATER_SETTINGS
 from utils.results.methods import METHOD_NAMES
@@ -38,8 +38,8 @@ MAX_WORKERS = 8  # of NUM_WORKERS = "auto"
 
 
 @dataclass(frozen=True)
-class Settings(MachineOptions, MethodOptions, DataOptions):
-    """Everything that a run depends on. --help lists the options of the last class first."""
+class Settings(RunOptions):
+    """Everything that a run depends on."""
 
     STATE_FORM = '"class: state" with one {} for the class name, as in "pcb1: {} with rust"'
 
@@ -66,15 +66,11 @@ class Settings(MachineOptions, MethodOptions, DataOptions):
                 values[name] = default
         if self.num_workers == "auto":
             values["num_workers"] = core_share(MAX_WORKERS)
+        check_effects(self)
         resolved = replace(self, **values | fixed_values(self))
         check_combinations(resolved)
         self.check_references()
         return replace(resolved, result_dir=str(self.result_folder), **self.data_paths())
-
-    @property
-    def few_shot(self) -> bool:
-        """Return whether the run has reference images."""
-        return self.shots != (0,)
 
     def check_references(self) -> None:
         """Raise `InputError` for numbers of reference images that METHOD cannot use."""
@@ -171,10 +167,14 @@ class Settings(MachineOptions, MethodOptions, DataOptions):
         states = []
         for entry in getattr(self, setting):
             name, colon, state = (text.strip() for text in entry.partition(":"))
-            if not colon or state.count("{}") != 1 or set(state.replace("{}", "")) & set("{}"):
-                raise InputError(f'{label(setting)} "{entry}": expected {self.STATE_FORM}')
+            self.check_state(setting, entry, state if colon else "")
             states.append((name, state))
         return states
+
+    def check_state(self, setting: str, entry: str, state: str) -> None:
+        """Raise `InputError` that quotes an entry of a setting unless its state has one {}."""
+        if state.count("{}") != 1 or set(state.replace("{}", "")) & set("{}"):
+            raise InputError(f'{label(setting)} "{entry}": expected {self.STATE_FORM}')
 
     def fingerprint(self) -> dict:
         """Return the resolved settings that determine the results.
@@ -204,8 +204,8 @@ class FolderSettings(Settings, NameOption):
         """Return a copy as `Settings.resolve` does; raise `InputError` for a bad name."""
         if not self.name:
             raise InputError(
-                "NAME is not set; set it at the top of the script, or add --name NAME, with the "
-                "name that you gave to datasets/folder.py"
+                f"{label('name')} is not set; set it at the top of the script, or add --name NAME, "
+                "with the name that you gave to datasets/folder.py"
             )
         check_name(self.name)
         return super().resolve()

@@ -12,6 +12,7 @@ from datasets.decode import THREADS
 from datasets.images import Resize
 from datasets.tiles import MultiCrop
 from models.clip.weights import ClipSource, describe_model
+from utils.cli import label, spell
 from utils.distributed import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
@@ -82,7 +83,7 @@ def find_stores(
     folder = settings.named_features
     if folder and folder not in [store.folder for store in stores]:
         raise InputError(
-            f'FEATURES = "{settings.features}": {explain_no_features(folder)}; '
+            f"{spell('features', settings.features)}: {explain_no_features(folder)}; "
             'give "auto", "keep", "off" or the result folder of a run with --features keep'
         )
     return stores, precision or (stores[0].precision if stores else EXACT)
@@ -103,8 +104,8 @@ def required_precision(result_dir: Path, features: str, features_precision: str)
         keeps = features == "keep"
         option = f"--features-precision {recorded}" if keeps else "--features auto"
         raise InputError(
-            f"FEATURES: the scores in {result_dir} are those of {recorded} features, not "
-            f"{required}; add {option}, or choose {ANOTHER_FOLDER}"
+            f"{label('features')}: the scores in {result_dir} are those of {recorded} features, "
+            f"not {required}; add {option}, or choose {ANOTHER_FOLDER}"
         )
     return recorded
 

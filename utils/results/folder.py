@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import cv2
 from filelock import FileLock, Timeout
 
+from utils.cli import label
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
 
@@ -186,7 +187,8 @@ def check_writable(path: Path, keep: bool = True) -> None:
             folder.rmdir()
     except OSError as error:
         raise InputError(
-            f"RESULT_DIR: cannot write to {path} ({error.strerror}); choose {ANOTHER_FOLDER}"
+            f"{label('result_dir')}: cannot write to {path} ({error.strerror}); choose "
+            f"{ANOTHER_FOLDER}"
         ) from error
 
 

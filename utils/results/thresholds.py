@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.cli import spell
 from utils.errors import InputError
 from utils.evaluation.metrics import ScoreCounts, f1_max_threshold
 
@@ -95,8 +96,8 @@ def check_false_alarms(rate: float | None, references: int) -> None:
     needed = max(2, math.ceil(1 / Fraction(str(rate))) - 1)
     if references < needed:
         raise InputError(
-            f"FALSE_ALARMS = {rate:g}: this rate needs at least {needed} reference images, and "
-            f"there are {references}; give more, or a higher rate"
+            f"{spell('false_alarms', rate)}: this rate needs at least {needed} reference images, "
+            f"and there are {references}; give more, or a higher rate"
         )
 
 

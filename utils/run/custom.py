@@ -19,11 +19,11 @@ from datasets.splits import UNKNOWN
 from models.clip.device import check_without_cuda
 from models.clip.weights import check_names
 from models.methods import ABILITIES, MethodName, check_checkpoint
-from utils.cli import default_text, exit_on_error, label, spell, words_of
+from utils.cli import default_text, exit_on_error, label, spell
 from utils.distributed import SINGLE_PROCESS, DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, notes_on_masks
-from utils.experiment.rules import expect, refuse
+from utils.experiment.rules import expect, given_option, refuse
 from utils.experiment.settings import EXTRA_STATES, Settings, parse_settings
 from utils.files import PROJECT, real_path, sha256_of, user_path, write_text
 from utils.log import log
@@ -67,6 +67,7 @@ class CustomSettings(Settings, CustomOptions):
     """The settings for custom images: `Settings`, with folders in place of a split."""
 
     dataset: tyro.conf.Suppress[Literal["custom"]] = "custom"
+    # Repeated: `CustomOptions` lists it first in --help, but `Settings` replaces its default there.
     references: Annotated[str, default_text("none, zero-shot only")] = ""
     """Folder of images of good parts, for WinCLIP+."""
     data_root: tyro.conf.Suppress[str] = ""
@@ -91,10 +92,7 @@ class CustomSettings(Settings, CustomOptions):
         """
         super().__post_init__()
         for name in EXTRA_STATES:
-            states = [
-                f"{self.class_name}: {state}" if "{}" in state.partition(":")[0] else state
-                for state in getattr(self, name)
-            ]
+            states = (self.with_class_name(name, state) for state in getattr(self, name))
             object.__setattr__(self, name, tuple(states))
         valid = self.false_alarms is None or 0 < self.false_alarms < 1
         text = "a number between 0 and 1, such as 0.05 for 5 % of the good images"
@@ -110,11 +108,18 @@ class CustomSettings(Settings, CustomOptions):
                 'for the name of a file; give a word or two, such as "metal nut"'
             )
 
+    def with_class_name(self, setting: str, entry: str) -> str:
+        """Return an entry of additional states as "class: state"; raise `InputError` for others."""
+        if "{}" not in entry.partition(":")[0]:
+            return entry
+        self.check_state(setting, entry, entry)
+        return f"{self.class_name}: {entry}"
+
     def resolve(self) -> "CustomSettings":
         """Return a copy as `Settings.resolve` does, with the absolute path of the images."""
         folder = self.references and user_path(self.references).is_dir()
         if user_path(self.images).is_file() and not folder:
-            names = [name for name in ("recursive", "good_folder") if words_of(name)]
+            names = [name for name in ("recursive", "good_folder") if given_option(self, name)]
             refuse(self, dict.fromkeys(names, "without a folder of images"))
         return replace(super().resolve(), images=str(real_path(user_path(self.images))))
 

@@ -17,6 +17,7 @@ from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, describe_model, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
+from utils.cli import label
 from utils.distributed import DistributedContext
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
@@ -167,13 +168,13 @@ def check_prompts(settings: Settings, category: str, clip: LoadedClip) -> None:
     normal, anomalous = compose_prompts(settings, category)
     if prompt := find_truncated(clip.tokenizer, [*normal, *anomalous]):
         raise InputError(
-            f'CLASS_NAME: "{category[:40]}" is too long: CLIP would cut off the prompt '
+            f'{label("class_name")}: "{category[:40]}" is too long: CLIP would cut off the prompt '
             f'"{prompt[:40]}...", which has too many tokens; use a word or two of English'
         )
 
 
 def claim_device(settings: Settings, context: DistributedContext, text_only: bool) -> torch.device:
-    """Return this process's device; check that it can compute PRECISION unless `text_only`."""
+    """Return this process's device; unless `text_only`, check that it supports PRECISION."""
     context.claim_device(settings.device)
     device = resolve_device(settings.device, settings.deterministic)
     warning = "" if text_only else check_precision(device, settings.precision)
