@@ -12,7 +12,7 @@ NAME_notes.txt says so, and every result shows it.
 """
 
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,6 @@ from utils.errors import InputError, describe_error
 from utils.files import real_path, user_path
 
 SEED = 0  # of the references that are drawn from good test images
-DEFAULT_SHOTS = (0, 1, 2, 4)  # of run_folder.py
 MAX_REFERENCES = 10  # drawn for a category by default, if that is not more than half of its images
 
 
@@ -82,14 +81,13 @@ def main(options: FolderOptions) -> list[Path]:
         archive=Archive(),
         layout=LAYOUT,
         scan=lambda root: (scan.samples, []),
+        runner=f"run_folder.py --name {options.name}",
         official=False,
         notes=notes_on_references(drawn, scan),
     )
-    files = prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
     for note in scan.notes:
         print(f"note: {note}")
-    print(f"to run it: python run_folder.py --name {options.name}{possible_shots(scan.samples)}")
-    return files
+    return prepare(spec, Options(scan.root, splits_folder=options.splits_folder))
 
 
 def notes_on_references(drawn: Sequence[str], scan: Scan) -> tuple[str, ...]:
@@ -114,16 +112,6 @@ def check_other_root(options: FolderOptions, root: Path) -> None:
             f'--name: "{options.name}" is the benchmark of the images in {earlier}; choose another '
             f"name, or delete {split} to use it for {root}"
         )
-
-
-def possible_shots(samples: Sequence[Sample]) -> str:
-    """Return the option for fewer shots than by default where a category has too few references."""
-    train = Counter(s.class_name for s in samples if s.split == "train" and s.label == 0)
-    most = min(train[category] for category in by_category(samples))
-    if most >= max(DEFAULT_SHOTS):
-        return ""
-    shots = " ".join(str(count) for count in DEFAULT_SHOTS if count <= most)
-    return f" --shots {shots}  (images to draw references from in some category: {most})"
 
 
 def read_dataset(options: FolderOptions) -> Scan:

@@ -33,6 +33,7 @@ MPDD = BenchmarkSpec(
     "bracket_black/ground_truth/<defect>, bracket_brown/...",
     scan=lambda root: scan_mvtec_layout(root, list(OFFICIAL["mpdd"])),
     top_folders=("MPDD",),
+    runner="run_mpdd.py",
 )
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ MVTEC = BenchmarkSpec(
     layout="bottle/train/good, bottle/test/<defect>, bottle/ground_truth/<defect>, cable/...",
     scan=lambda root: scan_mvtec_layout(root, list(OFFICIAL["mvtec"])),
     top_folders=("mvtec_anomaly_detection", "mvtec", "MVTec"),
+    runner="run_winclip.py",
 )
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 A script describes its dataset as a `BenchmarkSpec` and calls `main`. Raw data are only read.
 """
 
+import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +30,7 @@ from utils.files import PROJECT, is_printable_name, user_path
 from utils.log import progress_bar
 
 MAX_LISTED_FAULTS = 20  # further ones are only counted
+DEFAULT_SHOTS = (0, 1, 2, 4)  # of the runners
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class BenchmarkSpec:
     # Return all samples below a root, and the faults of files that are in no sample.
     scan: Callable[[Path], tuple[list[Sample], list[str]]]
     top_folders: tuple[str, ...] = ()  # names of the folder that its archive may unpack into
+    runner: str = ""  # the script to run next and its options, such as "run_visa.py"
     named_defects: bool = True  # False: meta.json leaves the names of defects empty
     official: bool = True  # False: there are no official counts to compare with
     notes: tuple[str, ...] = ()  # to show beside every result, in addition to those on the files
@@ -106,7 +110,23 @@ def prepare(spec: BenchmarkSpec, options: Options) -> list[Path]:
     write_notes([*spec.notes, *notes], files[0])
     write_depths(depths, files[0])
     print(f"wrote {files[0]}\n      {files[1]}")
+    if spec.runner:
+        print(f"to run it: {run_command(spec, root, files[0], samples)}")
     return files
+
+
+def run_command(spec: BenchmarkSpec, root: Path, split: Path, samples: Sequence[Sample]) -> str:
+    """Return the command that runs a benchmark, with fewer shots where train images are few."""
+    words = ["python", *spec.runner.split()]
+    if split.absolute() != SPLITS_FOLDER / f"{spec.name}.csv":  # not where the runner looks
+        words += ["--data-root", str(root), "--split", str(split)]
+    train = Counter(s.class_name for s in samples if s.split == "train" and s.label == 0)
+    most = min(train[sample.class_name] for sample in samples)
+    if most >= max(DEFAULT_SHOTS):
+        return shlex.join(words)
+    words += ["--shots", *(str(count) for count in DEFAULT_SHOTS if count <= most)]
+    images = f"{most} train image{'' if most == 1 else 's'}"
+    return f"{shlex.join(words)}  (no more shots: the smallest category has {images})"
 
 
 def unpack_archive(spec: BenchmarkSpec, options: Options) -> None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from datasets.decode import White
@@ -207,6 +208,8 @@ def write_root(root: Path, folder: Path, dataset: str) -> None:
 def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
     """Return the data root of the last preparation; raise `InputError` if there was none."""
     path = folder / f"{dataset}_root.txt"
+    if not path.exists():
+        check_prepared(dataset, folder)
     try:
         return Path(path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, UnicodeDecodeError) as error:
@@ -214,6 +217,19 @@ def read_root(dataset: str, folder: Path = SPLITS_FOLDER) -> Path:
             f"{spell('data_root', 'auto')}, but no data root is recorded; run "
             f"{preparation_command(dataset)} first, or give the folder of the raw dataset"
         ) from error
+
+
+def check_prepared(name: str, folder: Path) -> None:
+    """Raise `InputError` if the user has prepared only datasets with other names."""
+    names = sorted(path.name.removesuffix("_root.txt") for path in folder.glob("*_root.txt"))
+    names = [prepared for prepared in names if not script_of(prepared)]
+    if names and not script_of(name):
+        near = " or ".join(f'"{prepared}"' for prepared in get_close_matches(name, names))
+        hint = f" (did you mean {near}?)" if near else ""
+        raise InputError(
+            f'no dataset with the name "{name}" is prepared{hint}; the prepared ones are '
+            f"{', '.join(names)}; to prepare another, run {preparation_command(name)}"
+        )
 
 
 def write_notes(notes: Sequence[str], split: Path) -> None:

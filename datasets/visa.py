@@ -61,6 +61,7 @@ def visa(split: str) -> BenchmarkSpec:
         layout=f"split_csv/{split}.csv, candle/Data/Images, candle/Data/Masks, capsules/...",
         scan=lambda root: scan(root, split),
         top_folders=("VisA_20220922", "VisA", "visa", "1cls"),
+        runner="run_visa.py",
         named_defects=False,
         official=split == "1cls",
     )

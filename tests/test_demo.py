@@ -27,9 +27,9 @@ from models.clip.encoder import embed_patches
 from models.clip.weights import LoadedClip, load_clip
 from tests.conftest import PROJECT
 from tools import train_demo_clip
-from tools.demo_losses import attention_loss
-from tools.demo_start import position_codes, start_local
-from tools.demo_views import IGNORE, choose_windows, coverage, labels_of, make_pool
+from tools.demo_clip.losses import attention_loss
+from tools.demo_clip.start import position_codes, start_local
+from tools.demo_clip.views import IGNORE, choose_windows, coverage, labels_of, make_pool
 from utils.errors import InputError
 from utils.files import sha256_of
 

@@ -48,9 +48,22 @@ def test_rows_are_categories_and_columns_are_shots(done):
     sheet = Image.open(path)
     images = 4 * 150 + 3 * figure.GAP  # image, ground truth, 0-shot, 2-shot, in their own aspect
     assert sheet.width == figure.MARGIN + figure.FONT_SIZE + figure.GAP + 4 + images + figure.MARGIN
-    options = figure.Options((done,), ("bottle",), (0,), 100, done / "single row.png")
+    options = figure.Options((done,), ("bottle",), (0, 2), 100, done / "single row.png")
     single_row = Image.open(figure.draw_figure(options))
     assert sheet.height - single_row.height == 100 + figure.GAP
+
+
+def test_the_notes_are_written_in_full_below_a_narrow_grid(done):
+    notes = "; ".join(json.loads((done / "settings.json").read_text())["notes"])
+    options = figure.Options((done,), ("bottle",), (0,), 100, done / "narrow.png")
+    sheet = np.asarray(Image.open(figure.draw_figure(options))).astype(int)
+    lines = figure.wrap_words(notes, figure.NOTE_SIZE, 3 * 150 + 2 * figure.GAP)
+    assert len(lines) > 1
+    below = sheet[-figure.NOTE_LINE * len(lines) - 4 :]
+    red = below[..., 0] - below[..., 1] > 100
+    assert red[:, : -figure.MARGIN].any() and not red[:, -figure.MARGIN :].any()
+    rows = np.flatnonzero(red.any(axis=1))
+    assert rows[-1] - rows[0] > figure.NOTE_LINE * (len(lines) - 1)
 
 
 def test_the_image_of_median_score_is_shown(done):

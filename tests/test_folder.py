@@ -686,7 +686,9 @@ def test_a_name_stands_for_one_dataset_and_the_command_has_possible_shots(tmp_pa
         make_mvtec(tmp_path / name, ["bottle"], train=2)
     options = FolderOptions("parts", tmp_path / "a", splits_folder=tmp_path / "splits")
     main(options)
-    assert "run_folder.py --name parts --shots 0 1 2  (" in capsys.readouterr().out
+    assert "--shots 0 1 2  (no more shots: the smallest category has 2 train images)" in (
+        capsys.readouterr().out
+    )
     main(options)  # again
     with pytest.raises(InputError, match=f'"parts" is the benchmark of the images in .*{"a"}; '):
         main(replace(options, data_root=tmp_path / "b"))

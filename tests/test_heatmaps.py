@@ -9,6 +9,9 @@ from utils.files import write_png
 from utils.results.heatmaps import (
     CONTOUR,
     IMAGE_HEIGHT,
+    MARGIN,
+    TITLE_LINE,
+    TITLE_SIZE,
     colour_range,
     colours,
     draw_contour,
@@ -16,6 +19,7 @@ from utils.results.heatmaps import (
     fit,
     overlay,
     shorten_middle,
+    wrap_words,
 )
 
 GREY = np.full((64, 64, 3), 128, np.uint8)
@@ -122,6 +126,16 @@ def test_a_note_is_written_into_the_panel():
     maps = [("0-shot", spot(3, 3), 0.5, (0, 1))]
     drawn = draw_panel(GREY, GOOD, maps, "a", note="random weights").astype(int)
     assert (drawn[:70, :, 0] - drawn[:70, :, 1] > 100).any()
+
+
+def test_a_long_note_is_written_in_full_on_further_lines():
+    maps = [("0-shot", spot(3, 3), 0.5, (0, 1))]
+    note = "DEMO MODEL: trained only on rendered images; FEATURES KEPT IN FP16: rounded; " * 3
+    panels = [draw_panel(GREY, GOOD, maps, "a", note=text) for text in ("short", note)]
+    lines = wrap_words(note, TITLE_SIZE, panels[0].shape[1] - 2 * MARGIN)
+    assert " ".join(lines) == note.strip() and len(lines) > 1
+    assert panels[1].shape[0] - panels[0].shape[0] == TITLE_LINE * (len(lines) - 1)
+    assert wrap_words("", TITLE_SIZE, 100) == []
 
 
 def test_rerun_writes_the_same_png(tmp_path):

@@ -56,7 +56,10 @@ def test_an_incomplete_dataset_is_written_if_allowed(tmp_path, capsys):
     files = prepare_mvtec(root, tmp_path / "splits", allow_incomplete=True)
     samples = read_split(files[0])
     assert len(samples) == 2 * (4 + 3 + 4)
-    assert "incomplete, as allowed (missing: cable" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "incomplete, as allowed (missing: cable" in printed
+    words = f"--data-root {root.resolve()} --split {files[0]}"
+    assert f"to run it: python run_winclip.py {words}\n" in printed
     assert read_root("mvtec", tmp_path / "splits") == root.resolve()
 
 

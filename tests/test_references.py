@@ -14,6 +14,7 @@ from datasets.references import (
 )
 from datasets.splits import Sample, first_of_each_defect
 from utils.errors import InputError
+from utils.experiment.plan import CategoryTask, notes_on_seeds
 from utils.files import sha256_of
 
 
@@ -58,6 +59,17 @@ def test_a_seed_always_draws_the_same_images():
 def test_more_shots_than_images_are_refused():
     with pytest.raises(InputError, match="asks for 4 reference images, but bottle has 3"):
         draw_references(train_rows(3), (0, 4), (0,))
+
+
+def test_seeds_that_cannot_differ_are_noted():
+    tasks = [
+        CategoryTask(name, draw_references(train_rows(count, name), (0, 1, 3), range(5)), [], [])
+        for name, count in (("bottle", 3), ("grid", 9))
+    ]
+    (note,) = notes_on_seeds(tasks)
+    assert note.startswith("SAME REFERENCES FOR ALL SEEDS in 3-shot runs of bottle: ")
+    single_seed = draw_references(train_rows(2), (2,), (0,))
+    assert notes_on_seeds([CategoryTask("bottle", single_seed, [], [])]) == []
 
 
 def test_a_written_list_gives_the_same_settings(tmp_path):

@@ -153,3 +153,10 @@ def test_the_data_root_is_recorded_for_the_runner(tmp_path):
     assert read_root("mvtec", tmp_path) == root.resolve()
     with pytest.raises(InputError, match=r"python datasets/mpdd\.py --data-root DIR"):
         read_root("mpdd", tmp_path)
+    with pytest.raises(InputError, match=r"python datasets/folder\.py --data-root DIR --name labb"):
+        read_root("labb", tmp_path)
+    for name in ("lab", "gears"):
+        write_root(root, tmp_path, name)
+    message = r'"labb" is prepared \(did you mean "lab"\?\); the prepared ones are gears, lab; '
+    with pytest.raises(InputError, match=message):
+        read_root("labb", tmp_path)

@@ -39,13 +39,14 @@ from utils.results.heatmaps import (
     draw_contour,
     font,
     overlay,
+    wrap_words,
 )
 from utils.results.methods import has_maps
 from utils.results.scores import Scores, load_scores
 
 GAP, MARGIN = 8, 12  # between and around the images, in pixels
 FONT_SIZE = 20  # in pixels
-NOTE_SIZE, NOTE_HEIGHT = 14, 26  # of the line below the grid, in pixels
+NOTE_SIZE, NOTE_LINE = 14, 22  # font size and line height of the note below the grid, in pixels
 HEADER_HEIGHT = 34  # of the line with the titles of the columns, in pixels
 
 
@@ -195,15 +196,16 @@ def lay_out(
     widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
     header = HEADER_HEIGHT + (FONT_SIZE + 4) * any("\n" in title for title in titles)
     height = MARGIN + header + sum(row[0].shape[0] + GAP for row in rows) - GAP + MARGIN
-    height += NOTE_HEIGHT if note else 0
-    size = left + sum(widths) + GAP * (len(widths) - 1) + MARGIN, height
+    grid_width = sum(widths) + GAP * (len(widths) - 1)
+    lines = wrap_words(note, NOTE_SIZE, grid_width)
+    size = left + grid_width + MARGIN, height + NOTE_LINE * len(lines)
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     x = left
     for title, width in zip(titles, widths, strict=True):
         position = (x + width / 2, MARGIN + header / 2 - 4)
-        lines = [shorten(line, width, letters) for line in title.split("\n")]
-        draw.text(position, "\n".join(lines), INK, letters, anchor="mm", align="center")
+        shown = "\n".join(shorten(line, width, letters) for line in title.split("\n"))
+        draw.text(position, shown, INK, letters, anchor="mm", align="center")
         x += width + GAP
     y = MARGIN + header
     for name, row in zip(names, rows, strict=True):
@@ -218,7 +220,9 @@ def lay_out(
             sheet.paste(Image.fromarray(image), (x + (width - image.shape[1]) // 2, y))
             x += width + GAP
         y += row_height + GAP
-    draw.text((left, height - MARGIN), note, WARNING, font(NOTE_SIZE), anchor="lb")
+    for index, line in enumerate(lines):
+        position = (left, height - 4 + NOTE_LINE * index)
+        draw.text(position, line, WARNING, font(NOTE_SIZE, line.isascii()))
     return sheet
 
 

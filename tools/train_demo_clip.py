@@ -33,7 +33,7 @@ from models.clip.encoder import embed_patches
 from models.clip.weights import RANDOM, load_clip
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, spaced_words
 from models.windows import window_indices
-from tools.demo_losses import (
+from tools.demo_clip.losses import (
     attention_loss,
     caption_loss,
     embed_text,
@@ -42,8 +42,8 @@ from tools.demo_losses import (
     spread_loss,
     state_loss,
 )
-from tools.demo_start import start_local
-from tools.demo_views import Pool, augment, choose_windows, coverage, labels_of, make_pool
+from tools.demo_clip.start import start_local
+from tools.demo_clip.views import Pool, augment, choose_windows, coverage, labels_of, make_pool
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
 from utils.files import PROJECT, atomic_path, sha256_of, write_text

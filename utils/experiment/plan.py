@@ -1,5 +1,6 @@
 """Plan a run before it starts: categories, reference images and test images."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -121,6 +122,7 @@ def plan_benchmark(settings: Settings) -> Experiment:
             *read_notes(Path(settings.split)),
             *notes_on_masks([sample for task in tasks for sample in task.tests]),
             *notes_on_references(settings, root, tasks),
+            *notes_on_seeds(tasks),
         ],
         fingerprint=fingerprint,
         groups=GROUPS.get(settings.dataset, {}),
@@ -220,3 +222,23 @@ def notes_on_references(settings: Settings, root: Path, tasks: Sequence[Category
             "low; list other images"
         )
     return [f"REFERENCES AMONG THE TEST IMAGES: {count}; their scores are too low"]
+
+
+def notes_on_seeds(tasks: Sequence[CategoryTask]) -> list[str]:
+    """Return a warning for each number of shots at which all seeds have the same references."""
+    same = defaultdict(list)
+    for task in tasks:
+        references = defaultdict(list)
+        for setting in task.shot_settings:
+            references[setting.shots].append(frozenset(setting.images))
+        for shots, sets in references.items():
+            if len(sets) > 1 and len(set(sets)) == 1:
+                same[shots].append(task.category)
+    notes = []
+    for shots, names in sorted(same.items()):
+        others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        notes.append(
+            f"SAME REFERENCES FOR ALL SEEDS in {shots}-shot runs of {', '.join(names[:3])}{others}:"
+            " the deviation over seeds is too low"
+        )
+    return notes

@@ -50,7 +50,8 @@ def draw_panel(
     `mask` is bool, all False for a good image, or None if the ground truth is unknown. Each map is
     `(title, map, score, (low, high))`. Mask and maps may have any size; they are stretched over
     the image. `name` is the heading, for instance "bottle/broken_large/000.png"; `note` a warning
-    below it, for instance "random weights"; `height` that of each image in pixels.
+    below it, for instance "random weights", in as many lines as it needs; `height` that of each
+    image in pixels.
     """
     fitted = fit(image, height)
     columns = [("image", fitted, None)]
@@ -73,13 +74,14 @@ def lay_out(
     height, width = columns[0][1].shape[:2]
     column = max(width, MIN_COLUMN_WIDTH)
     total_width = len(columns) * (column + MARGIN) - MARGIN
-    top = MARGIN + HEADER_LINE + (TITLE_LINE if note else 0) + TITLE_LINE
+    warnings = wrap_words(note, TITLE_SIZE, total_width)
+    top = MARGIN + HEADER_LINE + TITLE_LINE * len(warnings) + TITLE_LINE
     shape = top + height + LABEL_LINE + MARGIN, total_width + 2 * MARGIN, 3
     sheet = np.full(shape, BACKGROUND[0], np.uint8)  # one value fills faster than three
     paste(sheet, (MARGIN, MARGIN), text_line(name, HEADER_SIZE, total_width))
-    if note:
-        warning = text_line(note, TITLE_SIZE, total_width, WARNING)
-        paste(sheet, (MARGIN, MARGIN + HEADER_LINE - 4), warning)
+    for index, warning in enumerate(warnings):
+        line = text_line(warning, TITLE_SIZE, total_width, WARNING)
+        paste(sheet, (MARGIN, MARGIN + HEADER_LINE - 4 + TITLE_LINE * index), line)
     for index, (title, image, scale) in enumerate(columns):
         left = MARGIN + index * (column + MARGIN)
         paste(sheet, (left, top - TITLE_LINE), text_line(title, TITLE_SIZE, column))
@@ -210,6 +212,19 @@ def text_line(text: str, size: int, width: int, colour: tuple[int, int, int] = I
     line = Image.new("RGB", (width + 1, round(LINE_SPACING * size)), BACKGROUND)
     ImageDraw.Draw(line).text((0, 0), shown, colour, letters)
     return np.asarray(line)
+
+
+@lru_cache
+def wrap_words(text: str, size: int, width: int) -> list[str]:
+    """Break text between words into lines of at most `width` pixels; a longer word stays whole."""
+    letters = font(size, text.isascii())
+    lines: list[str] = []
+    for word in text.split():
+        if lines and letters.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def shorten_middle(text: str, fits: Callable[[str], bool]) -> str:

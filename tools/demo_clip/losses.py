@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip.blocks import add_attention, add_mlp, project_qkv, split_heads
-from tools.demo_views import IGNORE
+from tools.demo_clip.views import IGNORE
 
 # For the contrast of states: CLIP's own final value. Scores use 0.07, so that they do not saturate
 # and embeddings keep room for differences between categories and between patches.
