@@ -234,6 +234,16 @@ def test_the_benchmark_of_a_run_is_read_from_its_settings(tmp_path, capsys):
     assert "| image_auroc  |   78.1 |      78.1 |        0.0 |" in capsys.readouterr().out
     with pytest.raises(InputError, match="is in a category published for mpdd"):
         check_table.main(check_table.Options(path, "mpdd"))
+    (tmp_path / "settings.json").write_text('{"settings": {"dataset": "demo"}}')
+    with pytest.raises(InputError, match="no 0-shot numbers of WinCLIP are published for demo"):
+        check_table.main(check_table.Options(path))
+
+
+def test_the_mean_of_a_benchmark_without_published_categories_is_checked(tmp_path, capsys):
+    path = tmp_path / "mean.csv"
+    pd.DataFrame({"category": ["mean"], "metric": "image_auroc", "value": 60.0}).to_csv(path)
+    check_table.main(check_table.Options(path, "mpdd"))
+    assert "| image_auroc  |   60.0 |      63.6 |       -3.6 |" in capsys.readouterr().out
 
 
 def test_the_tables_of_a_run_are_checked_at_0_shots(tmp_path, capsys):

@@ -108,6 +108,8 @@ def test_masks_label_a_flat_folder(tmp_path):
     [
         ("nowhere", None, None, "IMAGES"),
         ("empty", None, None, "no images"),
+        ("nowhere", None, None, "does not exist; give an image or a folder of images"),
+        ("bottle/test/crack", None, "nowhere", "give a mask or a folder of masks"),
         ("bottle", None, None, "give one of them"),
         ("bottle/test/crack", "nowhere", None, "REFERENCES"),
         ("bottle/test/crack", "empty", None, "REFERENCES"),
@@ -268,9 +270,10 @@ def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
     done = scripts.start("run_custom.py", *options, cwd=tmp_path).finish()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    message = "error: 1 of 12 test and reference images could not be used"
+    message = "error: 1 of 12 images could not be used"
     assert done.stderr.splitlines()[-1].startswith(message)
     assert "broken.png" in done.stderr
+    assert "Once they can be used, choose another result folder" in done.stderr
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 
 

@@ -478,6 +478,13 @@ def test_images_that_cannot_be_scored_are_left_out_by_name(tmp_path):
     assert len(find(tmp_path, resize="squash").faults) == 3
 
 
+def test_tiles_larger_than_all_images_are_reported(tmp_path):
+    save(tmp_path, "0.png", image=Image.new("L", (60, 40)))
+    save(tmp_path, "1.png", image=Image.new("L", (50, 70)))
+    assert said(find(tmp_path, tile=50), "--tile 50 has no effect", "at most 50 pixels")
+    assert not said(find(tmp_path, tile=49), "--tile")
+
+
 def test_names_that_cannot_be_printed_are_escaped(tmp_path):
     save(tmp_path, "good/0.png", "bad/1.png", "bad/2.png", "mask/1.png")
     for name in (b"\xff.txt", b"a\nb.txt", b"bad/\xff.png"):

@@ -21,9 +21,12 @@ from datasets.references import COLUMNS, reference_rows
 from datasets.splits import read_split
 from models.clip.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
+from tests.reports import new_folder
 from utils.errors import InputError
 from utils.evaluation.metrics import EXTRA_METRICS, IMAGE_METRICS, METRICS
 from utils.experiment.plan import plan_benchmark
+from utils.files import write_text
+from utils.results.folder import ResultFolder
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
@@ -245,6 +248,22 @@ def test_results_of_other_settings_are_not_mixed(mvtec_result, mvtec_settings, c
     assert str(caught.value).startswith(message)
     assert "choose another result folder with --result-dir" in str(caught.value)
     assert contents(mvtec_result) == before
+
+
+def test_only_a_folder_with_results_is_bound_to_its_settings(tmp_path):
+    folder = new_folder(tmp_path)
+    (tmp_path / "run.log").write_text("interrupted")
+    record, settings_json = folder.record, tmp_path / "settings.json"
+    ResultFolder(tmp_path, record, {"split_sha256": "other"})
+    assert json.loads(settings_json.read_text())["fingerprint"] == {"split_sha256": "other"}
+    write_text(tmp_path / "scores/bottle.npz", "of an unfinished category")
+    with pytest.raises(InputError, match=r"or delete .*, which holds the results from before"):
+        ResultFolder(tmp_path, record, {"split_sha256": "third"})
+    write_text(tmp_path / "features/features.json", "{}")
+    with pytest.raises(InputError, match=r"--result-dir .with --features .* kept there") as caught:
+        ResultFolder(tmp_path, record, {"split_sha256": "third"})
+    assert "delete" not in str(caught.value)
+    assert json.loads(settings_json.read_text())["fingerprint"] == {"split_sha256": "other"}
 
 
 @pytest.mark.parametrize("text", ["{}", "[]"])

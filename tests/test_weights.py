@@ -161,6 +161,8 @@ def test_an_unknown_source_of_weights_names_the_tags_and_the_papers_weights(conf
             load_clip("ViT-B-16-plus-240", pretrained)
         assert expected in str(caught.value)
         assert "f65b63da" in str(caught.value)
+    with pytest.raises(InputError, match=r"has no weights of .*; add --pretrained with its weight"):
+        load_clip(config, "laion400m_e31")
     with pytest.raises(InputError, match=r"has none of open_clip_model\.safetensors"):
         load_clip(config, str(tmp_path / "folder"))
     with pytest.raises(InputError, match=r"does not end in one of \.pt"):

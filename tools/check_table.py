@@ -26,7 +26,7 @@ from utils.compare.sources import dataset_beside, read_zero_shot, remark_on_cate
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.report.markdown import UNPUBLISHED, cell, table
-from utils.results.summary import MEAN, published_for
+from utils.results.summary import MEAN, published_zero_shot
 
 KEYS = ["category", "metric"]
 NEVER_ZERO = ["image_aupr", "image_f1_max"]  # where defined
@@ -119,8 +119,7 @@ SOUND_RULES = undefined_as_zero, constant_windows, mean_iou_as_pro, squashed
 
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
     """Compare rows with the published ones and find faults; `InputError` if none is published."""
-    published = published_for(dataset).query("shots == 0").set_index(KEYS)
-    published = published["paper"].fillna(published["public"]).dropna().rename("published")
+    published = published_zero_shot(dataset, set(rows["category"]))
     both = rows.set_index(KEYS).join(published, how="inner")
     by_category = both.drop(MEAN, level="category", errors="ignore")
     both = (both if set(rows["category"]) == {MEAN} else by_category).dropna()

@@ -29,6 +29,7 @@ from utils.cli import label
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path
 
+IMAGES = "an image or a folder of images"
 MAX_NAME_BYTES = 251  # of the name of an image; a heatmap's may have ".png" in addition
 
 
@@ -55,7 +56,8 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     for option in ("images", "references", "masks"):
         path = getattr(request, option)
         if path is not None and not path.exists():
-            raise InputError(f"{label(option)}: {path} does not exist; give a folder of images")
+            noun = "a mask or a folder of masks" if option == "masks" else IMAGES
+            raise InputError(f"{label(option)}: {path} does not exist; give {noun}")
     root = real_path(request.images if request.images.is_dir() else request.images.parent)
     tests, references = list_tests(request), list_references(request)
     messages = tests.messages("images") + references.messages("references")
@@ -73,6 +75,12 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     names = distinct_references(tests, references, checked, messages)
     peaks = [inspection.peak for inspection in checked.values()]
     sizes = {path: inspection.size for path, inspection in checked.items()}
+    shorter_side = max(map(min, sizes.values()))
+    if request.tile >= shorter_side:
+        messages.append(
+            f"warning: --tile {request.tile} has no effect: the shorter side of every image is at "
+            f"most {shorter_side} pixels"
+        )
     samples = label_samples(request, tests, sizes, messages)
     used = [{name: sizes[name] for name in group} for group in ([s.image for s in samples], names)]
     return CustomImages(

@@ -25,6 +25,7 @@ from utils.results.folder import (
     FEATURES_FOLDER,
     FEATURES_JSON,
     describe_changes,
+    holds_results,
     read_json,
 )
 
@@ -97,7 +98,7 @@ def required_precision(result_dir: Path, features: str, features_precision: str)
     """
     required = {"keep": features_precision, "off": EXACT}.get(features)
     path = result_dir / "settings.json"
-    if not path.exists():
+    if not path.exists() or not holds_results(result_dir):
         return required
     recorded = read_json(path, "fingerprint")["fingerprint"].get("features_precision", EXACT)
     if required not in (None, recorded):

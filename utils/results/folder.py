@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from utils.cli import label
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
+from utils.log import log
 
 if TYPE_CHECKING:  # it loads torch
     from utils.stopwatch import Stopwatch
@@ -38,6 +39,7 @@ MAX_NAMES = 3  # of the images that it names
 # Settings that fingerprints lack if they have these values: they are newer than some folders.
 LATER_SETTINGS = {"method": "winclip", "maps": True, "extra_metrics": False, "multi_crop": "none"}
 MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # settings that runs without maps lack
+BEFORE_RESULTS = {"settings.json", "run.log", ".lock"}  # written before a category is scored
 FEATURES_FOLDER = "features"  # of kept features, in a result folder
 FEATURES_JSON = "features.json"  # in that folder; without it, there are no features
 EXACT = "fp32"  # the precision in which features are not rounded
@@ -51,7 +53,7 @@ class ResultFolder:
     settings, notes, weights, device, processes. The class adds fingerprint, versions,
     git_revision, started, seconds (per stage, summed over all runs that wrote to the folder; a
     stopped run counts up to its last finished category) and seconds_total. Raises `InputError` if
-    the folder was made with another `fingerprint`.
+    the folder holds results of another `fingerprint`.
     """
 
     def __init__(self, path: Path, record: dict, fingerprint: dict):
@@ -71,8 +73,15 @@ class ResultFolder:
             earlier = read_json(
                 file, "fingerprint", "settings", "started", "seconds", "seconds_total"
             )
-            self._refuse_to_mix(earlier)
-            self.record |= {name: earlier[name] for name in ("started", "seconds", "seconds_total")}
+            changes = self._changes_since(earlier)
+            if changes and holds_results(path):
+                self._refuse_to_mix(earlier, changes)
+            elif changes:
+                text = summarise_changes(changes)
+                log.info(f"{path} holds no results yet, so the run starts anew: {text}")
+            else:
+                kept = "started", "seconds", "seconds_total"
+                self.record |= {name: earlier[name] for name in kept}
         elif self.finished():
             raise InputError(
                 f"{path} has finished categories but no settings.json that says how they were "
@@ -80,20 +89,23 @@ class ResultFolder:
             )
         self._write_record()
 
-    def _refuse_to_mix(self, earlier: dict) -> None:
+    def _changes_since(self, earlier: dict) -> list[str]:
         fingerprints = earlier["fingerprint"], self.record["fingerprint"]
         changes = describe_changes(*fingerprints, self.record["settings"])
-        if changes:
-            protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
-            if protocols[0] != protocols[1]:  # it stands for several settings
-                changes.insert(0, describe_change("--protocol", *protocols))
-            before, now = (fingerprint.get("images", {}).items() for fingerprint in fingerprints)
-            only_new = "; to score only the new images, give a folder that holds only them"
-            hint = only_new if before < now else ""
-            raise InputError(
-                f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}, or delete "
-                f"{self.path}, which holds the results from before{hint}"
-            )
+        protocols = [record["settings"].get("protocol") for record in (earlier, self.record)]
+        if changes and protocols[0] != protocols[1]:  # it stands for several settings
+            changes.insert(0, describe_change("--protocol", *protocols))
+        return changes
+
+    def _refuse_to_mix(self, earlier: dict, changes: Sequence[str]) -> None:
+        records = earlier, self.record
+        before, now = (record["fingerprint"].get("images", {}).items() for record in records)
+        only_new = "; to score only the new images, give a folder that holds only them"
+        hint = only_new if before < now else ""
+        raise InputError(
+            f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}"
+            f"{alternative_to_another_folder(self.path)}{hint}"
+        )
 
     def _write_record(self) -> None:
         text = json.dumps(self.record, indent=2, ensure_ascii=False) + "\n"
@@ -116,6 +128,18 @@ class ResultFolder:
     def finished(self) -> dict[str, dict]:
         """Return the records of the finished categories, sorted by name."""
         return read_finished(self.path)
+
+
+def holds_results(path: Path) -> bool:
+    """Return whether a result folder holds more than a run writes before its first result."""
+    return any(file.name not in BEFORE_RESULTS for file in path.iterdir())
+
+
+def alternative_to_another_folder(path: Path) -> str:
+    """Return advice on a folder with results of other settings; deleting it may lose features."""
+    if (path / FEATURES_FOLDER / FEATURES_JSON).exists():
+        return f" (with --features {path} to use the features kept there)"
+    return f", or delete {path}, which holds the results from before"
 
 
 def read_finished(path: Path) -> dict[str, dict]:

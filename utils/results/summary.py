@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from utils.errors import InputError
 from utils.evaluation.metrics import metric_order
 from utils.files import write_text
 from utils.results.methods import WINCLIP, method_of, variant_of
@@ -93,6 +94,27 @@ def published_for(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
     for table in (public[[*KEYS, "public", "public_source"]], others):
         numbers = numbers.merge(table, on=KEYS, how="outer", validate="1:1")
     return numbers.fillna({"other_sources": 0}).astype({"other_sources": "Int64"})
+
+
+def published_zero_shot(dataset: str, categories: Collection[str]) -> pd.Series:
+    """Return the published 0-shot numbers of WinCLIP by category and metric, in percent.
+
+    They are the paper's, or else those of the closest public code. Raises `InputError` if there are
+    none, or only means although `categories` are others.
+    """
+    numbers = published_for(dataset).query("shots == 0").set_index(["category", "metric"])
+    numbers = numbers["paper"].fillna(numbers["public"]).dropna().rename("published")
+    if numbers.empty:
+        raise InputError(
+            f"no 0-shot numbers of WinCLIP are published for {dataset}, so there is nothing to "
+            "compare the table with"
+        )
+    if set(numbers.index.get_level_values("category")) == {MEAN} and set(categories) != {MEAN}:
+        raise InputError(
+            f"no value of the table is in a category published for {dataset}: only means are; give "
+            f'a table of means alone, with the category "{MEAN}"'
+        )
+    return numbers
 
 
 def published_beside(settings: Mapping) -> pd.DataFrame:

@@ -93,6 +93,11 @@ def check_false_alarms(rate: float | None, references: int) -> None:
     """Raise `InputError` if there are too few references for the rate of false alarms."""
     if rate is None:
         return
+    if not references:
+        raise InputError(
+            f"FALSE_ALARMS = {rate:g}: a threshold needs reference images; add --references with a "
+            "folder of good ones"
+        )
     needed = max(2, math.ceil(1 / Fraction(str(rate))) - 1)
     if references < needed:
         raise InputError(

@@ -319,9 +319,11 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
         log.info(f"\n{explain_scores(len(images.references), settings.method)}")
     if images.faults:
         total = len(images.faults) + len(images.tests) + len(images.references)
+        kinds = "test and reference images" if settings.references else "images"
         raise InputError(
-            f"{len(images.faults)} of {total} test and reference images could not be used; the "
-            f"others were. First problem: {images.faults[0]}; run.log lists all as skipped"
+            f"{len(images.faults)} of {total} {kinds} could not be used; the others were. First "
+            f"problem: {images.faults[0]}; run.log lists all as skipped. Once they can be used, "
+            f"choose {ANOTHER_FOLDER}: {folder} holds the results without them"
         )
 
 

@@ -263,7 +263,8 @@ def describe_resizing(settings: Settings, side: int) -> str:
     if settings.resize == "centre_crop":
         return f"images are resized to {side} pixels at their shorter side and cropped to a square"
     if settings.tile:
-        return f"images are cut into tiles of {settings.tile} pixels, each resized to {side}"
+        tiles = f"square tiles of {settings.tile} pixels, or of their shorter side if it is less"
+        return f"images are cut into {tiles}, each resized to {side}"
     return f"the shorter side of images is resized to {side} pixels; --tile N keeps small defects"
 
 
