@@ -213,8 +213,8 @@ def locate_weights(name: str, pretrained: str, tag_config: dict) -> Path:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         if not tags:  # PRETRAINED may be the method's tag, which the user has not given
             raise InputError(
-                f"PRETRAINED: open_clip has no weights of {name}; add --pretrained with its weight "
-                f'file, or a folder with one ("{pretrained}" is neither)'
+                f"open_clip has no weights of {name}; add --pretrained with its weight file, or a "
+                f'folder with one ("{pretrained}" is neither)'
             )
         problem = f"is not a file, a folder or a tag of {name} (its tags: {tags})"
         raise InputError(f"{spell('pretrained', pretrained)} {problem}; {advice}")

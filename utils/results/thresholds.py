@@ -95,8 +95,8 @@ def check_false_alarms(rate: float | None, references: int) -> None:
         return
     if not references:
         raise InputError(
-            f"FALSE_ALARMS = {rate:g}: a threshold needs reference images; add --references with a "
-            "folder of good ones"
+            f"{spell('false_alarms', rate)}: a threshold needs reference images; add --references "
+            "with a folder of good ones"
         )
     needed = max(2, math.ceil(1 / Fraction(str(rate))) - 1)
     if references < needed:
