@@ -211,10 +211,13 @@ def locate_weights(name: str, pretrained: str, tag_config: dict) -> Path:
         raise InputError(f"{label('pretrained')}: the folder {path} has none of {names}; {advice}")
     if not path.is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        if not tags:  # PRETRAINED may be the method's tag, which the user has not given
+        if not tags:
+            # The method's default, which the user has not given, is a tag of another model.
+            is_tag = any(tag == pretrained for _, tag in open_clip.list_pretrained())
+            problem = f"{spell('pretrained', pretrained)} is not a file or a folder; "
             raise InputError(
-                f"open_clip has no weights of {name}; add --pretrained with its weight file, or a "
-                f'folder with one ("{pretrained}" is neither)'
+                f"{'' if is_tag else problem}open_clip has no weights of {name}; add --pretrained "
+                "with its weight file, or a folder with one"
             )
         problem = f"is not a file, a folder or a tag of {name} (its tags: {tags})"
         raise InputError(f"{spell('pretrained', pretrained)} {problem}; {advice}")
