@@ -13,11 +13,12 @@ from PIL import Image
 
 from datasets import mpdd, mvtec, visa
 from datasets.official import OFFICIAL, count_images, count_mismatches
-from datasets.prepare import Options, prepare
+from datasets.prepare import DEFAULT_SHOTS, Options, prepare
 from datasets.splits import read_depths, read_notes, read_root, read_split
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
 from utils.errors import InputError
+from utils.experiment.options import DataOptions
 
 
 def prepare_mvtec(root: Path, splits: Path, **options) -> list[Path]:
@@ -60,6 +61,7 @@ def test_an_incomplete_dataset_is_written_if_allowed(tmp_path, capsys):
     assert "incomplete, as allowed (missing: cable" in printed
     words = f"--data-root {root.resolve()} --split {files[0]}"
     assert f"to run it: python run_winclip.py {words}\n" in printed
+    assert DataOptions.shots == DEFAULT_SHOTS  # which the command leaves out
     assert read_root("mvtec", tmp_path / "splits") == root.resolve()
 
 

@@ -78,8 +78,8 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     shorter_side = max(map(min, sizes.values()))
     if request.tile >= shorter_side:
         messages.append(
-            f"warning: --tile {request.tile} has no effect: the shorter side of every image is at "
-            f"most {shorter_side} pixels"
+            f"warning: --tile {request.tile} has no effect on the size of the tiles: the shorter "
+            f"side of every image is at most {shorter_side} pixels"
         )
     samples = label_samples(request, tests, sizes, messages)
     used = [{name: sizes[name] for name in group} for group in ([s.image for s in samples], names)]

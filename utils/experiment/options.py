@@ -71,7 +71,7 @@ class MethodOptions:
     """An open_clip tag, a weight file, a folder that contains one, or "random";
     "auto": the method's."""
     protocol: Literal["paper", "public"] = "paper"
-    """What the paper does, or what the closest public code does (docs/protocol.md).
+    """Follow the paper, or the closest public code (docs/protocol.md).
     Sets the next eight options, each of which can also be given."""
     templates: Annotated[Templates | None, by_protocol(get_args(Templates))] = None
     """The paper's 22 prompt templates, or the public list of 21."""

@@ -143,8 +143,7 @@ def load(
         given = settings.checkpoint, settings.dataset
         return clip, load_method(settings.method, clip, *given, prepare), kept_features
     prepare()
-    few_shot = any(task.references for task in experiment.tasks)
-    reads_patches = few_shot or settings.features == "keep"
+    reads_patches = settings.few_shot or settings.features == "keep"
     return clip, winclip_method(settings, clip, reads_patches), kept_features
 
 
@@ -219,8 +218,7 @@ def open_folder(
     if precision != EXACT:  # otherwise as before there were kept features
         fingerprint["features_precision"] = precision
     notes = [*notes_on_weights(weights, checkpoint), *method.notes, *experiment.notes]
-    few_shot = any(setting.shots for task in experiment.tasks for setting in task.shot_settings)
-    if settings.method == "winclip" and not settings.maps and few_shot:
+    if settings.method == "winclip" and not settings.maps and settings.few_shot:
         notes.append(PATCH_TOKENS_NOTE)
     if precision != EXACT:
         notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")
