@@ -1,11 +1,14 @@
 """Test panels: equal scores have equal colours, hot spots and contours the right position."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils.errors import InputError
-from utils.files import write_png
+from utils.files import encode_png, write_png
 from utils.results.heatmaps import (
     CONTOUR,
     IMAGE_HEIGHT,
@@ -144,6 +147,17 @@ def test_rerun_writes_the_same_png(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     read = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
     assert (read == draw_panel(GREY, GOOD, [("x", spot(1, 1), 0.5, (0, 1))], "a")).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (5, 7), (5, 7, 3), (2, 70000), (90, 400, 3)])
+def test_opencv_and_pillow_read_the_pixels_of_a_png(shape):
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for pixels in (noise, np.sort(noise, axis=0), noise[:, ::-1]):
+        data = encode_png(pixels)
+        with Image.open(io.BytesIO(data)) as image:
+            assert (np.asarray(image) == pixels).all()
+        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert (read == (pixels if pixels.ndim == 2 else pixels[..., ::-1])).all()
 
 
 def test_a_folder_that_cannot_be_written_raises_one_sentence(tmp_path):

@@ -2,19 +2,24 @@
 
 import hashlib
 import os
+import struct
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 
 from utils.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]  # the root of the checkout
 CHUNK = 1 << 20  # bytes read at a time for a checksum
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_GREY, PNG_RGB, PNG_FILTER_UP = 0, 2, 2  # as the PNG specification numbers them
 cv2.setNumThreads(1)  # a forked worker process would wait for threads that only its parent has
 
 
@@ -55,12 +60,28 @@ def write_text(path: Path, text: str) -> None:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write `pixels`, (H, W) grey or (H, W, 3) RGB uint8, to `path` as a PNG file, atomically."""
-    channels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    # Without a compression level, OpenCV uses level 1 and one filter for all lines. Letting it
-    # choose the filters saves 5 % of a file and takes twice as long.
-    _, data = cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_STRATEGY, 0])
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(encode_png(pixels))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode (H, W) grey or (H, W, 3) RGB uint8 as PNG, with the filter "up" on all lines.
+
+    ISA-L compresses a heatmap's panel in a sixth of the time that OpenCV takes, and smaller.
+    """
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
+    lines = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    lines[:, 0] = PNG_FILTER_UP
+    lines[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    colour_type = PNG_GREY if pixels.ndim == 2 else PNG_RGB
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)  # 8 bits a channel
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(lines)), (b"IEND", b""))
+    return PNG_SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 def sha256_of(path: Path) -> str:
