@@ -46,7 +46,7 @@ def metric_chart(name: str, rows: pd.DataFrame) -> Markup:
     return dot_chart(metrics, series, f"The metrics of {name}; the tables list the values")
 
 
-def compares(rows: pd.DataFrame) -> bool:
+def has_comparisons(rows: pd.DataFrame) -> bool:
     """Return whether some rows of a summary have several numbers of one metric to compare."""
     return rows["shots"].nunique() > 1 or bool(has_published(rows).any())
 
@@ -65,7 +65,7 @@ def category_section(
     return {
         "name": name,
         "labelled": labelled,
-        "chart": metric_chart(name, rows) if compares(rows) else None,
+        "chart": metric_chart(name, rows) if has_comparisons(rows) else None,
         "runs": [
             run_section(name, data, index, values, threshold)
             for index, threshold in enumerate(thresholds)
