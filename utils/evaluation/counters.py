@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-BATCH = 1 << 23  # scores sorted together, about: so many that searching thresholds costs little
+BATCH = 1 << 23  # scores sorted together, about: enough that looking up thresholds costs little
 
 
 class ScoreCounter(Protocol):

@@ -1,6 +1,7 @@
 """Draw the charts of report.html and collect its numbers, category by category."""
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def metric_chart(name: str, rows: pd.DataFrame) -> Markup:
 
 
 def has_comparisons(rows: pd.DataFrame) -> bool:
-    """Return whether some rows of a summary have several numbers of one metric to compare."""
+    """Return whether some rows of a summary have several numbers for one metric."""
     return rows["shots"].nunique() > 1 or bool(has_published(rows).any())
 
 
@@ -93,16 +94,14 @@ def run_section(
     threshold: Threshold | None,
 ) -> dict:
     """Return the threshold, mistakes and histogram of one shown run of a category."""
-    run, images = data["runs"][index], data["images"]
+    run = data["runs"][index]
+    scores = np.array([image["scores"][index] for image in data["images"]])
+    labels = np.array([image["label"] for image in data["images"]])
+    good, anomalous = scores[labels != 1], scores[labels == 1]
     reference = None
     if threshold and threshold.source == REFERENCES:
-        above = sum(bool(threshold.exceeded_by(image["scores"][index])) for image in images)
-        reference = {"value": threshold.value, "above": above, "images": len(images)}
-    outcomes = [outcome(image["scores"][index], image["label"], threshold) for image in images]
-    good, anomalous = (
-        np.array([image["scores"][index] for image in images if (image["label"] == 1) == positive])
-        for positive in (False, True)
-    )
+        reference = {"above": threshold.exceeded_by(scores).sum(), "images": len(scores)}
+    outcomes = list(map(outcome, scores, labels, repeat(threshold)))
     kinds = (CORRECT, MISSED, FALSE_ALARM)
     counts = {kind: UNDEFINED if threshold is None else outcomes.count(kind) for kind in kinds}
     label = (

@@ -11,7 +11,7 @@ import pandas as pd
 
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
-from utils.results.folder import read_json
+from utils.results.folder import read_record
 from utils.results.methods import has_maps, method_name, method_of, variant_of
 from utils.results.scores import run_name
 from utils.results.summary import (
@@ -31,8 +31,7 @@ UNPUBLISHED = "-"
 
 def write_summary_page(folder: Path) -> str:
     """Write summary.md from summary.csv and settings.json of `folder`; return its text."""
-    record = read_json(folder / "settings.json", "title", "categories", "settings", "notes")
-    page = summary_page(read_summary(folder), record)
+    page = summary_page(read_summary(folder), read_record(folder))
     write_text(folder / "summary.md", page)
     return page
 

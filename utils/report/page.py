@@ -38,7 +38,7 @@ from utils.report.markdown import (
     source_names,
 )
 from utils.results.defects import read_defects
-from utils.results.folder import read_finished, read_json
+from utils.results.folder import read_finished, read_record
 from utils.results.methods import METHOD_NAMES, has_maps, method_name, variant_of
 from utils.results.scores import run_name
 from utils.results.summary import (
@@ -58,7 +58,7 @@ def write_report(folder: Path) -> None:
 
     Raise `InputError` if a file that the run wrote there is damaged.
     """
-    record = read_json(folder / "settings.json", "title", "categories", "settings", "notes")
+    record = read_record(folder)
     order, finished = record["categories"].index, read_finished(folder)
     finished = {name: finished[name] for name in sorted(finished, key=order)}  # as in the tables
     defects = read_defects(folder)

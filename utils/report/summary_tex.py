@@ -23,7 +23,7 @@ from utils.report.markdown import (
     shown_rows,
     source_rows,
 )
-from utils.results.folder import read_json
+from utils.results.folder import read_record
 from utils.results.latex import escape, latex_float, latex_table
 from utils.results.methods import variant_of
 from utils.results.scores import run_name
@@ -34,8 +34,8 @@ USAGE = r"% Needs \usepackage{booktabs, graphicx}. Include it with \input; each 
 
 def write_summary_tex(folder: Path) -> None:
     """Write summary.tex from summary.csv and settings.json of `folder`."""
-    record = read_json(folder / "settings.json", "title", "categories", "settings", "notes")
-    write_text(folder / "summary.tex", summary_tex(read_summary(folder), record, folder.name))
+    text = summary_tex(read_summary(folder), read_record(folder), folder.name)
+    write_text(folder / "summary.tex", text)
 
 
 def summary_tex(summary: pd.DataFrame, record: Mapping, run: str) -> str:
