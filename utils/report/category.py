@@ -102,8 +102,12 @@ def run_section(
     if threshold and threshold.source == REFERENCES:
         reference = {"above": threshold.exceeded_by(scores).sum(), "images": len(scores)}
     outcomes = list(map(outcome, scores, labels, repeat(threshold)))
-    kinds = (CORRECT, MISSED, FALSE_ALARM)
-    counts = {kind: UNDEFINED if threshold is None else outcomes.count(kind) for kind in kinds}
+    correct, missed, false_alarms = (
+        UNDEFINED if threshold is None else outcomes.count(kind)
+        for kind in (CORRECT, MISSED, FALSE_ALARM)
+    )
+    f1 = percent(values, run, "image_f1_max")
+    shown_threshold = UNDEFINED if threshold is None else f"{threshold.value:.4f}"
     label = (
         f"Image scores of {name}, {run['name']}: {len(good)} good or unlabelled and "
         f"{len(anomalous)} anomalous images"
@@ -111,11 +115,10 @@ def run_section(
     return {
         "shots": run["shots"],
         "name": run["name"],
-        "threshold": UNDEFINED if threshold is None else f"{threshold.value:.4f}",
-        "f1": percent(values, run, "image_f1_max"),
-        "missed": counts[MISSED],
-        "false_alarms": counts[FALSE_ALARM],
-        "correct": counts[CORRECT],
+        "threshold": shown_threshold,
+        "missed": missed,
+        "false_alarms": false_alarms,
+        "row": [run["name"], shown_threshold, f1, correct, missed, false_alarms],
         "reference": reference,
         "histogram": histogram(good, anomalous, threshold and threshold.value, label),
     }

@@ -22,6 +22,7 @@ from utils.report.charts import style
 from utils.report.data import read_category_data, thresholds_of
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
 from utils.report.markdown import (
+    UNPUBLISHED,
     cell,
     count_categories,
     difference,
@@ -121,7 +122,7 @@ def report_page(
         has_defects=has_defects,
         has_seeds=any(run["seeds"] for run in shots),
         **result_section(summary, list(finished), record),
-        seven={metric: METRIC_NAMES[metric] for metric in METRICS},
+        seven=[METRIC_NAMES[metric] for metric in METRICS],
         others=other_rows(others),
         sources=source_list(summary, others, settings),
         categories=sections,
@@ -223,13 +224,14 @@ def table_blocks(summary: pd.DataFrame) -> list[dict]:
     ]
 
 
-def other_rows(others: pd.DataFrame) -> list[dict]:
-    """Return a row of published means for each source and number of shots in `others`."""
-    return [
-        {"method": METHOD_NAMES[method], "shots": shots, "source": source}
-        | dict(zip(rows["metric"], rows["value"], strict=True))
-        for (shots, method, source), rows in others.groupby(["shots", "method", "source"])
-    ]
+def other_rows(others: pd.DataFrame) -> list[list[str]]:
+    """Return source, method, shots and published means for each source and number of shots."""
+    table = []
+    for (shots, method, source), rows in others.groupby(["shots", "method", "source"]):
+        means = dict(zip(rows["metric"], map(cell, rows["value"]), strict=True))
+        means = [means.get(metric, UNPUBLISHED) for metric in METRICS]
+        table.append([source, METHOD_NAMES[method], shots, *means])
+    return table
 
 
 def source_list(summary: pd.DataFrame, others: pd.DataFrame, settings: Mapping) -> list[dict]:

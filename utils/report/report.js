@@ -211,7 +211,7 @@ function enlarge(index) {
   );
   if (image.panel) {
     const href = image.panel.split("/").map(encodeURIComponent).join("/");
-    byId("large-facts").append(make("a", { href, textContent: "Open the full-size panel" }));
+    byId("large-facts").append(make("a", { href, textContent: "Open the heatmap panel" }));
   }
   const maps = image.scores.map((score, run) => {
     const { name, threshold, scale } = runOf(image, run);

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 
 from utils.report.charts import Axes, horizontal_grid, name_lines, round_ticks, svg, text
@@ -49,7 +50,7 @@ def waterfall_chart(
         elements += connector(axes, column, before)
         elements += bar(axes, column, (before, after), kind_of(step.gain))
         elements += interval(axes, column, before + step.low, before + step.high)
-        highest = max(before, after, *[before + step.high] * (step.high == step.high))
+        highest = np.nanmax([before, after, before + step.high])
         elements += labels(axes, column, highest, difference(step.gain), step.name)
     last, end = len(steps) + 1, levels[-1]
     elements += connector(axes, last, end)

@@ -131,7 +131,7 @@ def load_arrays(
         raise InputError(f"there is no score file {path}; run the benchmark to write it") from error
     except Exception as error:  # NumPy and zipfile document no common base class for damaged files
         raise InputError(
-            f"{path} is damaged ({describe_error(error)}); delete it and its category in done/, "
+            f"{path} is damaged ({describe_error(error)}); delete it and done/{path.stem}.json, "
             "then run again"
         ) from error
 
