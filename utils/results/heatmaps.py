@@ -136,11 +136,6 @@ def blend(colour: np.ndarray, grey: np.ndarray | int) -> np.ndarray:
     return np.rint(OVERLAY * colour + (1 - OVERLAY) * grey).astype(np.uint8)
 
 
-def colours(values: np.ndarray, scale: ColourRange) -> np.ndarray:
-    """Colour the scores of a map: (h, w) to (h, w, 3) uint8 RGB."""
-    return palette()[score_levels(values, scale)]
-
-
 def score_levels(values: np.ndarray, scale: ColourRange) -> np.ndarray:
     """Quantise scores to uint8: 0 and 255 are the ends of `scale`, or beyond them.
 
