@@ -16,11 +16,11 @@ from utils.results.heatmaps import (
     TITLE_LINE,
     TITLE_SIZE,
     colour_range,
-    colours,
     draw_contour,
     draw_panel,
     fit,
     overlay,
+    palette,
     shorten_middle,
     wrap_words,
 )
@@ -33,6 +33,11 @@ def spot(row, column, size=15):
     values = np.zeros((size, size), np.float32)
     values[row, column] = 1
     return values
+
+
+def colours(values, scale):
+    """Return the colours of a map over a black image."""
+    return overlay(np.zeros((*values.shape, 3), np.uint8), values, scale)
 
 
 def brightness(image):
@@ -64,7 +69,7 @@ def test_one_score_has_one_colour_in_every_image_with_the_same_scale():
 
 
 def test_a_higher_score_is_brighter():
-    ramp = colours(np.linspace(0, 1, 256)[None], (0, 1))
+    ramp = palette()[None]
     assert (np.diff(cv2.cvtColor(ramp, cv2.COLOR_RGB2GRAY)[0].astype(int)) >= 0).all()
 
 

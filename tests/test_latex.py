@@ -33,7 +33,7 @@ def test_rows_with_the_same_first_cell_form_a_group():
 
 
 def test_the_summary_has_the_paper_the_closest_public_and_our_numbers():
-    means, _, one_shot = visa_summary().split(r"\end{table}")[:3]
+    means, zero_shot, one_shot = visa_summary().split(r"\end{table}")[:3]
     assert r"0 & paper & 78.1 \\" in means
     assert r" & accurate\_winclip & 75.5 \\" in means
     assert r"1 & paper & 83.8 $\pm$ 4.0 \\" in means
@@ -41,6 +41,8 @@ def test_the_summary_has_the_paper_the_closest_public_and_our_numbers():
     assert r"pipe\_fryum & accurate\_winclip & 88.0 \\" in one_shot
     assert r"RANDOM WEIGHTS: 100 \% noise." in means
     assert "2 seeds" in one_shot
+    legend = "deviation over seeds. Means are taken over categories"
+    assert [legend in text for text in (means, zero_shot, one_shot)] == [True, False, True]
 
 
 def test_labels_name_the_result_folder_so_that_a_paper_can_include_several_runs():

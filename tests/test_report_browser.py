@@ -158,7 +158,7 @@ def test_controls_and_keys_work(browse, page, tmp_path):
         set("sort", "score-up");
         const sorted = scores();
         set("shots", "1");
-        const table = [...document.querySelectorAll("#numbers [data-shots]")]
+        const table = [...document.querySelectorAll("#results [data-shots]")]
           .map((table) => table.checkVisibility());
         document.querySelector("#cards button").click();
         const opened = [byId("large").open, byId("large-title").textContent];

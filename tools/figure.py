@@ -89,7 +89,7 @@ def draw_figure(options: Options) -> Path:
     labels = [f"{folder.resolve().name}\n" if len(folders) > 1 else "" for folder in folders]
     labels = [f"{labels[results.index(result)]}{count}-shot" for result, count in columns]
     notes = [read_json(folder / "settings.json", "notes")["notes"] for folder in folders]
-    note = "; ".join(dict.fromkeys(text for texts in notes for text in texts))
+    note = ". ".join(dict.fromkeys(text for texts in notes for text in texts))
     sheet = lay_out(rows, names, ["image", "ground truth", *labels], note)
     output = options.output.expanduser() if options.output else folders[0] / "figure.png"
     with atomic_path(output) as temporary:

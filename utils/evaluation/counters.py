@@ -6,35 +6,28 @@ which is faster for most maps.
 
 import itertools
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-BATCH = 1 << 23  # scores sorted together, about: so many that searching thresholds costs little
+if TYPE_CHECKING:  # numba takes long to load
+    from utils.evaluation.rank_index import CompiledCounter
 
-
-class ScoreCounter(Protocol):
-    """Counts at K thresholds, in ascending order."""
-
-    def ranks(self, thresholds: np.ndarray) -> np.ndarray:
-        """Return the index, from 0 in ascending order, of each given threshold: (n,) int64."""
-
-    def count(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        """Return how many scores in `arrays`, each (n,), are < and <= each threshold: (2, K)."""
+BATCH = 1 << 23  # scores sorted together, about: enough that looking up thresholds costs little
 
 
 class SortingCounter:
-    """Count scores of any float type against the distinct values among `thresholds` (n,)."""
+    """Count scores of any float type at K thresholds, the distinct values in `thresholds` (n,)."""
 
     def __init__(self, thresholds: np.ndarray):
         self.thresholds = np.unique(thresholds)
 
     def ranks(self, thresholds: np.ndarray) -> np.ndarray:
-        """Return the index of each given threshold, as `ScoreCounter` does."""
+        """Return the index, from 0 in ascending order, of each given threshold: (n,) int64."""
         return np.searchsorted(self.thresholds, thresholds)
 
     def count(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        """Count scores, as `ScoreCounter` does."""
+        """Return how many scores in `arrays`, each (n,), are < and <= each threshold: (2, K)."""
         counts = np.zeros((2, len(self.thresholds)), np.int64)
         arrays = iter(arrays)
         for first in arrays:
@@ -46,13 +39,13 @@ class SortingCounter:
         return counts
 
 
-def score_counter(scores: np.ndarray, compiled: bool) -> ScoreCounter:
+def score_counter(scores: np.ndarray, compiled: bool) -> "SortingCounter | CompiledCounter":
     """Return a counter whose thresholds are the distinct values among `scores` (n,).
 
     It is the compiled one if `compiled`, unless that does not support the scores.
     """
     if compiled:
-        from utils.evaluation.rank_index import CompiledCounter  # numba takes long to load
+        from utils.evaluation.rank_index import CompiledCounter
 
         if CompiledCounter.supports(scores):
             return CompiledCounter(scores)

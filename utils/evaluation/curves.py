@@ -1,4 +1,4 @@
-"""The curves behind the metrics, as points to draw.
+"""Compute the curves behind the metrics, as points to draw.
 
 They come from `ScoreCounts`, so the area under each is exactly its metric; `subsample` then leaves
 as many points as a small chart can show.
@@ -19,7 +19,7 @@ def image_curves(scores: np.ndarray, labels: np.ndarray) -> dict[str, Curve]:
     Each has at most MAX_POINTS points. Arguments and errors are those of `image_metrics`.
     """
     scores, labels = check_images(scores, labels)
-    # Images are counted as the pixels of a single 1 x N map.
+    # Counted as a 1 x N map, to share the code below; scikit-learn's ROC curve has other points.
     counts = PixelEvaluator(labels[None, None]).count_scores(scores[None, None])
     return {
         "image_auroc": subsample(cumulative_curve(counts, counts.positives)),

@@ -1,4 +1,4 @@
-"""The seven metrics: image and pixel AUROC, AUPR and F1-max, and pixel AUPRO; and three more.
+"""Compute the seven metrics (image and pixel AUROC, AUPR and F1-max; AUPRO) and three more.
 
 Image metrics come from scikit-learn's curves. Pixel metrics are exact without holding a category's
 maps in memory: every distinct score of an anomalous pixel is a threshold, and for each threshold
@@ -25,8 +25,8 @@ EXTRA_METRICS = ("pixel_aupro_005", "pixel_iou_max", "mean_of_seven")
 FPR_LIMIT = 0.3  # AUPRO is integrated to this false positive rate, and divided by it
 LOW_FPR_LIMIT = 0.05  # of `pixel_aupro_005`, MVTec AD 2's (arXiv 2503.21622)
 F1_TOLERANCE = 1e-12  # above rounding, below the gap between distinct F1 of 10^5 images
-THREADS = min(4, os.cpu_count() or 1)  # each has its own counts, 16 bytes a threshold
-COMPILED_PIXELS = 1 << 21  # in 16 runs, compiled code then saves about what loading it takes
+THREADS = min(4, os.cpu_count() or 1)  # each has its own counts: 16 bytes per threshold
+COMPILED_PIXELS = 1 << 21  # from here, compiled code saves in 16 runs what loading it takes
 STORED_PIXELS = 1 << 24  # maps of 64 MiB in all are read once; larger ones would fill the memory
 
 
@@ -217,9 +217,9 @@ def auroc_aupr_f1_max(counts: ScoreCounts) -> tuple[float, float, float]:
 def extra_metrics(values: Mapping[str, float], counts: ScoreCounts) -> dict[str, float]:
     """Return EXTRA_METRICS in [0, 1] from the METRICS and the score counts of one run.
 
-    They are MVTec AD 2's AUPRO, and from ADer (github.com/zhangzjn/ADer) the maximal IoU, reached
-    at the threshold of F1-max because IoU = F1 / (2 - F1), and mAD, the mean of the METRICS. NaN
-    where one of the metrics that they are computed from is.
+    They are MVTec AD 2's AUPRO and two of ADer (github.com/zhangzjn/ADer): the maximal IoU, which
+    is reached at the threshold of F1-max because IoU = F1 / (2 - F1), and mAD, the mean of the
+    METRICS. Each is NaN if a metric that it is computed from is.
     """
     f1 = values["pixel_f1_max"]
     low = aupro(counts, LOW_FPR_LIMIT) if len(counts.positives) else float("nan")

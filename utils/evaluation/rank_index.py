@@ -51,11 +51,11 @@ class CompiledCounter:
         return bool(used_pages(thresholds.view(np.uint32)).sum() <= min(dense, MAX_PAGES))
 
     def ranks(self, thresholds: np.ndarray) -> np.ndarray:
-        """Return the index of each given threshold, as `ScoreCounter` does."""
+        """Return the index of each given threshold, like `SortingCounter`."""
         return ranks_of(thresholds.view(np.uint32), self.index)
 
     def count(self, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        """Count scores, as `ScoreCounter` does."""
+        """Count scores, like `SortingCounter`."""
         counts = np.zeros(2 * self.index.size + 1, np.uint32)
         for scores in arrays:
             count_slots(scores.view(np.uint32), self.index, counts)

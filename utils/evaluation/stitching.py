@@ -1,4 +1,4 @@
-"""The anomaly map of an image from the maps of its tiles."""
+"""Stitch the maps of an image's tiles into the anomaly map of the image."""
 
 from collections.abc import Sequence
 

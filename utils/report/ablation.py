@@ -16,7 +16,7 @@ from utils.results.latex import escape, latex_float, latex_table
 
 
 class Table(NamedTuple):
-    """A table as text, whatever it is written as."""
+    """A table of text, in any format."""
 
     title: str
     text: str
@@ -33,7 +33,7 @@ class Section(NamedTuple):
     charts: Sequence[tuple[str, Markup | None]]  # the name of a metric; None if it is undefined
     has_published: bool  # whether the charts have published numbers
     tables: Sequence[Table]
-    corners: Table  # on ablation.html alone
+    corners: Table  # only in ablation.html
 
 
 class Page(NamedTuple):

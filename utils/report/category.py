@@ -1,6 +1,7 @@
 """Draw the charts of report.html and collect its numbers, category by category."""
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 import pandas as pd
@@ -46,8 +47,8 @@ def metric_chart(name: str, rows: pd.DataFrame) -> Markup:
     return dot_chart(metrics, series, f"The metrics of {name}; the tables list the values")
 
 
-def compares(rows: pd.DataFrame) -> bool:
-    """Return whether some rows of a summary have several numbers of one metric to compare."""
+def has_comparisons(rows: pd.DataFrame) -> bool:
+    """Return whether some rows of a summary have several numbers for one metric."""
     return rows["shots"].nunique() > 1 or bool(has_published(rows).any())
 
 
@@ -65,7 +66,7 @@ def category_section(
     return {
         "name": name,
         "labelled": labelled,
-        "chart": metric_chart(name, rows) if compares(rows) else None,
+        "chart": metric_chart(name, rows) if has_comparisons(rows) else None,
         "runs": [
             run_section(name, data, index, values, threshold)
             for index, threshold in enumerate(thresholds)
@@ -93,18 +94,20 @@ def run_section(
     threshold: Threshold | None,
 ) -> dict:
     """Return the threshold, mistakes and histogram of one shown run of a category."""
-    run, images = data["runs"][index], data["images"]
+    run = data["runs"][index]
+    scores = np.array([image["scores"][index] for image in data["images"]])
+    labels = np.array([image["label"] for image in data["images"]])
+    good, anomalous = scores[labels != 1], scores[labels == 1]
     reference = None
     if threshold and threshold.source == REFERENCES:
-        above = sum(bool(threshold.exceeded_by(image["scores"][index])) for image in images)
-        reference = {"value": threshold.value, "above": above, "images": len(images)}
-    outcomes = [outcome(image["scores"][index], image["label"], threshold) for image in images]
-    good, anomalous = (
-        np.array([image["scores"][index] for image in images if (image["label"] == 1) == positive])
-        for positive in (False, True)
+        reference = {"above": threshold.exceeded_by(scores).sum(), "images": len(scores)}
+    outcomes = list(map(outcome, scores, labels, repeat(threshold)))
+    correct, missed, false_alarms = (
+        UNDEFINED if threshold is None else outcomes.count(kind)
+        for kind in (CORRECT, MISSED, FALSE_ALARM)
     )
-    kinds = (CORRECT, MISSED, FALSE_ALARM)
-    counts = {kind: UNDEFINED if threshold is None else outcomes.count(kind) for kind in kinds}
+    f1 = percent(values, run, "image_f1_max")
+    shown_threshold = UNDEFINED if threshold is None else f"{threshold.value:.4f}"
     label = (
         f"Image scores of {name}, {run['name']}: {len(good)} good or unlabelled and "
         f"{len(anomalous)} anomalous images"
@@ -112,11 +115,10 @@ def run_section(
     return {
         "shots": run["shots"],
         "name": run["name"],
-        "threshold": UNDEFINED if threshold is None else f"{threshold.value:.4f}",
-        "f1": percent(values, run, "image_f1_max"),
-        "missed": counts[MISSED],
-        "false_alarms": counts[FALSE_ALARM],
-        "correct": counts[CORRECT],
+        "threshold": shown_threshold,
+        "missed": missed,
+        "false_alarms": false_alarms,
+        "row": [run["name"], shown_threshold, f1, correct, missed, false_alarms],
         "reference": reference,
         "histogram": histogram(good, anomalous, threshold and threshold.value, label),
     }

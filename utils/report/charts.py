@@ -222,16 +222,14 @@ def style(series: int) -> str:
     return f"series-{series % STYLES}"
 
 
-def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Return about `about` round values in [low, high], spaced by 1, 2 or 5 times a power of ten.
+def round_ticks(low: float, high: float) -> list[float]:
+    """Return 2 to 6 round values in [low, high], spaced by 1, 2 or 5 times a power of ten.
 
-    >>> round_ticks(0.13, 0.61), [f"{tick:.0f}" for tick in round_ticks(0, 2, about=2)]
-    ([0.2, 0.4, 0.6], ['0', '1', '2'])
+    >>> round_ticks(0.51, 0.595), round_ticks(0, 3)
+    ([0.52, 0.54, 0.56, 0.58], [0.0, 1.0, 2.0, 3.0])
     """
-    power = 10.0 ** np.floor(np.log10((high - low) / about))
-    step = next(
-        power * factor for factor in (1, 2, 5, 10) if (high - low) / power / factor <= about
-    )
+    power = 10.0 ** np.floor(np.log10((high - low) / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / power / factor <= 5)
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
     counts = range(int(first), int(last) + 1)
     return [float(f"{step * count:.12g}") for count in counts]

@@ -27,7 +27,6 @@ images      one object per test image, in the order of the split
 
 import base64
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,20 +35,20 @@ import numpy as np
 
 from datasets.splits import UNKNOWN, Sample
 from utils.evaluation.curves import Curve
-from utils.evaluation.metrics import f1_max_threshold
 from utils.evaluation.stitching import stitch_tiles
 from utils.files import write_text
+from utils.report.markdown import UNDEFINED
 from utils.results.folder import read_json
 from utils.results.heatmaps import ColourRange, colour_range, score_levels
 from utils.results.scores import Scores, shortest_float
-from utils.results.thresholds import F1_MAX, Threshold, reference_threshold
+from utils.results.thresholds import F1_MAX, Threshold, f1_threshold, reference_threshold
 
 OUTLINE_UNIT = 1000  # coordinates of a mask's outline go from 0 to this along both axes
 OUTLINE_TOLERANCE = 0.003  # of the longer side: less than half a pixel of a thumbnail
 MAX_CELLS = 128  # of a stitched map along the image's longer side
 SUPERSAMPLING = 8  # stitched maps are enlarged by this and averaged, so tiles need not align
 
-CORRECT, MISSED, FALSE_ALARM, UNDEFINED = "correct", "missed", "false alarm", "n/a"
+CORRECT, MISSED, FALSE_ALARM = "correct", "missed", "false alarm"  # outcomes, or UNDEFINED
 
 
 def category_data(
@@ -101,20 +100,20 @@ def image_data(
     start = int(scores.tiles[:index].prod(axis=1).sum())
     maps = scores.maps[shown, start : start + grid[0] * grid[1]]
     side = scores.tile_side[index] / min(size)
-    wholes = (whole_map(tiles, size, grid, side) for tiles in maps)
-    return data | {"maps": list(map(small_map, wholes, scales))}
+    stitched = (patch_map(tiles, size, grid, side) for tiles in maps)
+    return data | {"maps": list(map(small_map, stitched, scales))}
 
 
 def run_data(
     scores: Scores, run: int, scale: ColourRange | None, curves: Mapping[str, Curve]
 ) -> dict:
     """Return the name, threshold, colour scale and curves of one run."""
-    threshold = f1_max_threshold(scores.image_scores[run], scores.label)
+    threshold = f1_threshold(scores.image_scores[run], scores.label)
     return {
         "name": scores.run_names()[run],
         "shots": int(scores.shots[run]),
         "seed": int(scores.seed[run]),
-        "threshold": None if math.isnan(threshold) else shortest_float(threshold),
+        "threshold": threshold and shortest_float(threshold.value),
         "scale": scale,
         "curves": {name: np.round(curve, 4).tolist() for name, curve in curves.items()},
     }
@@ -184,14 +183,14 @@ def svg_path(contours: Iterable[Sequence], size: Sequence[int]) -> str:
     return "".join(path)
 
 
-def whole_map(
+def patch_map(
     tiles: np.ndarray, size: tuple[int, int], grid: tuple[int, int], side: float
 ) -> np.ndarray:
     """Return the map of one image at patch resolution, at most MAX_CELLS along its longer side.
 
-    A blur of less than half a patch, as AnomalyCLIP's, is below this resolution, and left out.
     `tiles` (T, G, G) are the maps of the image's tiles, `size` its height and width, `grid` and
-    `side` as in `stitch_tiles`. A single tile is the whole image, whatever its aspect.
+    `side` as in `stitch_tiles`. A single tile covers the whole image, whatever its aspect. The blur
+    is left out: AnomalyCLIP's, of less than half a patch, would not show at this resolution.
     """
     if len(tiles) == 1:
         return tiles[0]

@@ -76,10 +76,10 @@ def gallery_images(category: Mapping, detected: Mapping | None) -> dict[str, dic
 def caption(defects: Sequence[Mapping], detected: Mapping) -> str:
     """Return the caption of an image's defects, with the run and the threshold of its map."""
     if detected["pixel_threshold"] is None:
-        return "no threshold for the map, as every image is above the threshold of the scores"
+        return "no map threshold, because every image is above the score threshold"
     count = f"{len(defects)} defect{'' if len(defects) == 1 else 's'} detected"
     if not defects:
-        count = "no defect detected: no pixel reaches the threshold of the map"
+        count = "no defect detected: no pixel reaches the map threshold"
     return f"{count}; {detected['run']}, map threshold {detected['pixel_threshold']:.4f}"
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from utils.evaluation.metrics import METRICS
 from utils.files import write_text
-from utils.results.folder import read_json
+from utils.results.folder import read_record
 from utils.results.methods import has_maps, method_name, method_of, variant_of
 from utils.results.scores import run_name
 from utils.results.summary import (
@@ -27,15 +27,11 @@ from utils.results.summary import (
 
 UNDEFINED = "n/a"
 UNPUBLISHED = "-"
-LEGEND = "Percent; ± is the sample standard deviation over seeds."
-MEAN_LEGEND = "The mean row is the mean over categories within each seed, then over seeds."
 
 
 def write_summary_page(folder: Path) -> str:
     """Write summary.md from summary.csv and settings.json of `folder`; return its text."""
-    page = summary_page(
-        read_summary(folder), read_json(folder / "settings.json", "title", "settings")
-    )
+    page = summary_page(read_summary(folder), read_record(folder))
     write_text(folder / "summary.md", page)
     return page
 
@@ -47,9 +43,8 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     `title` and `notes`, and compares the number of finished categories with `categories`.
     """
     settings = record["settings"]
-    title = f"# {method_name(settings)} on {record['title']}"
-    blocks = [title, *(f"**{note}**" for note in record["notes"])]
     summary = shown_rows(summary, record)
+    blocks = [f"# {run_title(record)}", *(f"**{note}**" for note in record["notes"])]
     blocks.append(legend(record, summary))
     finished = summary.loc[~is_mean(summary), "category"].nunique()
     total = len(record["categories"])
@@ -59,15 +54,15 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
         for heading, metrics in metric_blocks(rows).items():
             blocks += [f"{heading}:"] if heading else []
             blocks.append(our_table(rows, metrics, mean_label(finished, total)))
-        blocks += undefined_notes(rows) if draws_references(record) else []
+        blocks += undefined_notes(rows) if record["draws_references"] else []
     published = summary[has_published(summary)]
     for shots, rows in published[~is_mean(published)].groupby("shots"):
         title = f"## {shots}-shot beside published results, by category"
-        blocks += [title, comparison_table(rows, "category")]
+        blocks += [title, published_table(rows, "category")]
     means = published[published["category"] == MEAN]
     if len(means):
         title = f"## Mean over {finished} categories beside published results"
-        blocks += [title, comparison_table(means, "shots")]
+        blocks += [title, published_table(means, "shots")]
     elif finished != total and not published_beside(settings).empty:
         blocks.append(
             f"No published mean is shown: the published means are over all {total} categories, "
@@ -79,26 +74,27 @@ def summary_page(summary: pd.DataFrame, record: Mapping) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def draws_references(record: Mapping) -> bool:
-    """Return whether a run (settings.json) draws references; those of custom images are given.
-
-    Custom images have no seeds to average over, and are one category.
-    """
-    return record["draws_references"]
+def run_title(record: Mapping) -> str:
+    """Return the title of the pages of a run: its method and its benchmark."""
+    return f"{method_name(record['settings'])} on {record['title']}"
 
 
-def legend(record: Mapping, summary: pd.DataFrame) -> str:
-    """Say what the numbers of a run (settings.json) are; `summary` has the `shown_rows`."""
-    text = LEGEND if draws_references(record) else "Percent."
-    text = f"{text} {MEAN_LEGEND}" if is_mean(summary).any() else text
-    if not has_maps(record["settings"]):
-        return f"{text} Without maps, there are no pixel metrics."
-    return text if has_pixels(summary).any() else f"{text} Without masks, pixel metrics are n/a."
+def legend(record: Mapping, rows: pd.DataFrame) -> str:
+    """Say what the numbers in some `shown_rows` are; `record` is settings.json."""
+    sentences = ["All numbers are in percent."]
+    if rows[["std", "paper_std"]].notna().any(axis=None):
+        sentences.append("± is the sample standard deviation over seeds.")
+        if is_mean(rows).any():
+            sentences.append("Means are taken over categories within each seed, then over seeds.")
+    if not has_pixels(rows).any():
+        missing = "masks" if has_maps(record["settings"]) else "maps"
+        sentences.append(f"Without {missing}, there are no pixel metrics.")
+    return " ".join(sentences)
 
 
 def shown_rows(summary: pd.DataFrame, record: Mapping) -> pd.DataFrame:
-    """Leave out the mean over categories of custom images, and pixel metrics without any mask."""
-    if not draws_references(record):
+    """Leave out the mean of custom images, which are one category, and metrics that lack masks."""
+    if not record["draws_references"]:
         summary = summary[~is_mean(summary)]
     pixels = has_pixels(summary)
     return summary[~pixels] if summary.loc[pixels, "mean"].isna().all() else summary
@@ -167,12 +163,18 @@ def our_table(rows: pd.DataFrame, metrics: Sequence[str], label: str) -> str:
     return table(["category", *metrics], body, text_columns=1)
 
 
-def comparison_table(rows: pd.DataFrame, by: str) -> str:
-    """Format the paper's, the public and our numbers for each value of the column `by`.
-
-    Metrics and sources without published numbers are left out.
-    """
+def published_table(rows: pd.DataFrame, by: str) -> str:
+    """Format the `source_rows`; metrics without published numbers are left out."""
     metrics = metrics_of(rows)
+    return table([by, "source", *metrics], source_rows(rows, by, metrics), text_columns=2)
+
+
+def source_rows(rows: pd.DataFrame, by: str, metrics: Sequence[str]) -> list[list[str]]:
+    """Return the paper's, the closest public and our numbers for each value of the column `by`.
+
+    A row has this value, the source, and a cell for each metric. Sources without numbers are left
+    out.
+    """
     body = []
     for key, numbers in rows.groupby(by, sort=False):
         by_metric = {row.metric: row for row in numbers.itertuples()}
@@ -185,7 +187,7 @@ def comparison_table(rows: pd.DataFrame, by: str) -> str:
                 body.append([str(key), name, *texts])
         ours = {m: our_cell(r) for m, r in by_metric.items()}
         body.append([str(key), "ours", *(ours.get(metric, UNPUBLISHED) for metric in metrics)])
-    return table([by, "source", *metrics], body, text_columns=2)
+    return body
 
 
 def undefined_notes(rows: pd.DataFrame) -> list[str]:
@@ -231,7 +233,7 @@ def other_notes(settings: Mapping, shots: Collection[int]) -> list[str]:
 def seeds_text(rows: pd.DataFrame, record: Mapping) -> str:
     """Return ", 5 seeds": the number of seeds averaged over; "" where nothing was drawn."""
     runs = rows["runs"].iloc[0]
-    if rows["shots"].iloc[0] == 0 or not draws_references(record):
+    if rows["shots"].iloc[0] == 0 or not record["draws_references"]:
         return ""
     return f", {runs} seed" if runs == 1 else f", {runs} seeds"
 

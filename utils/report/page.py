@@ -17,28 +17,29 @@ from markupsafe import Markup
 from datasets.splits import UNKNOWN
 from utils.evaluation.metrics import METRICS
 from utils.files import atomic_path
-from utils.report.category import category_chart, category_section, compares
+from utils.report.category import category_chart, category_section, has_comparisons
 from utils.report.charts import style
 from utils.report.data import read_category_data, thresholds_of
 from utils.report.gallery import gallery_images, gallery_index, script_json, without_pixels
 from utils.report.markdown import (
+    UNPUBLISHED,
     cell,
     count_categories,
     difference,
-    draws_references,
     has_published,
     is_mean,
     legend,
     mean_label,
     metric_blocks,
     our_cell,
+    run_title,
     seeds_text,
     shots_labels,
     shown_rows,
     source_names,
 )
 from utils.results.defects import read_defects
-from utils.results.folder import read_finished, read_json
+from utils.results.folder import read_finished, read_record
 from utils.results.methods import METHOD_NAMES, has_maps, method_name, variant_of
 from utils.results.scores import run_name
 from utils.results.summary import (
@@ -58,10 +59,12 @@ def write_report(folder: Path) -> None:
 
     Raise `InputError` if a file that the run wrote there is damaged.
     """
-    finished = read_finished(folder)
+    record = read_record(folder)
+    order, finished = record["categories"].index, read_finished(folder)
+    finished = {name: finished[name] for name in sorted(finished, key=order)}  # as in the tables
     defects = read_defects(folder)
     html = report_page(
-        read_json(folder / "settings.json", "title", "categories", "settings"),
+        record,
         read_summary(folder),
         finished,
         {name: without_pixels(read_category_data(folder, name)) for name in finished},
@@ -78,13 +81,13 @@ def report_page(
     finished: Mapping[str, Mapping],
     data: Mapping[str, dict],
     images: Iterable[dict[str, dict]],
-    detected: bool,
+    has_defects: bool,
 ) -> Iterator[str]:
     """Generate the HTML of the page in pieces.
 
     `record` is settings.json, `summary` the table of summary.csv; `finished` and `data` map each
     finished category to its record in done/ and to its report data without pixels, `images` gives
-    the gallery images of each of them. `detected` says whether there is a defects.json.
+    the gallery images of each of them. `has_defects` says whether there is a defects.json.
     """
     summary, settings = shown_rows(summary, record), record["settings"]
     if len(finished) == 1:
@@ -98,14 +101,14 @@ def report_page(
         category_section(name, data[name], finished[name], thresholds[name], summary)
         for name in finished
     ]
-    explained = [
+    reference_thresholds = [
         f"{data[name]['runs'][-1]['name']}: "
         + explain_threshold(thresholds[name][-1].value, len(done["leave_one_out"]), rate)
         for name, done in finished.items()
         if done.get("leave_one_out")
     ]
     return template().generate(
-        title=f"{method_name(settings)} on {record['title']}",
+        title=run_title(record),
         method=method_name(settings),
         has_maps=has_maps(settings),
         record=record,
@@ -113,13 +116,13 @@ def report_page(
         finished=f"{len(finished)} of {total}",
         mean_name=mean_label(len(finished), total),
         shots=shots,
-        opens_on=shots[0 if draws_references(record) else -1]["shots"] if shots else None,
+        opens_on=shots[0 if record["draws_references"] else -1]["shots"] if shots else None,
         legend=legend(record, summary),
-        explained=explained,
-        detected=detected,
+        reference_thresholds=reference_thresholds,
+        has_defects=has_defects,
         has_seeds=any(run["seeds"] for run in shots),
-        **number_section(summary, list(finished), record),
-        seven={metric: METRIC_NAMES[metric] for metric in METRICS},
+        **result_section(summary, list(finished), record),
+        seven=[METRIC_NAMES[metric] for metric in METRICS],
         others=other_rows(others),
         sources=source_list(summary, others, settings),
         categories=sections,
@@ -134,7 +137,7 @@ def report_page(
     )
 
 
-def number_section(summary: pd.DataFrame, finished: list[str], record: Mapping) -> dict:
+def result_section(summary: pd.DataFrame, finished: list[str], record: Mapping) -> dict:
     """Return the tables and the charts of a summary.
 
     A single category is tabulated by shots alone. Charts that would show single dots are left out.
@@ -144,11 +147,11 @@ def number_section(summary: pd.DataFrame, finished: list[str], record: Mapping) 
     sole = finished[0] if len(finished) == 1 else None
     overall = summary[summary["category"] == (sole or MEAN)]
     by_category = {shots: table_rows(rows, "category") for shots, rows in summary.groupby("shots")}
-    charted = not sole and (compares(summary) or len(finished) > 2)
+    charted = not sole and (has_comparisons(summary) or len(finished) > 2)
     return {
-        "has_numbers": bool(metrics),
+        "has_results": bool(metrics),
         "has_deviations": bool(summary["std"].notna().any()),
-        "compared": bool(has_published(summary).any()),
+        "beside_published": bool(has_published(summary).any()),
         "blocks": table_blocks(summary),
         "averaged": sole or f"Mean over {count_categories(len(finished), total)}",
         "by_shots": table_rows(shots_labels(overall, record["settings"]), "shots"),
@@ -221,13 +224,14 @@ def table_blocks(summary: pd.DataFrame) -> list[dict]:
     ]
 
 
-def other_rows(others: pd.DataFrame) -> list[dict]:
-    """Return a row of published means for each source and number of shots in `others`."""
-    return [
-        {"method": METHOD_NAMES[method], "shots": shots, "source": source}
-        | dict(zip(rows["metric"], rows["value"], strict=True))
-        for (shots, method, source), rows in others.groupby(["shots", "method", "source"])
-    ]
+def other_rows(others: pd.DataFrame) -> list[list[str]]:
+    """Return source, method, shots and published means for each source and number of shots."""
+    table = []
+    for (shots, method, source), rows in others.groupby(["shots", "method", "source"]):
+        means = dict(zip(rows["metric"], map(cell, rows["value"]), strict=True))
+        means = [means.get(metric, UNPUBLISHED) for metric in METRICS]
+        table.append([source, METHOD_NAMES[method], shots, *means])
+    return table
 
 
 def source_list(summary: pd.DataFrame, others: pd.DataFrame, settings: Mapping) -> list[dict]:

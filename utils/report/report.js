@@ -18,7 +18,8 @@ let matches = []; // the images that pass the filters, in order
 let shown = 0; // number of matches that have a card
 let enlarged = -1; // index in `matches` of the image in the large view
 
-const runOf = (image, index) => data.categories[image.category].runs[index];
+const categoryOf = (image) => data.categories[image.category];
+const runOf = (image, index) => categoryOf(image).runs[index];
 const scoreOf = (image) => image.scores[selectedRun];
 const isMistake = (image) => ["missed", "false alarm"].includes(image.outcomes[selectedRun]);
 
@@ -38,11 +39,16 @@ const ORDERS = {
   name: byName,
 };
 
+function isInCategory(image) {
+  const { value } = controls.category;
+  return value === "all" || categoryOf(image).name === value.slice(1);
+}
+
 function passes(image) {
-  const { category, defect, outcome } = controls;
+  const { defect, outcome } = controls;
   const imageOutcome = image.outcomes[selectedRun];
   return (
-    (category.value === "all" || data.categories[image.category].name === category.value.slice(1)) &&
+    isInCategory(image) &&
     (defect.value === "all" || image.defect === defect.value.slice(1)) &&
     (outcome.value === "all" || imageOutcome === outcome.value ||
       (outcome.value === "mistakes" && isMistake(image)) ||
@@ -67,10 +73,7 @@ function choose(select, value, fallback) {
 }
 
 function fillDefects() {
-  const category = controls.category.value;
-  const images = data.images.filter(
-    (image) => category === "all" || data.categories[image.category].name === category.slice(1),
-  );
+  const images = data.images.filter(isInCategory);
   fill(controls.defect, [...new Set(images.map((image) => image.defect))].sort());
 }
 
@@ -110,9 +113,9 @@ function verdicts(image, run) {
   const outcome = image.outcomes[run];
   const marks = [];
   if (image.above[run] !== null) {
-    const className = image.above[run] ? "above" : "";
-    const textContent = image.above[run] ? "above the threshold" : "not above the threshold";
-    marks.push({ className, textContent });
+    marks.push(image.above[run]
+      ? { className: "above", textContent: "above the threshold" }
+      : { textContent: "not above the threshold" });
   }
   if (isLabelled(image)) {
     const className = `outcome-${outcome.replace(" ", "-").replace("/", "")}`;
@@ -208,7 +211,7 @@ function enlarge(index) {
   );
   if (image.panel) {
     const href = image.panel.split("/").map(encodeURIComponent).join("/");
-    byId("large-facts").append(make("a", { href, textContent: "Open the full-size panel" }));
+    byId("large-facts").append(make("a", { href, textContent: "Open the heatmap panel" }));
   }
   const maps = image.scores.map((score, run) => {
     const { name, threshold, scale } = runOf(image, run);

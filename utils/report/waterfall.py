@@ -1,8 +1,10 @@
 """Draw how a number changes step by step, as inline SVG like `utils.report.charts`."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 
 from utils.report.charts import Axes, horizontal_grid, name_lines, round_ticks, svg, text
@@ -33,9 +35,7 @@ def waterfall_chart(
     Numbers are percent. `published` are those of the public implementation, a short line, and of
     the paper, a hollow diamond; NaN if there are none. `label` is the text for screen readers.
     """
-    levels = [start]
-    for step in steps:
-        levels.append(levels[-1] + step.gain)
+    levels = list(accumulate((step.gain for step in steps), initial=start))
     values = [*levels, *published]
     for level, step in zip(levels, steps, strict=False):
         values += [level + step.low, level + step.high]
@@ -49,7 +49,7 @@ def waterfall_chart(
         elements += connector(axes, column, before)
         elements += bar(axes, column, (before, after), kind_of(step.gain))
         elements += interval(axes, column, before + step.low, before + step.high)
-        highest = max(before, after, *[before + step.high] * (step.high == step.high))
+        highest = np.nanmax([before, after, before + step.high])
         elements += labels(axes, column, highest, difference(step.gain), step.name)
     last, end = len(steps) + 1, levels[-1]
     elements += connector(axes, last, end)
@@ -100,7 +100,7 @@ def interval(axes: Axes, column: int, low: float, high: float) -> list[str]:
 
 
 def labels(axes: Axes, column: int, top: float, number: str, name: str) -> list[str]:
-    """Write the number of a column above the value `top`, and its name below the axis."""
+    """Write a column's number above the value `top`, and its name below the axis."""
     x, y = axes.at(column + 0.5, top)
     bottom = axes.height - axes.bottom + 14
     lines = enumerate(name_lines(name, MAX_LETTERS))

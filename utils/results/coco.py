@@ -10,7 +10,7 @@ COCO_FILE = "defects_coco.json"
 
 
 def write_coco(folder: Path, title: str, categories: list[str], images: list[dict]) -> None:
-    """Write defects_coco.json of some categories; `title` and `images` are those of `coco`."""
+    """Write defects_coco.json; the arguments are those of `coco`."""
     sizes = []
     for category in categories:
         scores = load_scores(folder / "scores" / f"{category}.npz")
@@ -22,9 +22,9 @@ def write_coco(folder: Path, title: str, categories: list[str], images: list[dic
 def coco(title: str, categories: list[str], images: list[dict], sizes: list[tuple]) -> dict:
     """Return the defects in COCO's format, with their peak as score.
 
-    `title` describes the file; `sizes` has the path and [height, width] of every image, with or
-    without defects. A polygon is the outer border; holes only reduce the area. One of fewer than
-    three points is the box.
+    `title` describes the file; `images` are those of defects.json; `sizes` has the path and
+    [height, width] of every image, with or without defects. A polygon is the outer border, or the
+    box if the border has fewer than three points; holes only reduce the area.
     """
     ids = {name: index for index, name in enumerate((name for name, _ in sizes), start=1)}
     annotations = []

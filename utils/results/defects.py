@@ -36,7 +36,7 @@ from utils.evaluation.metrics import THREADS
 from utils.files import write_text
 from utils.log import log
 from utils.results.coco import COCO_FILE, write_coco
-from utils.results.folder import read_finished, read_json
+from utils.results.folder import read_finished, read_json, read_record
 from utils.results.methods import has_maps, method_name
 from utils.results.scores import Scores, load_scores, shortest_float
 from utils.results.thresholds import (
@@ -58,7 +58,7 @@ class Detection(NamedTuple):
 
     run: int
     image: Threshold
-    pixel: Threshold | None  # None where every image is above the threshold, so none is a measure
+    pixel: Threshold | None  # None if it comes from images below the threshold, and there are none
 
 
 def write_category_defects(
@@ -69,7 +69,7 @@ def write_category_defects(
     `record` is the category's record in done/, `rate` the setting `false_alarms`.
     """
     detection = find_thresholds(scores, record, rate)
-    entry = detection and describe(detection, scores)
+    entry = detection and category_entry(detection, scores)
     images = find_defects(scores, detection) if detection else []
     lines = [{"false_alarms": rate, "category": entry}]
     lines += [{"category": category} | image for image in images]
@@ -85,7 +85,7 @@ def category_file(folder: Path, category: str) -> Path:
 def read_category_lines(
     folder: Path, category: str, record: Mapping, rate: float | None
 ) -> list[str]:
-    """Return the lines of defects/<category>.jsonl, written anew if it is of another rate."""
+    """Return the lines of defects/<category>.jsonl, after rewriting it if its rate differs."""
     path = category_file(folder, category)
     if not path.exists() or rate_of(path) != rate:
         scores = load_scores(folder / "scores" / f"{category}.npz")
@@ -94,17 +94,18 @@ def read_category_lines(
 
 
 def rate_of(path: Path) -> float | None:
-    """Return the rate of false alarms of a file that `write_category_defects` wrote."""
+    """Return the rate of false alarms in the first line of defects/<category>.jsonl."""
     with path.open(encoding="utf-8") as stream:
         return json.loads(stream.readline())["false_alarms"]
 
 
 def write_defects(folder: Path) -> None:
-    """Write the files described above into a result folder; without any threshold, say so."""
-    record = read_json(folder / "settings.json", "title", "settings")
-    if not has_maps(record["settings"]):
+    """Write the files described above into a result folder; log categories without a threshold."""
+    record = read_record(folder)
+    settings = record["settings"]
+    if not has_maps(settings):
         return
-    rate = record["settings"].get("false_alarms")
+    rate = settings.get("false_alarms")
     categories, images = {}, []
     for category, finished in read_finished(folder).items():
         head, *lines = read_category_lines(folder, category, finished, rate)
@@ -124,9 +125,9 @@ def write_defects(folder: Path) -> None:
     lines = ",\n".join(images)
     head = json.dumps(categories, ensure_ascii=False, indent=1)
     write_text(folder / FILE, f'{{"categories": {head},\n"images": [\n{lines}\n]}}\n')
-    if record["settings"].get("coco"):
-        title = f"defects that {method_name(record['settings'])} detected: {record['title']}"
-        write_coco(folder, title, list(categories), [*map(json.loads, images)])
+    if settings.get("coco"):
+        title = f"defects that {method_name(settings)} detected: {record['title']}"
+        write_coco(folder, title, list(categories), [json.loads(line) for line in images])
 
 
 def read_defects(folder: Path) -> dict[str, dict]:
@@ -163,8 +164,8 @@ def find_thresholds(scores: Scores, record: Mapping, rate: float | None) -> Dete
     return Detection(run, image, pixel)
 
 
-def describe(detection: Detection, scores: Scores) -> dict:
-    """Return the entry of a category."""
+def category_entry(detection: Detection, scores: Scores) -> dict:
+    """Return the entry of a category in defects.json."""
     pixel = detection.pixel
     return {
         "run": scores.run_names()[detection.run],
@@ -196,7 +197,7 @@ def find_defects(scores: Scores, detection: Detection) -> list[dict]:
 def find_regions(values: np.ndarray, threshold: Threshold | None) -> list[dict]:
     """Return the connected defects of a map (H, W) float32, the highest peak first.
 
-    There are none without a threshold.
+    Without a threshold, there are none.
 
     >>> values = np.zeros((4, 5), np.float32)
     >>> values[1, 2:4] = 0.5, 1

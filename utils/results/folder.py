@@ -8,7 +8,7 @@ done/<category>.json    marks a finished category; written after all of its othe
     pixel_threshold     map value of the pixel F1-max in the run with the most shots, or null
     leave_one_out       image score of each reference image against the others; custom images only
     leave_one_out_peaks     the highest value of the map of each, likewise
-    panel_threshold     the threshold that the heatmap panels state; custom images only
+    panel_threshold     the threshold that the heatmap panels show; custom images only
 """
 
 import json
@@ -34,15 +34,16 @@ from utils.log import log
 if TYPE_CHECKING:  # it loads torch
     from utils.stopwatch import Stopwatch
 
-MAX_CHANGES = 2  # of the settings that an error message describes
-MAX_NAMES = 3  # of the images that it names
-# Settings that fingerprints lack if they have these values: they are newer than some folders.
+MAX_CHANGES = 2  # changed settings that an error message describes
+MAX_NAMES = 3  # images that it names
+# Left out of the fingerprint at these values: folders from before these settings lack them.
 LATER_SETTINGS = {"method": "winclip", "maps": True, "extra_metrics": False, "multi_crop": "none"}
-MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # settings that runs without maps lack
+MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # not in the fingerprint without maps
 BEFORE_RESULTS = {"settings.json", "run.log", ".lock"}  # written before a category is scored
 FEATURES_FOLDER = "features"  # of kept features, in a result folder
 FEATURES_JSON = "features.json"  # in that folder; without it, there are no features
 EXACT = "fp32"  # the precision in which features are not rounded
+TIMES = ("started", "seconds", "seconds_total")  # entries of settings.json that are kept on resume
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
 
@@ -70,9 +71,7 @@ class ResultFolder:
         }
         file = path / "settings.json"
         if file.exists():
-            earlier = read_json(
-                file, "fingerprint", "settings", "started", "seconds", "seconds_total"
-            )
+            earlier = read_json(file, "fingerprint", "settings", *TIMES)
             changes = self._changes_since(earlier)
             if changes and holds_results(path):
                 self._refuse_to_mix(earlier, changes)
@@ -80,8 +79,7 @@ class ResultFolder:
                 text = summarise_changes(changes)
                 log.info(f"{path} holds no results yet, so the run starts anew: {text}")
             else:
-                kept = "started", "seconds", "seconds_total"
-                self.record |= {name: earlier[name] for name in kept}
+                self.record |= {name: earlier[name] for name in TIMES}
         elif self.finished():
             raise InputError(
                 f"{path} has finished categories but no settings.json that says how they were "
@@ -136,7 +134,7 @@ def holds_results(path: Path) -> bool:
 
 
 def alternative_to_another_folder(path: Path) -> str:
-    """Return advice on a folder with results of other settings; deleting it may lose features."""
+    """Suggest deleting a folder with results of other settings, unless it holds features."""
     if (path / FEATURES_FOLDER / FEATURES_JSON).exists():
         return f" (with --features {path} to use the features kept there)"
     return f", or delete {path}, which holds the results from before"
@@ -146,6 +144,11 @@ def read_finished(path: Path) -> dict[str, dict]:
     """Read done/*.json of the result folder `path`: category to record, sorted by name."""
     files = sorted((path / "done").glob("*.json"))
     return {file.stem: read_json(file, "metrics", "references") for file in files}
+
+
+def read_record(path: Path) -> dict:
+    """Read settings.json of the result folder `path`; see `ResultFolder` for its content."""
+    return read_json(path / "settings.json", "title", "categories", "settings", "notes")
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 IMAGE_HEIGHT = 256  # default height of each image in a panel, in pixels
-MAX_ASPECT = 2  # an image is at most this many times as wide as IMAGE_HEIGHT; then it gets lower
+MAX_ASPECT = 2  # maximal width of an image by IMAGE_HEIGHT; a wider one is scaled down to it
 MIN_COLUMN_WIDTH = 200  # pixels, so that a title fits above a narrow image
 MARGIN = 16  # pixels around the panel and between its columns
 HEADER_SIZE, TITLE_SIZE, LABEL_SIZE = 17, 14, 12  # font sizes in pixels
@@ -49,9 +49,8 @@ def draw_panel(
 
     `mask` is bool, all False for a good image, or None if the ground truth is unknown. Each map is
     `(title, map, score, (low, high))`. Mask and maps may have any size; they are stretched over
-    the image. `name` is the heading, for instance "bottle/broken_large/000.png"; `note` a warning
-    below it, for instance "random weights", in as many lines as it needs; `height` that of each
-    image in pixels.
+    the image. `name` is the heading, for instance "bottle/broken_large/000.png"; `note` is a
+    warning below it, broken into lines; `height` is that of each image in pixels.
     """
     fitted = fit(image, height)
     columns = [("image", fitted, None)]
@@ -99,7 +98,7 @@ def paste(sheet: np.ndarray, corner: tuple[int, int], image: np.ndarray) -> None
 
 
 def colour_range(maps: Iterable[np.ndarray]) -> ColourRange:
-    """Return the lowest and the highest score in all `maps`, the colour scale of a category."""
+    """Return the lowest and the highest score in all `maps`: the colour scale of a category."""
     lows, highs = zip(*((float(values.min()), float(values.max())) for values in maps), strict=True)
     return min(lows), max(highs)
 
@@ -126,7 +125,7 @@ def overlay(image: np.ndarray, values: np.ndarray, scale: ColourRange) -> np.nda
 def blend_table() -> np.ndarray:
     """Return the blend of every level with every grey value: (256 levels x 256 greys,) uint32.
 
-    An entry has the bytes RGB and one that is not used: single numbers are looked up faster.
+    An entry packs R, G, B and an unused byte: looking up one number is faster than three.
     """
     table = blend(palette()[:, None], np.arange(256)[:, None]).reshape(-1, 3)
     return np.pad(table, ((0, 0), (0, 1))).view(np.uint32)[:, 0]
@@ -137,13 +136,8 @@ def blend(colour: np.ndarray, grey: np.ndarray | int) -> np.ndarray:
     return np.rint(OVERLAY * colour + (1 - OVERLAY) * grey).astype(np.uint8)
 
 
-def colours(values: np.ndarray, scale: ColourRange) -> np.ndarray:
-    """Colour the scores of a map: (h, w) to (h, w, 3) uint8 RGB."""
-    return palette()[score_levels(values, scale)]
-
-
 def score_levels(values: np.ndarray, scale: ColourRange) -> np.ndarray:
-    """Quantise scores to uint8: 0 and 255 are the ends of `scale`, and also what lies beyond them.
+    """Quantise scores to uint8: 0 and 255 are the ends of `scale`, or beyond them.
 
     If both ends are equal, because all maps are constant, every level is 0.
     """
@@ -168,7 +162,7 @@ def draw_contour(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     size = np.array(image.shape[1::-1])
     ratio = size * CONTOUR_ZOOM / mask.shape[::-1]
     lines = [((points + 0.5) * ratio).astype(np.int32) for points in contours]
-    # Only the window around the outline changes, in most images a small part.
+    # Only the window around the outline changes, which is a small part of most images.
     points = np.concatenate(lines)[:, 0]
     start = np.maximum(0, (points.min(axis=0) - EDGE_WIDTH) // CONTOUR_ZOOM)
     end = np.minimum(size, (points.max(axis=0) + EDGE_WIDTH) // CONTOUR_ZOOM + 1)
@@ -195,7 +189,8 @@ def colour_bar(width: int, scale: ColourRange) -> np.ndarray:
     length = max(1, width - round(letters.getlength(high)) - 6 - start)
     ramp = np.linspace(0, 255, length).round().astype(np.uint8)
     strip = np.repeat(blend(palette()[ramp], MIDDLE_GREY)[None], BAR_HEIGHT, axis=0)
-    line = Image.new("RGB", (width + 1, LABEL_LINE - 1), BACKGROUND)  # smooth letters end later
+    # One pixel wider: the smooth edge of the last letter may lie beyond its nominal width.
+    line = Image.new("RGB", (width + 1, LABEL_LINE - 1), BACKGROUND)
     draw = ImageDraw.Draw(line)
     middle = BAR_TOP + BAR_HEIGHT / 2
     draw.text((0, middle), low, INK, letters, anchor="lm")
@@ -230,7 +225,7 @@ def wrap_words(text: str, size: int, width: int) -> list[str]:
 def shorten_middle(text: str, fits: Callable[[str], bool]) -> str:
     """Replace as little as possible of the middle of `text` by "…", until it fits.
 
-    The start and the end of a path say most. Two letters stay in any case.
+    The start and the end of a path say most. At least two letters are left.
 
     >>> shorten_middle("bottle/good/000.png", lambda shown: len(shown) <= 10)
     'bott…0.png'
@@ -246,7 +241,7 @@ def shorten_middle(text: str, fits: Callable[[str], bool]) -> str:
 def font(size: int, ascii_only: bool = True) -> ImageFont.FreeTypeFont:
     """Return Pillow's built-in font, so that no font file is needed.
 
-    For other letters than ASCII, which it lacks, return a font of the system if there is one.
+    It has only ASCII; for other letters, return a font of the system if there is one.
     """
     for name in () if ascii_only else WIDE_FONTS:
         with contextlib.suppress(OSError):

@@ -37,7 +37,7 @@ def has_maps(settings: Mapping) -> bool:
 def variant_of(settings: Mapping) -> str:
     """Return the variant of the method in runs with references; "" for the method's own.
 
-    WinCLIP+ without maps has image scores that are not the paper's.
+    Without maps, the image scores of WinCLIP+ are not the paper's.
 
     >>> variant_of({"maps": False}), variant_of({"method": "inctrl", "maps": False})
     ('patch tokens', '')

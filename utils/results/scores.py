@@ -75,7 +75,7 @@ class Scores:
 
 
 def run_name(shots: int, seed: int = NO_SEED, variant: str = "") -> str:
-    """Return the name of a run, or without a seed, that of all runs with a number of shots.
+    """Return the name of a run, or of all runs with this number of shots if no seed is given.
 
     >>> run_name(1, 3), run_name(4, variant="patch tokens"), run_name(0, variant="patch tokens")
     ('1-shot seed 3', '4-shot, patch tokens', '0-shot')
@@ -92,9 +92,8 @@ def shortest_float(score: float) -> float:
 def save_scores(path: Path, scores: Scores) -> None:
     """Write `scores` to `path` (NPZ), atomically.
 
-    Maps, blur and variant are left out if there are none.
-
-    Raise `InputError` if a score is not finite, as after an overflow in fp16.
+    Maps, blur and variant are left out if there are none. Raise `InputError` if a score is not
+    finite, for example after an overflow in fp16.
     """
     stored = {name: value for name, value in vars(scores).items() if value is not None}
     for name in ("blur", "variant"):
@@ -132,7 +131,7 @@ def load_arrays(
         raise InputError(f"there is no score file {path}; run the benchmark to write it") from error
     except Exception as error:  # NumPy and zipfile document no common base class for damaged files
         raise InputError(
-            f"{path} is damaged ({describe_error(error)}); delete it and its category in done/, "
+            f"{path} is damaged ({describe_error(error)}); delete it and done/{path.stem}.json, "
             "then run again"
         ) from error
 

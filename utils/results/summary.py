@@ -68,7 +68,7 @@ def load_published() -> pd.DataFrame:
 
 @lru_cache
 def load_sources() -> dict[str, dict[str, str]]:
-    """Return source to method, description, link and departures (known ones from the paper)."""
+    """Return method, description, link and known departures from the paper, by source."""
     table = pd.read_csv(SOURCES_FILE, keep_default_na=False)
     return table.set_index("source").to_dict(orient="index")
 
@@ -99,8 +99,8 @@ def published_for(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
 def published_zero_shot(dataset: str, categories: Collection[str]) -> pd.Series:
     """Return the published 0-shot numbers of WinCLIP by category and metric, in percent.
 
-    They are the paper's, or else those of the closest public code. Raises `InputError` if there are
-    none, or only means although `categories` are others.
+    They are the paper's, or else those of the closest public code. Raise `InputError` if there are
+    none, or if only means are published and `categories` has others.
     """
     numbers = published_for(dataset).query("shots == 0").set_index(["category", "metric"])
     numbers = numbers["paper"].fillna(numbers["public"]).dropna().rename("published")
@@ -120,7 +120,7 @@ def published_zero_shot(dataset: str, categories: Collection[str]) -> pd.Series:
 def published_beside(settings: Mapping) -> pd.DataFrame:
     """Return the published numbers to show beside those of a run, from its settings.
 
-    A variant of the method has those of zero-shot alone: its other scores are not the paper's.
+    A variant of the method has only those of zero-shot: its other scores are not the paper's.
     """
     published = published_for(dataset_name(settings), method_of(settings))
     return published[published["shots"] == 0] if variant_of(settings) else published
@@ -152,7 +152,7 @@ def other_results(dataset: str, method: str = WINCLIP) -> pd.DataFrame:
 def others_beside(settings: Mapping, shots: Collection[int]) -> pd.DataFrame:
     """Return the `other_results` to list beside a run with these numbers of shots.
 
-    A variant of the method has those of zero-shot alone, as in `published_beside`.
+    A variant of the method has only those of zero-shot, as in `published_beside`.
     """
     others = other_results(dataset_name(settings), method_of(settings))
     return others[others["shots"].isin({0} & set(shots) if variant_of(settings) else shots)]
@@ -227,9 +227,9 @@ def summarise(
     sorted by shots, then in the order of `categories` and of the metrics.
 
     The category "mean" is the mean over the finished categories within each seed, then the mean and
-    deviation of these over seeds, as in the paper. A published mean stands beside it only if every
-    one of `categories` is finished, and every published one. A metric that is undefined in one
-    category has no mean. A finished group has its mean as the category "mean of <group>".
+    deviation of these over seeds, as in the paper. A published mean stands beside it only if all
+    `categories` are finished, and all published ones. A metric that is undefined in one category
+    has no mean. The mean over a finished group is the category "mean of <group>".
     """
     rows = sort_metrics(metrics)
     finished = set(rows["category"])

@@ -1,10 +1,10 @@
 """Choose the score from which images count as anomalous, from labels or from reference images.
 
 With labels, it is the threshold of F1-max. For custom images with two or more references, the run
-with references needs no labels: its threshold is a quantile of the scores that the references get
-against each other. It is the conformal quantile: of n references and one further good image,
-each is equally likely to have the k-th highest score, so a good image exceeds the k-th highest of
-the references with probability k / (n + 1).
+with references needs no labels: its threshold is the conformal quantile of the references' scores,
+each against the others. Among n references and one further good image, every image is equally
+likely to have the k-th highest score, so the good image exceeds the k-th highest score of the
+references with probability k / (n + 1).
 """
 
 import math
@@ -81,7 +81,7 @@ def conformal_quantile(values: Sequence[float], rate: float | None) -> float:
 
 
 def allowed_rank(count: int, rate: float | None) -> int:
-    """Return k for which the k-th highest of `count` values is the threshold; 0 if there is none.
+    """Return k if the k-th highest of `count` values is the threshold; 0 if there is none.
 
     >>> allowed_rank(19, 0.05), allowed_rank(18, 0.05), allowed_rank(40, 0.05)
     (1, 0, 2)

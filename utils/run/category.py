@@ -338,7 +338,7 @@ def draw_heatmaps(
                     for run, scale in ranges.items()
                 ],
                 sample.image + describe_verdict(scores.image_scores[-1, row], names[-1], threshold),
-                note="; ".join(target.notes),
+                note=". ".join(target.notes),
                 height=target.heatmap_size,
             )
             write_png(target.folder / path, panel)
