@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.images import check_tile_count
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
 from models.departures import (
@@ -50,10 +51,13 @@ from utils.ablation.variants import (
     corners,
     departures,
 )
+from utils.cli import parse_options
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.experiment.settings import Settings
+from utils.features.store import FeatureStore, read_encoding
 from utils.report.ablation import markdown_page
+from utils.results.folder import alternative_to_another_folder
 from utils.results.summary import published_for
 from utils.run.benchmark import run
 
@@ -342,13 +346,34 @@ def test_every_page_shows_the_warnings_and_every_switch(ablation):
             assert MEANINGS[switch][0] in page
 
 
-def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings):
+@pytest.fixture
+def command_line(monkeypatch):
+    """Let messages name the options of run_ablation.py."""
+    monkeypatch.setattr("sys.argv", ["run_ablation.py"])
+    parse_options(AblationSettings(), "", Path("run_ablation.py"))
+
+
+def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings, command_line):
+    """Nor does the log of its encoding runs recommend options that it does not have."""
     before = (ablation / "ablation.csv").read_bytes()
     record = ablation / "done" / "capsules.json"
     times = record.stat().st_mtime_ns
     run_ablation(replace(ablation_settings, order=SWITCHES[::-1]))
     assert record.stat().st_mtime_ns == times
     assert (ablation / "ablation.csv").read_bytes() == before
+    text = (ablation / "tile/run.log").read_text(encoding="utf-8")
+    assert [text.count(f"; {advice}") for advice in ("--tile N", "give it --result-dir")] == [1, 1]
+
+
+def test_messages_name_options_of_the_ablation_alone(ablation, ablation_settings, command_line):
+    with pytest.raises(InputError, match=r"^FEATURES_PRECISION: .*; add --features-precision fp32"):
+        run_ablation(replace(ablation_settings, features_precision="fp16"))
+    assert "--features" not in alternative_to_another_folder(ablation / "tile")
+    with pytest.raises(InputError, match=r"crop it$"):
+        check_tile_count(Path("a.png"), (10**5, 10), "tile", 0)
+    folder = ablation / "tile/features"
+    with pytest.raises(InputError, match="with --result-dir, or delete"):
+        FeatureStore(folder, read_encoding(folder) | {"scales": [2]}, "tile").check_encoding()
 
 
 def test_a_variant_that_needs_references_has_no_rows_of_0_shot(ablation):
