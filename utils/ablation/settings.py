@@ -47,9 +47,9 @@ class AblationSettings(MachineOptions, AblationOptions, ModelOptions, DataOption
 
     def __post_init__(self) -> None:
         """Complete `order`; raise `InputError` for invalid values."""
-        for name, hint in (("multi_crops", CropVariant), ("order", Switch)):
-            value = getattr(self, name)
-            if not has_type(value, hint := tuple[hint, ...]):
+        for name, entry in (("multi_crops", CropVariant), ("order", Switch)):
+            value, hint = getattr(self, name), tuple[entry, ...]
+            if not has_type(value, hint):
                 raise InputError(f"{spell(name, value)}: expected {describe_type(hint)}")
         order = self.order
         if len(set(order)) < len(order):
