@@ -77,12 +77,11 @@ class Variant:
     kind: Literal["corner", "departure"]
     name: str
     protocol: Mapping[str, object]  # the value of each setting in PRESETS
+    zero_shot_metrics: Sequence[str] = METRICS  # that can differ from those of `paper`, 0-shot
+    few_shot_metrics: Sequence[str] = METRICS  # the same with reference images
     equations: Equations | None = None  # None: those of `models.winclip`
     states: bool = True  # False: the two classes are "normal" and "anomalous"
     templates: bool = True  # False: prompts are the states themselves
-    # The metrics that can differ from those of `paper`, without and with reference images:
-    zero_shot_metrics: Sequence[str] = METRICS
-    few_shot_metrics: Sequence[str] = METRICS
 
     @property
     def needs_references(self) -> bool:
@@ -140,24 +139,14 @@ def departures(scales: Sequence[int], multi_crops: Sequence[CropVariant] = ()) -
     def equations(
         name: str, zero_shot: Sequence[str], few_shot: Sequence[str], **changes: object
     ) -> Variant:
-        metrics = {"zero_shot_metrics": zero_shot, "few_shot_metrics": few_shot}
-        return depart(name, equations=Equations(**changes), **metrics)
+        return Variant("departure", name, PAPER, zero_shot, few_shot, Equations(**changes))
 
-    windows = [
-        equations(
-            f"{size} x {size} windows alone",
-            *(PIXEL_METRICS, METRICS),
-            zero_shot_scales=(size,),
-            visual_scales=(size,),
-        )
-        for size in scales
-    ]
+    def windows_alone(size: int) -> Variant:
+        scales = {"zero_shot_scales": (size,), "visual_scales": (size,)}
+        return equations(f"{size} x {size} windows alone", PIXEL_METRICS, METRICS, **scales)
+
     crops = [
-        Variant(
-            *("departure", name, PAPER | changes),
-            zero_shot_metrics=IMAGE_METRICS,
-            few_shot_metrics=IMAGE_METRICS,
-        )
+        Variant("departure", name, PAPER | changes, IMAGE_METRICS, IMAGE_METRICS)
         for name, changes in MULTI_CROPS.items()
         if changes["multi_crop"] in multi_crops
     ]
@@ -170,7 +159,7 @@ def departures(scales: Sequence[int], multi_crops: Sequence[CropVariant] = ()) -
         equations("one minus the harmonic mean of normality", *maps, average="normality"),
         equations("without the image scale", *maps, zero_shot_scales=tuple(scales)),
         equations("image scale alone", *maps, zero_shot_scales=(IMAGE,)),
-        *windows,
+        *map(windows_alone, scales),
         equations("patches alone in the visual map", (), METRICS, visual_scales=(PATCHES,)),
         equations("without language", (), METRICS, language=False),
         equations("sum of the two maps", (), PIXEL_METRICS, maps="sum"),
