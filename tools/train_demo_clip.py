@@ -144,11 +144,11 @@ class Trainer:
         self.captions = Captions(clip.tokenizer, pool.names, self.rng)
         grid = self.model.visual.grid_size
         self.windows = {side: window_indices(grid, side) for side in WINDOWS}
-        grouped = [[], []]
-        for value in self.model.parameters():
-            grouped[value.ndim < 2].append(value)
-        groups = [{"params": grouped[0], "weight_decay": options.decay}]
-        groups += [{"params": grouped[1], "weight_decay": 0.0}]
+        values = list(self.model.parameters())
+        groups = [
+            {"params": [v for v in values if v.ndim >= 2], "weight_decay": options.decay},
+            {"params": [v for v in values if v.ndim < 2], "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
 
     def batch(self, progress: float) -> tuple[Tensor, Tensor, Tensor]:
