@@ -23,6 +23,7 @@ from torchvision.transforms import functional as T
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
 from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
+from utils.cli import offers
 from utils.errors import InputError
 from utils.files import sha256_of
 
@@ -142,7 +143,8 @@ def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: in
     rows, columns = tile_grid(height, width, tile_side(height, width, tile))
     limit = MAX_TILES_OF_TILE if tile else MAX_TILES
     if resize == "tile" and rows * columns > limit:
-        advice = "set a larger --tile" if tile else "crop it, or set --resize squash"
+        squash = ", or set --resize squash" if offers("resize") else ""
+        advice = "set a larger --tile" if tile else f"crop it{squash}"
         raise InputError(
             f"{path} is {width} x {height} pixels, which makes {rows * columns} "
             f"square tiles, more than {limit}; {advice}"

@@ -16,7 +16,7 @@ if os.environ.get("WINCLIP_TEST_CUDA") != "1":
 import open_clip
 
 from tests.benches import small_mvtec, small_visa
-from utils.cli import GIVEN
+from utils.cli import GIVEN, OFFERED
 from utils.experiment.settings import Settings
 from utils.files import PROJECT
 from utils.run.benchmark import run
@@ -42,6 +42,7 @@ def one_tokenizer() -> Iterator[None]:
 def no_options() -> None:
     """Start each test without the options that an earlier one has parsed."""
     GIVEN.clear()
+    OFFERED.clear()
 
 
 @pytest.fixture(scope="session")

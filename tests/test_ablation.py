@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.images import check_tile_count
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
 from models.departures import (
@@ -40,12 +41,23 @@ from utils.ablation.run import run as run_ablation
 from utils.ablation.scoring import variant_prompts
 from utils.ablation.settings import AblationSettings
 from utils.ablation.shares import bootstrap_interval, shapley_shares, walk
-from utils.ablation.tables import DIFFERENCES, MEANINGS, Ablation, describe, published_means
-from utils.ablation.variants import PAPER, PUBLIC, SWITCHES, corners, departures
+from utils.ablation.tables import Ablation, describe, published_means
+from utils.ablation.variants import (
+    DIFFERENCES,
+    MEANINGS,
+    PAPER,
+    PUBLIC,
+    SWITCHES,
+    corners,
+    departures,
+)
+from utils.cli import parse_options
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.experiment.settings import Settings
+from utils.features.store import FeatureStore, read_encoding
 from utils.report.ablation import markdown_page
+from utils.results.folder import alternative_to_another_folder
 from utils.results.summary import published_for
 from utils.run.benchmark import run
 
@@ -229,12 +241,12 @@ def test_the_lines_of_a_page():
         "| + prompt templates |" + " 81.0 |" * metrics,
         "| two-class prompts | ours |" + " 70.5 (−13.5) |" * metrics,
         "| two-class prompts | paper | 74.0 |",
-        "| arithmetic averaging | ours |" + " 84.0 (0.0) |" * metrics,
+        "| arithmetic averaging | ours |" + " n/a |" * 3 + " 84.0 (0.0) |" * 4,
         "| paper | ours |" + " 84.0 |" * metrics,
         "| paper | paper | 90.8 |",
     ):
         assert f"\n{line}" in page
-    assert " These change no metric: without states. " in page
+    assert " These change no metric: without states. n/a: the change does not enter" in page
     assert "| without states |" not in page
 
 
@@ -334,13 +346,34 @@ def test_every_page_shows_the_warnings_and_every_switch(ablation):
             assert MEANINGS[switch][0] in page
 
 
-def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings):
+@pytest.fixture
+def command_line(monkeypatch):
+    """Let messages name the options of run_ablation.py."""
+    monkeypatch.setattr("sys.argv", ["run_ablation.py"])
+    parse_options(AblationSettings(), "", Path("run_ablation.py"))
+
+
+def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings, command_line):
+    """Nor does the log of its encoding runs recommend options that it does not have."""
     before = (ablation / "ablation.csv").read_bytes()
     record = ablation / "done" / "capsules.json"
     times = record.stat().st_mtime_ns
     run_ablation(replace(ablation_settings, order=SWITCHES[::-1]))
     assert record.stat().st_mtime_ns == times
     assert (ablation / "ablation.csv").read_bytes() == before
+    text = (ablation / "tile/run.log").read_text(encoding="utf-8")
+    assert [text.count(f"; {advice}") for advice in ("--tile N", "give it --result-dir")] == [1, 1]
+
+
+def test_messages_name_options_of_the_ablation_alone(ablation, ablation_settings, command_line):
+    with pytest.raises(InputError, match=r"^FEATURES_PRECISION: .*; add --features-precision fp32"):
+        run_ablation(replace(ablation_settings, features_precision="fp16"))
+    assert "--features" not in alternative_to_another_folder(ablation / "tile")
+    with pytest.raises(InputError, match=r"crop it$"):
+        check_tile_count(Path("a.png"), (10**5, 10), "tile", 0)
+    folder = ablation / "tile/features"
+    with pytest.raises(InputError, match="with --result-dir, or delete"):
+        FeatureStore(folder, read_encoding(folder) | {"scales": [2]}, "tile").check_encoding()
 
 
 def test_a_variant_that_needs_references_has_no_rows_of_0_shot(ablation):
@@ -351,6 +384,21 @@ def test_a_variant_that_needs_references_has_no_rows_of_0_shot(ablation):
     assert all(
         shots[name] == {1} if name in names else shots[name] == {0, 1} for name in shots.index
     )
+
+
+def test_a_metric_that_a_departure_cannot_change_is_that_of_paper(ablation):
+    table = pd.read_csv(ablation / "ablation.csv", engine="python")
+    values = table.set_index(["variant", "shots", "metric"])["value"].sort_index(kind="stable")
+    fixed = [
+        (variant.name, shots, metric)
+        for variant in departures(SCALES, ("five",))
+        for shots, metrics in ((0, variant.zero_shot_metrics), (1, variant.few_shot_metrics))
+        for metric in METRICS
+        if metric not in metrics and (shots or not variant.needs_references)
+    ]
+    assert len({name for name, _, _ in fixed}) == 9
+    for name, shots, metric in fixed:
+        np.testing.assert_array_equal(values[name, shots, metric], values["paper", shots, metric])
 
 
 def test_deleted_features_are_encoded_again(ablation, ablation_settings, tmp_path):

@@ -332,9 +332,12 @@ def test_a_bad_table_raises_one_sentence(results, tmp_path, change, message):
 
 
 def test_a_missing_or_repeated_result_raises_one_sentence(results, tmp_path):
-    for paths in ([], results[:1], [results[0], results[0]]):
-        with pytest.raises(InputError, match="expected two or more different"):
+    for paths, given in (([], "no results are given"), (results[:1], f"only {results[0]} is")):
+        with pytest.raises(InputError, match=f"{given}.*two or more.*python tools") as caught:
             read_sources(paths)
+        assert caught.value.status == 2
+    with pytest.raises(InputError, match="only once"):
+        read_sources([results[0], results[0]])
     with pytest.raises(InputError, match="there is no"):
         read_sources([results[0], tmp_path / "none.csv"])
     with pytest.raises(InputError, match=r"settings\.json"):

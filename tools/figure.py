@@ -76,21 +76,20 @@ def draw_figure(options: Options) -> Path:
     names = list(options.categories) or list(read_finished(folders[0]))
     if not names:
         raise InputError(f"{folders[0]} has no finished category; run the benchmark first")
-    results = [read_scores(folder, names) for folder in folders]
-    columns = [
-        (result, count)
-        for result in results
-        for count in options.shots or sorted(set(result[names[0]].shots.tolist()))
-    ]
+    columns, titles = [], ["image", "ground truth"]
+    for folder in folders:
+        result = read_scores(folder, names)
+        run = f"{folder.resolve().name}\n" if len(folders) > 1 else ""
+        for count in options.shots or sorted(set(result[names[0]].shots.tolist())):
+            columns.append((result, count))
+            titles.append(f"{run}{count}-shot")
     rows = [
         draw_row([(scores[name], count) for scores, count in columns], root, samples, options.cell)
         for name in names
     ]
-    labels = [f"{folder.resolve().name}\n" if len(folders) > 1 else "" for folder in folders]
-    labels = [f"{labels[results.index(result)]}{count}-shot" for result, count in columns]
     notes = [read_json(folder / "settings.json", "notes")["notes"] for folder in folders]
     note = ". ".join(dict.fromkeys(text for texts in notes for text in texts))
-    sheet = lay_out(rows, names, ["image", "ground truth", *labels], note)
+    sheet = lay_out(rows, names, titles, note)
     output = options.output.expanduser() if options.output else folders[0] / "figure.png"
     with atomic_path(output) as temporary:
         sheet.save(temporary, format="PNG", optimize=True)
@@ -189,7 +188,7 @@ def lay_out(
 ) -> Image.Image:
     """Arrange images in a grid: titles above the columns, names rotated to the left of the rows.
 
-    `note`, such as a warning about the weights, stands below the grid.
+    `note`, such as a warning about the weights, is written below the grid.
     """
     letters = font(FONT_SIZE)
     left = MARGIN + FONT_SIZE + GAP + 4

@@ -55,9 +55,9 @@ CONFIG = PROJECT / "models" / "demo_clip" / "demo-clip.json"
 CAPTION_WEIGHT, SPREAD_WEIGHT = 0.1, 0.2  # relative to 1 for the states
 WHOLE_WEIGHT, ATTENTION_WEIGHT = 2.0, 0.4  # for whole images, relative to 1 for other views
 WINDOWS = {2: 3, 3: 3}  # views of each image: side of the window in patches, number of windows
-IMAGE_THRESHOLD = 0.001  # smallest covered share that counts as damage, of an image,
-WINDOW_THRESHOLDS = {2: 0.06, 3: 0.04}  # of a window,
-PATCH_THRESHOLD = 0.15  # and of a patch
+# The smallest share of a view under the mask that makes it a damaged one
+IMAGE_THRESHOLD, PATCH_THRESHOLD = 0.001, 0.15
+WINDOW_THRESHOLDS = {2: 0.06, 3: 0.04}  # by the side of the window
 DAMAGED_WEIGHT = 6.0  # of a damaged patch, since most are good
 SPREAD_PATCHES = 512  # per step, in the loss that spreads embeddings
 SMALLEST_CROP = (0.3, 0.7)  # at first, and after CROP_GROWTH of the steps
@@ -144,11 +144,11 @@ class Trainer:
         self.captions = Captions(clip.tokenizer, pool.names, self.rng)
         grid = self.model.visual.grid_size
         self.windows = {side: window_indices(grid, side) for side in WINDOWS}
-        grouped = [[], []]
-        for value in self.model.parameters():
-            grouped[value.ndim < 2].append(value)
-        groups = [{"params": grouped[0], "weight_decay": options.decay}]
-        groups += [{"params": grouped[1], "weight_decay": 0.0}]
+        values = list(self.model.parameters())
+        groups = [
+            {"params": [v for v in values if v.ndim >= 2], "weight_decay": options.decay},
+            {"params": [v for v in values if v.ndim < 2], "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
 
     def batch(self, progress: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ Options = TypeVar("Options")
 TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages
 EMPTY = ("", "''", "None")  # tyro's words for the defaults (), "" and None
 GIVEN: dict[str, list[str]] = {}  # the words of the command line for each option, by its name
+OFFERED: set[str] = set()  # the names of the script's options; empty without a command line
 
 
 def default_text(text: str, metavar: str | None = None) -> object:
@@ -41,6 +42,9 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
     reads types and help from it. Messages quote the options from now on (`spell`). A wrong option
     is an `InputError` with exit status 2.
     """
+    names = [field.name for field in fields(default)]
+    OFFERED.clear()
+    OFFERED.update(names)
     record_options(sys.argv[1:])
     messages = io.StringIO()
     try:
@@ -50,7 +54,6 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
             )
     except SystemExit as end:
         if end.code:
-            names = [field.name for field in fields(default)]
             raise InputError(usage_error(messages.getvalue(), script, names), status=2) from None
         raise  # --help
 
@@ -84,6 +87,11 @@ def record_options(words: Sequence[str]) -> None:
             name = word.partition("=")[0].removeprefix("--").replace("-", "_").removeprefix("no_")
             current = GIVEN[name] = []
         current.append(word)
+
+
+def offers(name: str) -> bool:
+    """Return whether the script has an option: the runs inside an ablation lack some of a run's."""
+    return not OFFERED or name in OFFERED
 
 
 def label(name: str) -> str:

@@ -1,8 +1,8 @@
 """Analyse the metrics of all variants: the walk, the share of each switch, and all means.
 
-The long form, ablation.csv, has one row per variant, category, shots, seed and metric, and the
-protocol of each variant in columns of its own; values are in [0, 1], empty where undefined. All
-other tables here are means over categories, in percent.
+The long form, ablation.csv, has one row per variant, category, shots, seed and metric, and a column
+for each setting of the variant's protocol; values are in [0, 1], empty where undefined. All other
+tables are means over categories, in percent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def effects(table: pd.DataFrame, variants: Sequence[Variant], order: Sequence[st
     names = {
         frozenset(name for name in order if variant.protocol[name] == PAPER[name]): variant.name
         for variant in variants
-        if variant.kind == "corner" and is_on_the_way(variant, order)
+        if variant.kind == "corner" and is_between(variant, order)
     }
     results = []
     for (shots, metric), rows in table.groupby(KEYS, sort=False):
@@ -65,8 +65,11 @@ def effects(table: pd.DataFrame, variants: Sequence[Variant], order: Sequence[st
     return pd.DataFrame(results, columns=columns)
 
 
-def is_on_the_way(variant: Variant, order: Sequence[str]) -> bool:
-    """Return whether every setting of a corner has the value of `paper`, or in `order` `public`."""
+def is_between(variant: Variant, order: Sequence[str]) -> bool:
+    """Return whether a corner lies between `public` and `paper`.
+
+    Each of its settings has the value of `paper`, or if it is a switch in `order`, of `public`.
+    """
     return all(
         value == PAPER[name] or (name in order and value == PUBLIC[name])
         for name, value in variant.protocol.items()

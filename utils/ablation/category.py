@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import product
 
+import numpy as np
+
 from datasets.references import NO_SEED, ShotSetting
 from models.clip.weights import LoadedClip
 from utils.ablation.scoring import VariantScorer, text_banks
@@ -35,13 +37,13 @@ class VariantResult:
     result: CategoryResult
 
     def distinct(self) -> tuple[list[int], list[int]]:
-        """Return the first of each set of equal columns, and for each column its index in them."""
-        scores, first, indices = self.result.scores, {}, []
-        for column in range(len(scores.shots)):
-            digest = sha256(scores.image_scores[column].tobytes())
-            digest.update(scores.maps[column].tobytes())
-            indices.append(first.setdefault(digest.digest(), (len(first), column))[0])
-        return [column for _, column in first.values()], indices
+        """Return one of each set of equal columns, and for each column the index of its set."""
+        columns = zip(self.result.scores.image_scores, self.result.scores.maps, strict=True)
+        digests = [
+            sha256(scores.tobytes() + maps.tobytes()).hexdigest() for scores, maps in columns
+        ]
+        _, distinct, indices = np.unique(digests, return_index=True, return_inverse=True)
+        return distinct.tolist(), indices.tolist()
 
     def calls(self, columns: Sequence[int], count: int) -> Iterator[tuple]:
         """Yield `evaluate_columns` with its arguments, for up to `count` batches of columns."""

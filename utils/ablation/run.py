@@ -83,8 +83,8 @@ def run(settings: AblationSettings, context: DistributedContext = SINGLE_PROCESS
 def encode(settings: Settings, rescore: bool, context: DistributedContext) -> None:
     """Start or resume an encoding run.
 
-    Categories that are still to be scored (with `rescore`, all) but lack features, which somebody
-    has deleted, are marked as unfinished first, so that the run encodes the missing images again.
+    Categories that are still to be scored (with `rescore`, all) but whose features were deleted are
+    first marked as unfinished, so that the run encodes the missing images again.
     """
     if context.is_main:
         resolve_device(settings.device, settings.deterministic)  # raises before records are deleted
@@ -104,10 +104,10 @@ def encode(settings: Settings, rescore: bool, context: DistributedContext) -> No
 
 
 def check_settings(path: Path, settings: AblationSettings) -> bool:
-    """Return whether a folder's categories are of other variants of multi-crop.
+    """Return whether MULTI_CROPS has changed, so that all variants must be scored again.
 
-    All variants are then scored again from the features. Raises `InputError` before anything is
-    encoded if the folder is of other settings in another respect.
+    Raises `InputError`, before anything is encoded, if the results in the folder are of settings
+    that differ in another respect.
     """
     if not (path / "settings.json").exists():
         return False
@@ -215,8 +215,8 @@ def start_evaluation(
 ) -> Callable[[], list[tuple]]:
     """Evaluate a result, in the pool's worker processes if there is one.
 
-    Returns a function that waits and returns the rows of `metric_rows`. It keeps no maps. `name` is
-    the start of the paths of temporary files.
+    Returns a function that waits for the metrics and returns them as `metric_rows` does; it keeps
+    no maps in memory. The paths of temporary files start with `name`.
     """
     columns, indices = result.distinct()
     variants, shot_settings = result.variants, result.task.shot_settings

@@ -6,7 +6,7 @@ does, so on a CPU their scores equal that run's bit for bit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import get_args
 
@@ -73,12 +73,13 @@ class VariantScorer:
         for variant, bank in zip(self.variants, self.banks, strict=True):
             equations, kind = variant.equations, variant.protocol["patch_tokens"]
             crops = variant.protocol["multi_crop"], variant.protocol["multi_crop_average"]
-            from_text, few_shot = zero_shot(id(bank), equations, *crops), iter(())
+            from_text = zero_shot(id(bank), equations, *crops)
+            few_shot = iter(())
             if nearest:
-                maps = visual_maps(kind, equations)
-                add = add_visual_maps if equations is None else depart_few_shot
-                extra = () if equations is None else (equations,)
-                few_shot = zip(*add(from_text, maps, *extra), strict=True)
+                add = (
+                    partial(depart_few_shot, equations=equations) if equations else add_visual_maps
+                )
+                few_shot = zip(*add(from_text, visual_maps(kind, equations)), strict=True)
             outputs += [
                 from_text if rows is None else next(few_shot) for rows in self.reference_sets
             ]

@@ -8,7 +8,7 @@ from datasets.tiles import CropVariant
 from utils.ablation.variants import SWITCHES, Switch
 from utils.cli import default_text, spell
 from utils.errors import InputError
-from utils.experiment.options import DataOptions, MachineOptions, NameOption
+from utils.experiment.options import DataOptions, MachineOptions, ModelOptions, NameOption
 from utils.experiment.settings import FolderSettings, Settings
 from utils.experiment.types import describe_type, has_type
 from utils.files import PROJECT, user_path
@@ -18,13 +18,8 @@ DEMO_MODEL = PROJECT / "models/demo_clip/demo-clip"  # .json and .safetensors
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """The model, and what is compared."""
+    """The variants and their evaluation."""
 
-    model: str = "auto"
-    """An open_clip model, or a model config (.json); "auto": the paper's, or the demo's."""
-    pretrained: str = "auto"
-    """An open_clip tag, a weight file, a folder that contains one, or "random";
-    "auto": the paper's weights, or the demo's."""
     multi_crops: Annotated[tuple[CropVariant, ...], default_text("none")] = ("five",)
     """Variants of multi-crop for the image score.
     The crops of "five" take 39 % more time to encode."""
@@ -33,19 +28,18 @@ class AblationOptions:
     Those not given follow in the default order."""
     eval_size: int | Literal["source"] = 240
     """Shorter side of maps and masks in the pixel metrics, or "source": each image's own size."""
-    features_precision: Literal["fp16", "fp32"] = "fp32"
-    """Precision in which features are kept, and scored; fp32 takes twice the space."""
 
 
 @dataclass(frozen=True)
-class AblationSettings(MachineOptions, AblationOptions, DataOptions, NameOption):
+class AblationSettings(MachineOptions, AblationOptions, ModelOptions, DataOptions, NameOption):
     """Everything that an ablation depends on."""
 
     dataset: Literal["mvtec", "visa", "mpdd", "demo", "folder"] = "demo"
-    """The benchmark, as in run_winclip.py (mvtec), run_visa.py, run_mpdd.py, run_demo.py
-    and run_folder.py, which needs --name."""
+    """The benchmark, as in run_winclip.py (mvtec), run_visa.py, run_mpdd.py, run_demo.py,
+    which has a model of its own, and run_folder.py, which needs --name."""
     shots: tuple[int, ...] = (0, 1)
     seeds: tuple[int, ...] = (0, 1, 2)
+    features_precision: Literal["fp16", "fp32"] = "fp32"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     result_dir: str = "auto"
     """Folder of the results.
@@ -53,9 +47,9 @@ class AblationSettings(MachineOptions, AblationOptions, DataOptions, NameOption)
 
     def __post_init__(self) -> None:
         """Complete `order`; raise `InputError` for invalid values."""
-        for name, hint in (("multi_crops", CropVariant), ("order", Switch)):
-            value = getattr(self, name)
-            if not has_type(value, hint := tuple[hint, ...]):
+        for name, entry in (("multi_crops", CropVariant), ("order", Switch)):
+            value, hint = getattr(self, name), tuple[entry, ...]
+            if not has_type(value, hint):
                 raise InputError(f"{spell(name, value)}: expected {describe_type(hint)}")
         order = self.order
         if len(set(order)) < len(order):

@@ -7,8 +7,16 @@ from typing import NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
+from utils.ablation.analysis import START
 from utils.ablation.shares import MIN_CATEGORIES
-from utils.ablation.variants import PAPER_ROWS, Variant, single_changes
+from utils.ablation.variants import (
+    MEANINGS,
+    PAPER_ROWS,
+    Variant,
+    single_changes,
+    switch_name,
+    variant_name,
+)
 from utils.evaluation.metrics import METRICS
 from utils.report.ablation import Page, Section, Table
 from utils.report.markdown import UNDEFINED, UNPUBLISHED, cell, count_categories, difference
@@ -16,54 +24,18 @@ from utils.report.waterfall import Step, waterfall_chart
 from utils.results.summary import MEAN, METRIC_NAMES, published_for
 
 HEADLINES = ("image_auroc", "pixel_auroc")  # the metrics of the sentences
-# For each switch its name, what the closest public implementation does, and what the paper does.
-MEANINGS = {
-    "templates": (
-        "prompt templates",
-        "21 prompt templates, one of them twice",
-        "the paper's 22 prompt templates",
-    ),
-    "class_words": (
-        "class names",
-        'class names as "metal_nut"',
-        'class names as words: "metal nut"',
-    ),
-    "normalise_prompts": (
-        "normalised prompts",
-        "prompt embeddings averaged as they are",
-        "each prompt embedding scaled to length 1 before averaging",
-    ),
-    "patch_tokens": (
-        "patch tokens",
-        "patch tokens before ln_post (WinCLIP+ only)",
-        "patch tokens after ln_post (WinCLIP+ only)",
-    ),
-    "resize": (
-        "resizing",
-        "images squashed to a square",
-        "images cut into overlapping square tiles",
-    ),
-}
-# The values of settings that differ from the paper's, as they are in the names of corners.
-DIFFERENCES = {
-    "templates=public": "21 public templates",
-    "class_words=False": 'class names as "metal_nut"',
-    "normalise_prompts=False": "prompts not normalised",
-    "temperature=0.01": "temperature 0.01",
-    "patch_tokens=pre_ln": "patch tokens before ln_post",
-    "patch_tokens=penultimate": "patch tokens of the penultimate block",
-    "resize=squash": "squashed images",
-}
 SHARE_TEXT = (
     "The share of a switch is its effect averaged over all orders in which the switches can be "
     "set (its Shapley value). The shares add up to the whole gap and do not depend on an order."
 )
-SHARE_TABLE_TEXT = "Shapley values."
-SHARE_INTERVAL_TEXT = "Shapley values with 95 % bootstrap intervals over categories in brackets."
 WALK_TEXT = "The means after setting one switch after another, in this order."
 DEPARTURES = "Single departures from paper"
 DEPARTURE_TEXT = (
     "Each row changes one thing in the paper's protocol; differences are in parentheses."
+)
+UNAFFECTED_TEXT = (
+    "n/a: the change does not enter this metric. Image scores do not depend on the zero-shot map, "
+    "and maps do not depend on multi-crop."
 )
 PAPER_TEXT = (
     'Rows with the source "paper" are from the paper: its ablation on MVTec AD (arXiv 2303.14814), '
@@ -87,7 +59,7 @@ class Ablation(NamedTuple):
 def describe(ablation: Ablation) -> Page:
     """Return the content of the pages."""
     record, switches = ablation.record, switches_of(ablation.effects)
-    header = ["switch", "setting", "public", "paper"]
+    header = ["switch", "name in --order", "public", "paper"]
     rows = [[switch_name(name), name, *MEANINGS[name][1:]] for name in switches]
     all_shots = sorted(set(ablation.effects["shots"]))
     left_out = f"The switch {switch_name('resize')} is left out: all images are square."
@@ -121,28 +93,13 @@ def describe_shots(ablation: Ablation, shots: int) -> Section:
 
 
 def interval_text(ablation: Ablation) -> str:
-    """Say why shares have no interval; "" if all have one."""
+    """Say why shares lack an interval; "" if all have one."""
     needed, count = MIN_CATEGORIES, len(ablation.record["finished"])
-    steps = ablation.effects[ablation.effects["switch"] != "public"]
+    steps = ablation.effects[ablation.effects["switch"] != START]
     if not steps["low"].isna().any():
         return ""
     reason = f"; this ablation has {count}" if count < needed else ", each with a defined metric"
     return f"An interval needs at least {needed} categories{reason}."
-
-
-def switch_name(setting: str) -> str:
-    """Return the name of a switch in words."""
-    return MEANINGS[setting][0]
-
-
-def variant_name(variant: str) -> str:
-    """Return the name of a variant with its settings in words.
-
-    >>> variant_name("temperature=0.01 resize=squash"), variant_name("without states")
-    ('temperature 0.01, squashed images', 'without states')
-    """
-    words = variant.split()
-    return ", ".join(map(DIFFERENCES.get, words)) if DIFFERENCES.keys() >= {*words} else variant
 
 
 def switches_of(effects: pd.DataFrame) -> list[str]:
@@ -154,7 +111,7 @@ def sentences(rows: pd.DataFrame, switches: Sequence[str], shots: int) -> list[s
     """Return one sentence for the whole gap, and one for each switch."""
     gaps = []
     for metric in HEADLINES:
-        start, end = (rows["value"][metric, name] for name in ("public", switches[-1]))
+        start, end = (rows["value"][metric, name] for name in (START, switches[-1]))
         change = f"from {number(start)} (public) to {number(end)} (paper)"
         gaps.append(f"{METRIC_NAMES[metric]} {change}: {difference(end - start)}")
     texts = ["; ".join(gaps)]
@@ -176,21 +133,22 @@ def sentences(rows: pd.DataFrame, switches: Sequence[str], shots: int) -> list[s
 def share_table(rows: pd.DataFrame, switches: Sequence[str]) -> Table:
     """Return the table of the share of each switch, between the means of public and of paper."""
     values = rows["value"].unstack("metric")
-    body = [["public", *format_means(values.loc["public"])]]
+    body = [[START, *format_means(values.loc[START])]]
     for switch in switches:
         effects = [rows.loc[(metric, switch)] for metric in METRICS]
         cells = (f"{difference(row.share)} {interval(row)}".strip() for row in effects)
         body.append([switch_name(switch), *cells])
     body.append(["paper", *format_means(values.loc[switches[-1]])])
-    text = SHARE_TABLE_TEXT if rows["low"].isna().all() else SHARE_INTERVAL_TEXT
+    intervals = " with 95 % bootstrap intervals over categories in brackets"
+    text = f"Shapley values{'' if rows['low'].isna().all() else intervals}."
     return metric_table("Share of each switch", text, "switch", body)
 
 
 def walk_table(rows: pd.DataFrame, switches: Sequence[str]) -> Table:
     """Return the table of the walk from public to paper."""
     values = rows["value"].unstack("metric")
-    body = [[f"+ {switch_name(name)}", *format_means(values.loc[name])] for name in switches]
-    body.insert(0, ["public", *format_means(values.loc["public"])])
+    body = [[START, *format_means(values.loc[START])]]
+    body += [[f"+ {switch_name(name)}", *format_means(values.loc[name])] for name in switches]
     return metric_table("From public to paper, step by step", WALK_TEXT, "switch", body)
 
 
@@ -202,34 +160,50 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     means = ablation.means[ablation.means["shots"] == shots]
     means = means.pivot(index="variant", columns="metric", values="mean")
     changes = means - means.loc["paper"]
-    names = departure_names(ablation, shots)
-    unchanged = [name for name in names if (changes.loc[name].abs() < UNCHANGED).all()]
     is_mvtec = ablation.record["settings"]["dataset"] == "mvtec" and is_full(ablation)
     paper_rows = PAPER_ROWS if is_mvtec and shots == 0 else {}
+    cells, unchanged = {"paper": format_means(means.loc["paper"])}, []
+    for variant in compared_variants(ablation, shots):
+        name = variant.name
+        if (changes.loc[name].abs() < UNCHANGED).all():
+            unchanged.append(variant_name(name))
+        else:
+            cells[name] = departure_cells(variant, means.loc[name], changes.loc[name], shots)
     body = []
-    for name in (name for name in ["paper", *names] if name not in unchanged):
-        cells = format_means(means.loc[name])
-        if name != "paper":
-            texts = [difference(changes[metric][name]) for metric in METRICS]
-            cells = [f"{text} ({change})" for text, change in zip(cells, texts, strict=True)]
-        body.append([variant_name(name), "ours", *cells])
+    for name, row in cells.items():
+        body.append([variant_name(name), "ours", *row])
         if name in paper_rows:
             numbers = pd.Series(paper_rows[name]).reindex(METRICS)
             body.append([name, "paper", *(cell(value) or UNPUBLISHED for value in numbers)])
     text = DEPARTURE_TEXT
     if unchanged:
-        text += f" These change no metric: {'; '.join(map(variant_name, unchanged))}."
+        text += f" These change no metric: {'; '.join(unchanged)}."
+    if any(UNDEFINED in row for row in cells.values()):
+        text += f" {UNAFFECTED_TEXT}"
     if paper_rows:
         header = ["variant", "source", *(METRIC_NAMES[metric] for metric in METRICS)]
         return Table(DEPARTURES, f"{text} {PAPER_TEXT}", header, body, 2)
     return metric_table(DEPARTURES, text, "variant", [[row[0], *row[2:]] for row in body])
 
 
-def departure_names(ablation: Ablation, shots: int) -> list[str]:
-    """Return the variants to compare with `paper`; in 0-shot those that act without references."""
+def departure_cells(
+    variant: Variant, means: pd.Series, changes: pd.Series, shots: int
+) -> list[str]:
+    """Return the mean of each metric with its change; n/a for metrics that cannot change."""
+    metrics = variant.few_shot_metrics if shots else variant.zero_shot_metrics
+    return [
+        f"{number(means[metric])} ({difference(changes[metric])})"
+        if metric in metrics
+        else UNDEFINED
+        for metric in METRICS
+    ]
+
+
+def compared_variants(ablation: Ablation, shots: int) -> list[Variant]:
+    """Return the variants to compare with `paper` at a number of shots."""
     departures = [variant for variant in ablation.variants if variant.kind == "departure"]
     compared = [*single_changes(ablation.variants), *departures]
-    return [v.name for v in compared if shots > 0 or v.acts_without_references]
+    return [variant for variant in compared if shots or variant.in_zero_shot_tables]
 
 
 def corner_table(ablation: Ablation, shots: int) -> Table:
@@ -237,7 +211,7 @@ def corner_table(ablation: Ablation, shots: int) -> Table:
     means = ablation.means
     rows = means[(means["shots"] == shots) & (means["kind"] == "corner")]
     if shots == 0:
-        repeated = [v.name for v in ablation.variants if not v.acts_without_references]
+        repeated = [v.name for v in ablation.variants if not v.in_zero_shot_tables]
         rows = rows[~rows["variant"].isin(repeated)]
     values = rows.pivot(index="variant", columns="metric", values="mean")
     names = rows["variant"].unique()

@@ -9,7 +9,7 @@ from utils.results.methods import has_maps, method_of
 
 NOT_RECORDED = "not recorded"
 MAX_ENTRIES = 12  # of a mapping or list that is written out
-KINDS = {  # entries of the fingerprint that are no settings
+KINDS = {  # entries of the fingerprint that are not settings
     **dict.fromkeys(("model", "weights", "normalisation", "quick_gelu"), "weights"),
     **dict.fromkeys(("dataset", "split_sha256", "recipe", "depth", "limit"), "data"),
     **dict.fromkeys(("images", "labels", "masks", "references"), "data"),
@@ -23,9 +23,9 @@ def describe_differences(sources: Sequence[Source]) -> list[list[str]]:
     rows = []
     for kind in ("settings", "weights", "data", "versions"):
         for key in (key for key in names if key[0] == kind):
-            recorded = [source.get(key, NOT_RECORDED) for source in facts if source]
-            if any(value != recorded[0] for value in recorded):
-                values = [source.get(key, NOT_RECORDED) for source in facts]
+            values = [recorded.get(key, NOT_RECORDED) for recorded in facts]
+            of_runs = [value for value, recorded in zip(values, facts, strict=True) if recorded]
+            if any(value != of_runs[0] for value in of_runs):
                 rows.append([*key, *describe_values(values)])
     return rows
 
@@ -54,10 +54,10 @@ def run_facts(source: Source) -> dict[tuple[str, str], object]:
 
 
 def describe_values(values: Sequence[object]) -> list[str]:
-    """Return an entry of the fingerprint in each run as text.
+    """Return the value of a fact in each run as text.
 
-    A mapping or list with more than MAX_ENTRIES becomes their number, and what differs from the
-    first run that has as many.
+    A mapping or list of more than MAX_ENTRIES is shown as its size and its changes from the first
+    such value.
 
     >>> describe_values([[2, 3], {"a.png": "1"}, "draw"])
     ['2 3', 'a.png 1', 'draw']

@@ -71,10 +71,16 @@ def read_image_scores(path: Path) -> ImageScores:
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
-    """Read two or more results; each has the name of its file or folder.
+    """Read two or more results; each is named after its file or folder.
 
-    Where the methods differ, result folders have the name of their method instead.
+    If the methods differ, result folders are named after their methods instead.
     """
+    if len(paths) < 2:
+        raise InputError(
+            f"{f'only {paths[0]} is' if paths else 'no results are'} given: expected two or more "
+            "result folders or CSV files, such as python tools/compare.py result/mvtec theirs.csv",
+            status=2,
+        )
     paths = [path.expanduser() for path in paths]
     for path in paths:
         if not path.exists():
@@ -82,9 +88,8 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
-    if len(paths) < 2 or len(set(names)) < len(names):
-        given = ", ".join(names) or "none"
-        raise InputError(f"{given}: expected two or more different result folders or CSV files")
+    if len(set(names)) < len(names):
+        raise InputError(f"{', '.join(names)}: give each result folder or CSV file only once")
     sources = [read_source(path, name) for path, name in zip(paths, names, strict=True)]
     return name_by_method(sources)
 

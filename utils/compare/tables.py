@@ -115,8 +115,8 @@ def common_categories(sources: Sequence[Source]) -> tuple[list[str], list[str]]:
         have = "; ".join(f"{s.name} has {list_names(categories)}" for s, categories in pairs)
         raise InputError(f"no category is in all results: {have}")
     left_out = sorted(set().union(*names) - set(common))
-    remarks = [f"Left out, because not all results have them: {list_names(left_out)}."]
-    return common, remarks if left_out else []
+    text = f"Left out, because not all results have them: {list_names(left_out)}."
+    return common, [text] if left_out else []
 
 
 def common_shots(sources: Sequence[Source]) -> tuple[list[int], list[str]]:
@@ -165,8 +165,8 @@ def difference_variances(
 ) -> tuple[dict[tuple, tuple[np.ndarray, list[int]]], list[str]]:
     """Return the variances of the differences, and why there are none for some results.
 
-    Keys are (result, shots, metric); values are the second and third argument of `interval`, of the
-    mean over `categories`.
+    Keys are (result, shots, metric); values are the arguments `variances` and `freedoms` of
+    `interval` for the mean over `categories`.
     """
     first, *others = [source for source in sources if shots in set(source.metrics["shots"])]
     reasons = {source.name: no_interval(first, source, categories, shots) for source in others}

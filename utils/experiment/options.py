@@ -58,18 +58,30 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """The method, and what it computes; an ablation has options of its own."""
+    """The method."""
 
     method: MethodName = "winclip"
     """WinCLIP with WinCLIP+, AnomalyCLIP (zero-shot only) or InCTRL (needs references, no maps).
     The last two need --checkpoint."""
     checkpoint: Annotated[str, default_text("none")] = ""
     """File that the authors of AnomalyCLIP or InCTRL have released; "random" for a trial."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The CLIP model."""
+
     model: str = "auto"
     """An open_clip model with a class token, or a model config (.json); "auto": the method's."""
     pretrained: str = "auto"
     """An open_clip tag, a weight file, a folder that contains one, or "random";
     "auto": the method's."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What is computed; an ablation has options of its own."""
+
     protocol: Literal["paper", "public"] = "paper"
     """Follow the paper, or the closest public code (docs/protocol.md).
     Sets the next eight options, each of which can also be given."""
@@ -121,15 +133,14 @@ class MethodOptions:
     features: str = "auto"
     """"auto": use kept features, if any; "keep": also write them, to score other prompts, shots
     or seeds without encoding again; "off": neither; or a result folder whose features to use."""
-    features_precision: Literal["fp16", "fp32"] = "fp16"
-    """Precision in which "--features keep" writes features and scores them.
-    fp32 takes twice the space."""
 
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The machine, and the result folder."""
+    """The precision of kept features, the machine, and the result folder."""
 
+    features_precision: Literal["fp16", "fp32"] = "fp16"
+    """Precision in which features are kept and scored; fp32 takes twice the space."""
     device: str = "auto"
     """"auto" (CUDA if available), "cpu", "cuda" or "cuda:N"."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "int8"] = "fp32"
@@ -149,7 +160,7 @@ class MachineOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(MachineOptions, MethodOptions, DataOptions):
+class RunOptions(MachineOptions, ScoringOptions, ModelOptions, MethodOptions, DataOptions):
     """All options of a run. --help lists those of the last class first."""
 
     @property

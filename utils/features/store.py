@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from datasets.images import Resize
 from datasets.tiles import MultiCrop
 from models.clip.encoder import AllFeatures
-from utils.errors import InputError, describe_error
+from utils.cli import offers
+from utils.errors import ANOTHER_FOLDER, InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
 from utils.results.folder import FEATURES_JSON, describe_changes, read_json, summarise_changes
 
@@ -60,9 +61,9 @@ class FeatureStore:
         """Raise `InputError` if the features in the folder have another encoding."""
         if changes := describe_changes(read_encoding(self.folder), self.encoding, self.encoding):
             raise InputError(
-                f"{summarise_changes(changes)}: choose another result folder with "
-                f"--result-dir or --features, or delete {self.folder}, which holds the features "
-                "from before"
+                f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}"
+                f"{' or --features' if offers('features') else ''}, or delete {self.folder}, which "
+                "holds the features from before"
             )
 
     def create(self, ln_post: nn.Module) -> None:

@@ -12,7 +12,7 @@ from datasets.decode import THREADS
 from datasets.images import Resize
 from datasets.tiles import MultiCrop
 from models.clip.weights import ClipSource, describe_model
-from utils.cli import label, spell
+from utils.cli import label, offers, spell
 from utils.distributed import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
@@ -104,8 +104,9 @@ def required_precision(result_dir: Path, features: str, features_precision: str)
     if required not in (None, recorded):
         keeps = features == "keep"
         option = f"--features-precision {recorded}" if keeps else "--features auto"
+        name = "features" if offers("features") else "features_precision"
         raise InputError(
-            f"{label('features')}: the scores in {result_dir} are those of {recorded} features, "
+            f"{label(name)}: the scores in {result_dir} are those of {recorded} features, "
             f"not {required}; add {option}, or choose {ANOTHER_FOLDER}"
         )
     return recorded

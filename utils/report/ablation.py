@@ -1,6 +1,7 @@
 """Write the pages of an ablation: ablation.md, ablation.tex and ablation.html.
 
-Their content is text; ablation.html also has charts. It needs no other file and no network.
+All three have the same text and tables. ablation.html adds charts and the table of all corners; it
+needs no other file and no network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from utils.results.latex import escape, latex_float, latex_table
 
 
 class Table(NamedTuple):
-    """A table of text, in any format."""
+    """A table of plain text, before it is written as Markdown, LaTeX or HTML."""
 
     title: str
     text: str
@@ -41,7 +42,7 @@ class Page(NamedTuple):
 
     title: str
     record: Mapping  # settings.json
-    counted: str  # the categories
+    counted: str  # the number of categories, in words
     switches: Table
     share_text: str
     left_out: str

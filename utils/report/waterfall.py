@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ def waterfall_chart(
     values = [*levels, *published]
     for level, step in zip(levels, steps, strict=False):
         values += [level + step.low, level + step.high]
-    axes = make_axes([value for value in values if value == value], len(steps) + 2)
+    axes = make_axes(values, len(steps) + 2)
     elements = [horizontal_grid(axes, round_ticks(*axes.y), "{:.12g}")]
     elements += bar(axes, 0, (axes.y[0], start), "total")
     elements += labels(axes, 0, start, f"{start:.1f}", "public")
@@ -55,19 +56,20 @@ def waterfall_chart(
     elements += connector(axes, last, end)
     elements += bar(axes, last, (axes.y[0], end), "total")
     elements += labels(axes, last, end, f"{end:.1f}", "paper")
-    if published[0] == published[0]:
+    if not isnan(published[0]):
         x, y = axes.at(0.5, published[0])
         elements.append(f'<path class="public" d="M{x - 9:.1f} {y:.1f}h18"/>')
-    if published[1] == published[1]:
+    if not isnan(published[1]):
         x, y = axes.at(last + 0.5, published[1])
         elements.append(f'<path class="paper" d="M{x:.1f} {y - 5:.1f}l5 5-5 5-5-5z"/>')
     return svg(axes, elements, label)
 
 
 def make_axes(values: Sequence[float], columns: int) -> Axes:
-    """Return axes for a number of columns and a range of values with a margin."""
-    padding = max(0, MIN_RANGE - max(values) + min(values)) / 2
-    low, high = min(values) - padding, max(values) + padding
+    """Return axes for a number of columns and for values, of which some may be NaN."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    padding = max(0, MIN_RANGE - high + low) / 2
+    low, high = low - padding, high + padding
     margin = MARGIN * (high - low)
     y = (low - margin, high + margin)
     return Axes(WIDTH, HEIGHT, (0, columns), y, left=40, right=4, bottom=40)
@@ -93,7 +95,7 @@ def bar(axes: Axes, column: int, span: tuple[float, float], kind: str) -> list[s
 
 def interval(axes: Axes, column: int, low: float, high: float) -> list[str]:
     """Draw a vertical line over the bar of a column; nothing if the bounds are NaN."""
-    if low != low:
+    if isnan(low):
         return []
     x, bottom = axes.at(column + 0.5, low)
     return [f'<path class="interval" d="M{x:.1f} {axes.at(0, high)[1]:.1f}V{bottom:.1f}"/>']

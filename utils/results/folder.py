@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import cv2
 from filelock import FileLock, Timeout
 
-from utils.cli import label
+from utils.cli import label, offers
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.files import PROJECT, write_text
 from utils.log import log
@@ -135,7 +135,7 @@ def holds_results(path: Path) -> bool:
 
 def alternative_to_another_folder(path: Path) -> str:
     """Suggest deleting a folder with results of other settings, unless it holds features."""
-    if (path / FEATURES_FOLDER / FEATURES_JSON).exists():
+    if offers("features") and (path / FEATURES_FOLDER / FEATURES_JSON).exists():
         return f" (with --features {path} to use the features kept there)"
     return f", or delete {path}, which holds the results from before"
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
-from utils.cli import exit_on_error
+from utils.cli import exit_on_error, offers
 from utils.distributed import SINGLE_PROCESS, DistributedContext
 from utils.errors import InputError, describe_error
 from utils.experiment.plan import Experiment, plan_benchmark
@@ -170,7 +170,7 @@ def finish(session: Session) -> str:
     folder.write_times(clock)
     log.info(f"\nseconds per stage\n{clock.table()}\n\nresults are in {folder.path}\n")
     log.info(summary)
-    if session.settings.features == "keep":
+    if session.settings.features == "keep" and offers("features"):
         log.info(f"\n{explain_kept_features(session.settings)}")
     session.experiment.after_run(folder.path)
     return summary

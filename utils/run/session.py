@@ -17,7 +17,7 @@ from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, describe_model, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
-from utils.cli import label
+from utils.cli import label, offers
 from utils.distributed import DistributedContext
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
@@ -263,7 +263,8 @@ def describe_resizing(settings: Settings, side: int) -> str:
     if settings.tile:
         tiles = f"square tiles of {settings.tile} pixels, or of their shorter side if it is less"
         return f"images are cut into {tiles}, each resized to {side}"
-    return f"the shorter side of images is resized to {side} pixels; --tile N keeps small defects"
+    advice = "; --tile N keeps small defects" if offers("tile") else ""
+    return f"the shorter side of images is resized to {side} pixels{advice}"
 
 
 def describe_weights(weights: Weights) -> dict:
