@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from models.anomalyclip_weights import PROMPTS, LearnedPrompts
 from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, run_block
 from models.clip.device import without_cudnn_attention
-from models.clip.encoder import embed_patches, project, unsupported_tower
+from models.clip.encoder import embed_patches, project
 from models.clip.text import can_share_prefixes, project_ends, text_tower
+from models.clip.towers import unsupported_tower
 from models.clip.weights import LoadedClip
 from models.winclip import Features, TextBank, VisualBank
 from utils.errors import InputError

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.clip.encoder import AllFeatures, WindowedEncoder
+from models.clip.encoder import WindowedEncoder
+from models.clip.features import AllFeatures
 from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
 from utils.distributed import DistributedContext

@@ -18,7 +18,8 @@ subtracts (its zero point). CPUs without VNNI add pairs of such products in 16 b
 import torch
 from torch import Tensor, nn
 
-from models.clip.blocks import LinearLayers, unsupported_part
+from models.clip.blocks import LinearLayers
+from models.clip.towers import unsupported_part
 from utils.cli import label
 from utils.errors import InputError
 

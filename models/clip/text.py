@@ -11,14 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.clip.blocks import (
-    add_attention,
-    add_mlp,
-    attend,
-    project_qkv,
-    split_heads,
-    unsupported_part,
-)
+from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, split_heads
+from models.clip.towers import unsupported_part
 
 TEXT_BATCH = 1024  # prompts encoded together; bounds memory
 

@@ -11,7 +11,7 @@ import tyro
 
 from datasets.images import EvalSize, Resize
 from datasets.tiles import CropVariant, MultiCrop
-from models.clip.encoder import PatchTokens
+from models.clip.features import PatchTokens
 from models.methods import MethodName
 from models.prompts import Templates
 from models.winclip import CropAverage

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from datasets.images import Resize
 from datasets.tiles import MultiCrop
-from models.clip.encoder import AllFeatures
+from models.clip.features import AllFeatures
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
 from utils.results.folder import FEATURES_JSON, describe_changes, read_json, summarise_changes
