@@ -18,6 +18,7 @@ from models.departures import (
     IMAGE,
     PATCHES,
     Equations,
+    arithmetic_aggregation,
     depart_few_shot,
     depart_visual_maps,
     depart_zero_shot,
@@ -31,7 +32,7 @@ from models.winclip import (
     nearest_distances,
     score_zero_shot,
 )
-from models.windows import arithmetic_aggregation, harmonic_aggregation
+from models.windows import harmonic_aggregation
 from tests.clips import small_clip
 from utils.ablation import category, scoring
 from utils.ablation.analysis import effects, means

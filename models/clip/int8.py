@@ -98,7 +98,7 @@ def quantise_tower(visual: nn.Module) -> None:
         block.int8 = quantise_block(block)
 
 
-def find_problem() -> str:
+def unsupported_reason() -> str:
     """Return why torch cannot compute exact 8-bit products and what to do, "" if it can."""
     if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return f'torch {torch.__version__} was built without oneDNN\'s 8-bit products; use "fp32"'

@@ -33,7 +33,7 @@ def encode_text(model: nn.Module, tokenizer, prompts: Sequence[str]) -> Tensor:
 
 
 def text_tower(model: nn.Module) -> nn.Module:
-    """Return the text tower of an open_clip model: in newer classes, a module of its own."""
+    """Return the text tower, which is the model itself in older classes of open_clip."""
     return getattr(model, "text", model)
 
 

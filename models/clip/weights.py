@@ -147,8 +147,9 @@ def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
         raise InputError(
             f"{label('model')}: {name} takes {height} x {width} images; choose a square input"
         )
-    facts = source.mean, source.std, source.quick_gelu, source.weights
-    return LoadedClip(model, tokenizer, height, *facts)
+    return LoadedClip(
+        model, tokenizer, height, source.mean, source.std, source.quick_gelu, source.weights
+    )
 
 
 def check_names(model_name: str, pretrained: str) -> None:
