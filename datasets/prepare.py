@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from datasets.check import FileCheck, check_file, find_depths, notes_on_files
-from datasets.decode import SUFFIXES, THREADS, describe_white
+from datasets.decode import THREADS, describe_white
 from datasets.download import Archive, check_local, fetch, unpack
 from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
 from datasets.splits import (
@@ -252,41 +252,3 @@ def check_files(root: Path, samples: Sequence[Sample]) -> list[FileCheck]:
     with ThreadPoolExecutor(THREADS) as pool:
         checks = pool.map(lambda sample: check_file(root, sample), samples)
         return list(progress_bar(checks, total=len(samples), desc="checking images", unit="image"))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the images of a folder, sorted; [] if it does not exist. Other files are ignored."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def scan_mvtec_layout(root: Path, names: Sequence[str]) -> tuple[list[Sample], list[str]]:
-    """Scan <category>/{train,test,ground_truth}/<defect>/*; return samples and faults.
-
-    The mask of <stem>.* is <stem>_mask.* or <stem>.*; an anomalous image without one is a fault.
-    """
-    samples, faults = [], []
-    for category in names:
-        for path in list_images(root / category / "train" / "good"):
-            image = path.relative_to(root).as_posix()
-            samples.append(Sample(category, "train", 0, "good", image, ""))
-        tests = root / category / "test"
-        for folder in sorted(tests.iterdir()) if tests.is_dir() else []:
-            defect, label = folder.name, int(folder.name != "good")
-            masks = {
-                path.stem: path for path in list_images(root / category / "ground_truth" / defect)
-            }
-            for path in list_images(folder):
-                mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
-                if label and mask is None:
-                    faults.append(f"{path}: it has no mask in ground_truth/{defect}")
-                    continue
-                image = path.relative_to(root).as_posix()
-                mask_path = mask.relative_to(root).as_posix() if label else ""
-                samples.append(Sample(category, "test", label, defect, image, mask_path))
-    return samples, faults

@@ -12,18 +12,10 @@ from pathlib import Path, PurePath
 
 from datasets.check import Inspection, find_white, inspect_image, notes_on_sizes
 from datasets.custom.labels import label_samples
-from datasets.custom.tree import (
-    BAD_WORDS,
-    GOOD_WORDS,
-    CustomRequest,
-    ListedImage,
-    Tree,
-    list_names,
-    list_tree,
-    plain_word,
-)
+from datasets.custom.tree import CustomRequest, ListedImage, Tree, list_tree
 from datasets.decode import SIXTEEN_BITS, THREADS, White
 from datasets.images import check_tile_count
+from datasets.layouts.names import BAD_WORDS, good_words_for, list_names, plain_word
 from datasets.splits import Sample
 from utils.cli import label
 from utils.errors import InputError
@@ -105,7 +97,7 @@ def list_tests(request: CustomRequest) -> Tree:
     if request.images.is_file():
         return Tree([ListedImage(PurePath(request.images.name))])
     skip = [real_path(path) for path in (request.masks, request.results) if path]
-    good = {plain_word(request.good_folder)} if request.good_folder else GOOD_WORDS
+    good = good_words_for(request.good_folder)
     if request.references and plain_word(request.references.name) not in good:
         skip.append(real_path(request.references))
         if plain_word(request.references.name) in BAD_WORDS:
