@@ -35,10 +35,10 @@ MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: boun
 
 @dataclass(frozen=True)
 class Item:
-    """One image, ready to be encoded and evaluated, or the sentence that says why it is not.
+    """One image, ready to be encoded and evaluated, or the message that says why it is not.
 
-    The arrays are NumPy's because worker processes send tensors through shared memory: each takes
-    a file descriptor, and containers have 64 MB of shared memory. Arrays go through a pipe.
+    Its arrays are NumPy's, which worker processes send through a pipe. Tensors would go through
+    shared memory: each takes a file descriptor, and containers have 64 MB of it by default.
     """
 
     image: str  # path of the sample's image, which identifies it
@@ -51,16 +51,15 @@ class Item:
     further_masks: dict[EvalSize, np.ndarray] = field(default_factory=dict)  # at the other sizes
     crops: tuple[np.ndarray, ...] = ()  # of `cut_crops`: (T, C, 3, S, S) uint8 each
     sha256: str = ""  # of the image's file, if the dataset has `checksums`
-    error: str = ""
+    error: str = ""  # why the image or its mask cannot be used
 
 
 @dataclass(eq=False)
 class ImageDataset(Dataset):
     """The images of some samples: item i is that of `samples[i]`, decoded once.
 
-    A DataLoader yields the items in its sampler's order, for any number of workers. Indexing never
-    raises for a bad file: `Item.error` has the sentence, which the consumer raises as `InputError`,
-    because a DataLoader turns the exception of a worker process into a traceback.
+    Indexing never raises for a bad file, because a DataLoader turns the exception of a worker
+    process into a traceback: the consumer raises `Item.error` as an `InputError`.
     """
 
     root: Path  # of the paths in `samples`
@@ -110,7 +109,7 @@ class ImageDataset(Dataset):
         )
 
     def cut_crops(self, image: Image.Image, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
-        """Cut the `distinct_crops` of all tiles from the image, once resized.
+        """Cut the `distinct_crops` of all tiles from the image, resized once for each size.
 
         Returns an array (T, C, 3, side, side) for each size of the tiles and for mirrored crops.
         """
@@ -189,8 +188,8 @@ def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> tuple[int, int]:
     """Return the (height, width) at which the map of an image is compared with its mask.
 
-    A number is the shorter side; the longer one follows the aspect ratio ("tile") or is the same
-    ("squash").
+    An `eval_size` in pixels is the shorter side. The longer side keeps the aspect ratio, except
+    that of a squashed image, which is the same.
     """
     if eval_size == "source":
         return height, width

@@ -1,7 +1,7 @@
 """Find a user's own images: their labels, masks and reference images, and everything unusable.
 
-Every file is decoded once here, so that whatever is wrong with it is known before the run. Images
-that cannot be used are left out and reported; masks that cannot be used cost no image its score.
+Every file is decoded once here, so that all faults are known before the run. Images that cannot be
+used are left out and reported; images whose masks cannot be used are still scored.
 """
 
 import os

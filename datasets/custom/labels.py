@@ -28,7 +28,7 @@ MAX_FAULTS = 20  # listed; further ones are only counted
 
 @dataclass(frozen=True)
 class MaskReading:
-    """The verdict of an image's masks."""
+    """The label that an image's masks give it."""
 
     label: int  # 1 if they mark something, 0 if not, UNKNOWN if they cannot be understood
     fault: str = ""  # the reason why they cannot be used

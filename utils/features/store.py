@@ -60,9 +60,8 @@ class FeatureStore:
         """Raise `InputError` if the features in the folder have another encoding."""
         if changes := describe_changes(read_encoding(self.folder), self.encoding, self.encoding):
             raise InputError(
-                f"{summarise_changes(changes)}: choose another result folder with "
-                f"--result-dir or --features, or delete {self.folder}, which holds the features "
-                "from before"
+                f"{summarise_changes(changes)}: choose another result folder with --result-dir or "
+                f"--features, or to use the features in {self.folder}, undo the change"
             )
 
     def create(self, ln_post: nn.Module) -> None:
