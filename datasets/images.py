@@ -17,8 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as T
 
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
@@ -97,7 +95,7 @@ class ImageDataset(Dataset):
         tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)
         return Item(
             sample.image,
-            tiles.numpy(),
+            tiles,
             grid,
             mask,
             (image.height, image.width),
@@ -118,8 +116,8 @@ class ImageDataset(Dataset):
         for (size, mirrored), group in groupby(crops, attrgetter("size", "mirrored")):
             tiles, _ = cut_tiles(image, size, self.resize, self.tile, grid)
             cut = [tiles[..., c.top : c.top + side, c.left : c.left + side] for c in group]
-            pixels = torch.stack(cut, dim=1)
-            groups.append((pixels.flip(-1) if mirrored else pixels).numpy())
+            pixels = np.stack(cut, axis=1)
+            groups.append(np.ascontiguousarray(pixels[..., ::-1]) if mirrored else pixels)
         return tuple(groups)
 
     def read_masks(self, sample: Sample, image_size: tuple[int, int]) -> list[np.ndarray]:
@@ -154,7 +152,7 @@ def cut_tiles(
     resize: Resize,
     tile: int = 0,
     grid: tuple[int, int] | None = None,
-) -> tuple[Tensor, tuple[int, int]]:
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Resize an image and cut the encoder's inputs: (T, 3, side, side) uint8, and their grid.
 
     "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
@@ -162,25 +160,38 @@ def cut_tiles(
     to `side`: one tile. "centre_crop" resizes the shorter side and crops, as open_clip's own
     transform does. `grid` sets the rows and columns of tiles; None: as many as are needed.
     """
-    short = min(image.size)
-    shorter = round(side * short / tile_side(image.height, image.width, tile))
-    target = [side, side] if resize == "squash" else [shorter]
-    resized = T.resize(image, target, InterpolationMode.BICUBIC)
+    height, width = image.height, image.width
+    shorter = round(side * min(height, width) / tile_side(height, width, tile))
+    shape = resized_shape(height, width, side if resize == "squash" else shorter, resize)
+    resized = image.resize(shape[::-1], Image.Resampling.BICUBIC)
     if resize == "centre_crop":
-        resized = T.center_crop(resized, side)
-    pixels = T.pil_to_tensor(resized)
+        left, top = (round((length - side) / 2) for length in resized.size)
+        resized = resized.crop((left, top, left + side, top + side))
+    pixels = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
     height, width = pixels.shape[-2:]
     grid = grid or tile_grid(height, width, side)
     boxes = tile_boxes(height, width, side, grid)
     tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
-    return torch.stack(tiles), grid
+    return np.stack(tiles), grid
+
+
+def resized_shape(height: int, width: int, shorter: int, resize: Resize) -> tuple[int, int]:
+    """Return the (height, width) of an image after its shorter side has become `shorter` pixels.
+
+    The aspect ratio stays, unless the image is squashed.
+    """
+    if resize == "squash":
+        return shorter, shorter
+    short, long = sorted((height, width))
+    longer = int(shorter * long / short)  # rounded down, as torchvision does
+    return (shorter, longer) if height <= width else (longer, shorter)
 
 
 def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does.
 
-    `mean` and `std` are (3, 1, 1), on the device of the tiles. (torchvision's own function waits
-    for the GPU.)
+    `mean` and `std` are (3, 1, 1), on the device of the tiles. torchvision's own function would
+    wait for the GPU.
     """
     return tiles.to(torch.float32).div(255).sub_(mean).div_(std)
 
@@ -188,16 +199,11 @@ def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> tuple[int, int]:
     """Return the (height, width) at which the map of an image is compared with its mask.
 
-    An `eval_size` in pixels is the shorter side. The longer side keeps the aspect ratio, except
-    that of a squashed image, which is the same.
+    An `eval_size` in pixels is the shorter side.
     """
     if eval_size == "source":
         return height, width
-    if resize == "squash":
-        return eval_size, eval_size
-    short, long = sorted((height, width))
-    longer = int(eval_size * long / short)  # rounded down, as torchvision does
-    return (eval_size, longer) if height <= width else (longer, eval_size)
+    return resized_shape(height, width, eval_size, resize)
 
 
 def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -209,9 +215,10 @@ def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if anomalous.shape == shape:
         return anomalous
+    size, bilinear = shape[::-1], Image.Resampling.BILINEAR
     coverage = Image.fromarray(anomalous.astype(np.uint8) * 255)
-    resized = np.asarray(T.resize(coverage, list(shape), InterpolationMode.BILINEAR)) > 127
+    resized = np.asarray(coverage.resize(size, bilinear)) > 127
     if resized.any():
         return resized
-    exact = np.asarray(T.resize(coverage.convert("F"), list(shape), InterpolationMode.BILINEAR))
+    exact = np.asarray(coverage.convert("F").resize(size, bilinear))
     return exact == exact.max()
