@@ -5,9 +5,10 @@ A script describes its dataset as a `BenchmarkSpec` and calls `main`. Raw data a
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -60,10 +61,10 @@ class BenchmarkSpec:
     name: str  # as in `OFFICIAL`: "mvtec"
     stem: str  # of its split files: "mvtec" for mvtec.csv
     title: str  # in messages: "MVTec AD"
-    archive: Archive
     layout: str  # of its folder, for the message about a wrong folder
     # Return all samples below a root, and the faults of files that are in no sample.
     scan: Callable[[Path], tuple[list[Sample], list[str]]]
+    archive: Archive = field(default_factory=Archive)
     top_folders: tuple[str, ...] = ()  # names of the folder that its archive may unpack into
     runner: str = ""  # the script to run next and its options, such as "run_visa.py"
     named_defects: bool = True  # False: meta.json leaves the names of defects empty
@@ -165,19 +166,26 @@ def find_root(spec: BenchmarkSpec, given: Path) -> Path:
 
 def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
     """Return samples and faults of a dataset; raise `InputError` if it has no sample."""
-    try:
+    with readable(root):
         samples, faults = spec.scan(root)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
-            "permissions"
-        ) from error
     if not samples:
         raise InputError(
             f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}; "
             "for a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
         )
     return samples, faults
+
+
+@contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """Raise `InputError` if the block cannot read a folder or a file below `root`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
+            "permissions"
+        ) from error
 
 
 def raise_faults(faults: Sequence[str]) -> None:

@@ -45,23 +45,13 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     Raise `InputError` if a folder is missing or has no images, if no image or no reference can be
     decoded, if no mask of `request.masks` matches an image, or if a reference is also a test image.
     """
-    for option in ("images", "references", "masks"):
-        path = getattr(request, option)
-        if path is not None and not path.exists():
-            noun = "a mask or a folder of masks" if option == "masks" else IMAGES
-            raise InputError(f"{label(option)}: {path} does not exist; give {noun}")
+    check_paths(request)
     root = real_path(request.images if request.images.is_dir() else request.images.parent)
     tests, references = list_tests(request), list_references(request)
     messages = tests.messages("images") + references.messages("references")
-    paths = [image.path.as_posix() for image in (*tests.images, *references.images)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda path: check_image(root, path, request), paths))
-    checked = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, Inspection)}
-    faults = [result for result in results if isinstance(result, str)]
-    tests.images, references.images = (
-        [image for image in tree.images if image.path.as_posix() in checked]
-        for tree in (tests, references)
-    )
+    checked, faults = check_images(root, (*tests.images, *references.images), request)
+    for tree in (tests, references):
+        tree.images = [image for image in tree.images if image.path.as_posix() in checked]
     if not tests.images or (request.references is not None and not references.images):
         raise InputError(f"none of the images can be read: {faults[0]}")
     names = distinct_references(tests, references, checked, messages)
@@ -85,6 +75,15 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
         find_white(peaks),
         {path: inspection.sha256 for path, inspection in checked.items()},
     )
+
+
+def check_paths(request: CustomRequest) -> None:
+    """Raise `InputError` for a path of the request that does not exist."""
+    for option in ("images", "references", "masks"):
+        path = getattr(request, option)
+        if path is not None and not path.exists():
+            noun = "a mask or a folder of masks" if option == "masks" else IMAGES
+            raise InputError(f"{label(option)}: {path} does not exist; give {noun}")
 
 
 def printable(line: str) -> str:
@@ -127,20 +126,35 @@ def list_references(request: CustomRequest) -> Tree:
     return tree
 
 
-def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | str:
-    """Decode an image, given by its path below `root`; return its properties or what is wrong."""
+def check_images(
+    root: Path, images: Sequence[ListedImage], request: CustomRequest
+) -> tuple[dict[str, Inspection], list[str]]:
+    """Decode images; return the properties of those that can be scored, by path, and all faults."""
+
+    def check(name: str) -> Inspection | str:
+        try:
+            return check_image(root, name, request)
+        except InputError as error:
+            return str(error)
+
+    names = [image.path.as_posix() for image in images]
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(check, names))
+    checked = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Inspection)}
+    return checked, [result for result in results if isinstance(result, str)]
+
+
+def check_image(root: Path, name: str, request: CustomRequest) -> Inspection:
+    """Decode the image `name` below `root`; raise `InputError` if it cannot be scored."""
     path = root / name
-    try:
-        if not is_printable_name(name):
-            raise InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
-        if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
-            raise InputError(f"{path} has too long a name for a file with its heatmap; shorten it")
-        if not path.exists():
-            raise InputError(f"{path} is a link to a file that does not exist; restore the file")
-        inspection = inspect_image(path)
-        check_tile_count(path, inspection.size, request.resize, request.tile)
-    except InputError as error:
-        return str(error)
+    if not is_printable_name(name):
+        raise InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise InputError(f"{path} has too long a name for a file with its heatmap; shorten it")
+    if not path.exists():
+        raise InputError(f"{path} is a link to a file that does not exist; restore the file")
+    inspection = inspect_image(path)
+    check_tile_count(path, inspection.size, request.resize, request.tile)
     return inspection
 
 
