@@ -37,7 +37,7 @@ Size = tuple[int, int]  # width and height in pixels
 class Inspection:
     """The properties of an image that decide how it can be scored together with others."""
 
-    size: tuple[int, int]  # width and height with its EXIF orientation applied
+    size: Size  # with its EXIF orientation applied
     peak: int | float | None  # largest value without alpha, an int or a float; None for 8 bits
     sha256: str  # of the pixels and the orientation, whatever the file format
 
@@ -147,7 +147,7 @@ def find_white(peaks: Iterable[float | int | None]) -> White:
     return White(bits, max(1.0, *reals) if reals else 0.0)
 
 
-def measure_image(path: Path) -> tuple[tuple[int, int], int | float | None]:
+def measure_image(path: Path) -> tuple[Size, int | float | None]:
     """Decode an image; return its (width, height) as stored and its peak, as in `Inspection`."""
     with open_image(path) as image:
         pixels, peak = read_pixels(image)

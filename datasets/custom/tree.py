@@ -109,7 +109,7 @@ def list_tree(
     tree.labelled = labelled
     depth = 2 if labelled else 1
     for path in files:
-        image = read_label(path, labelled, good) if labelled else ListedImage(path)
+        image = label_by_folder(path, labelled, good) if labelled else ListedImage(path)
         if not recursive and len(path.parts) > depth:
             tree.pass_over("images in subfolders (--recursive includes them)", path)
         elif image is None:
@@ -147,7 +147,7 @@ def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[Pure
         yield from (inside / name for name in sorted(names) if not name.startswith("."))
 
 
-def read_label(
+def label_by_folder(
     path: PurePath, labelled: Collection[PurePath], good: Collection[str]
 ) -> ListedImage | None:
     """Return an image with its label, or None if no folder of it is in a labelled one.
