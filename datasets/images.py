@@ -1,8 +1,7 @@
 """The dataset of a run: each image of a split as tiles for the encoder, with its evaluation mask.
 
 For square RGB and grey images, decoding and resizing equal open_clip's own transform bit for bit.
-Images of other modes are converted to RGB before resizing; images that are not square are cut into
-overlapping tiles, squashed, or cropped.
+Images of other modes are converted to RGB before resizing.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,15 +19,19 @@ from torch.utils.data import Dataset
 
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
-from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
+from datasets.tiles import (
+    MultiCrop,
+    Resize,
+    check_tile_count,
+    cut_tiles,
+    distinct_crops,
+    resized_shape,
+)
 from utils.errors import InputError
 from utils.files import sha256_of
 
-# Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
-Resize = Literal["tile", "squash", "centre_crop"]
 MaskReader = Callable[[str, tuple[int, int]], np.ndarray]  # to (H, W) bool, of (width, height)
 EvalSize = int | Literal["source"]  # shorter side of maps and masks, or each image's own shape
-MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -131,60 +134,6 @@ class ImageDataset(Dataset):
         else:
             mask = read_mask(self.root / sample.mask, image_size)
         return [resize_mask(mask, shape) for shape in shapes]
-
-
-def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: int) -> None:
-    """Raise `InputError` for an image of (width, height) that would be cut into too many tiles."""
-    width, height = size
-    rows, columns = tile_grid(height, width, tile_side(height, width, tile))
-    limit = MAX_TILES_OF_TILE if tile else MAX_TILES
-    if resize == "tile" and rows * columns > limit:
-        advice = "set a larger --tile" if tile else "crop it, or set --resize squash"
-        raise InputError(
-            f"{path} is {width} x {height} pixels, which makes {rows * columns} "
-            f"square tiles, more than {limit}; {advice}"
-        )
-
-
-def cut_tiles(
-    image: Image.Image,
-    side: int,
-    resize: Resize,
-    tile: int = 0,
-    grid: tuple[int, int] | None = None,
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Resize an image and cut the encoder's inputs: (T, 3, side, side) uint8, and their grid.
-
-    "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
-    pixels, or with 0 the shorter side, becomes `side`, and cuts tiles. "squash" resizes both sides
-    to `side`: one tile. "centre_crop" resizes the shorter side and crops, as open_clip's own
-    transform does. `grid` sets the rows and columns of tiles; None: as many as are needed.
-    """
-    height, width = image.height, image.width
-    shorter = round(side * min(height, width) / tile_side(height, width, tile))
-    shape = resized_shape(height, width, side if resize == "squash" else shorter, resize)
-    resized = image.resize(shape[::-1], Image.Resampling.BICUBIC)
-    if resize == "centre_crop":
-        left, top = (round((length - side) / 2) for length in resized.size)
-        resized = resized.crop((left, top, left + side, top + side))
-    pixels = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
-    height, width = pixels.shape[-2:]
-    grid = grid or tile_grid(height, width, side)
-    boxes = tile_boxes(height, width, side, grid)
-    tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
-    return np.stack(tiles), grid
-
-
-def resized_shape(height: int, width: int, shorter: int, resize: Resize) -> tuple[int, int]:
-    """Return the (height, width) of an image after its shorter side has become `shorter` pixels.
-
-    The aspect ratio stays, unless the image is squashed.
-    """
-    if resize == "squash":
-        return shorter, shorter
-    short, long = sorted((height, width))
-    longer = int(shorter * long / short)  # rounded down, as torchvision does
-    return (shorter, longer) if height <= width else (longer, shorter)
 
 
 def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:

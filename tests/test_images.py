@@ -8,8 +8,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.decode import make_thumbnail, read_image, read_mask, to_rgb
-from datasets.images import ImageDataset, cut_tiles, eval_shape, normalise, resize_mask
+from datasets.images import ImageDataset, eval_shape, normalise, resize_mask
 from datasets.splits import Sample
+from datasets.tiles import cut_tiles
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 STATISTICS = torch.tensor([MEAN, STD])[:, :, None, None]

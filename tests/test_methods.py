@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datasets.images import cut_tiles, normalise
+from datasets.images import normalise
+from datasets.tiles import cut_tiles
 from models.clip.encoder import WindowedEncoder
 from models.clip.weights import RANDOM, Weights, load_clip
 from models.winclip import TextBank, VisualBank

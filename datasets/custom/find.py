@@ -14,9 +14,9 @@ from datasets.check import Inspection, find_white, inspect_image, notes_on_sizes
 from datasets.custom.labels import label_samples
 from datasets.custom.tree import CustomRequest, ListedImage, Tree, list_tree
 from datasets.decode import SIXTEEN_BITS, THREADS, White
-from datasets.images import check_tile_count
 from datasets.layouts.names import BAD_WORDS, good_words_for, list_names, plain_word
 from datasets.splits import Sample
+from datasets.tiles import check_tile_count
 from utils.cli import label
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path

@@ -28,8 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from datasets.images import Resize
-from datasets.tiles import MultiCrop
+from datasets.tiles import MultiCrop, Resize
 from models.clip.features import AllFeatures
 from utils.errors import InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
