@@ -130,31 +130,27 @@ def check_images(
     root: Path, images: Sequence[ListedImage], request: CustomRequest
 ) -> tuple[dict[str, Inspection], list[str]]:
     """Decode images; return the properties of those that can be scored, by path, and all faults."""
-
-    def check(name: str) -> Inspection | str:
-        try:
-            return check_image(root, name, request)
-        except InputError as error:
-            return str(error)
-
     names = [image.path.as_posix() for image in images]
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(check, names))
+        results = list(pool.map(lambda name: check_image(root, name, request), names))
     checked = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Inspection)}
     return checked, [result for result in results if isinstance(result, str)]
 
 
-def check_image(root: Path, name: str, request: CustomRequest) -> Inspection:
-    """Decode the image `name` below `root`; raise `InputError` if it cannot be scored."""
+def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | str:
+    """Decode the image `name` below `root`; return its properties, or why it cannot be scored."""
     path = root / name
     if not is_printable_name(name):
-        raise InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
+        return f"{name!a} is not UTF-8 or has control characters; rename it"
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
-        raise InputError(f"{path} has too long a name for a file with its heatmap; shorten it")
+        return f"{path} has too long a name for a file with its heatmap; shorten it"
     if not path.exists():
-        raise InputError(f"{path} is a link to a file that does not exist; restore the file")
-    inspection = inspect_image(path)
-    check_tile_count(path, inspection.size, request.resize, request.tile)
+        return f"{path} is a link to a file that does not exist; restore the file"
+    try:
+        inspection = inspect_image(path)
+        check_tile_count(path, inspection.size, request.resize, request.tile)
+    except InputError as error:
+        return str(error)
     return inspection
 
 
