@@ -1,8 +1,8 @@
 """Inspect image and mask files before a run, and describe what is doubtful about them.
 
-A damaged file is a fault, which prevents a split. What can be read but is doubtful becomes a note
-beside all results: masks that may be inverted, tiny images, and test images that differ in size
-from the reference images. Images of more than 8 bits get one scale for each category.
+A damaged file is a fault, which prevents a split. A doubtful file becomes a note beside all
+results: a mask that may be inverted, a tiny image, a test image that differs in size from the
+reference images. Images of more than 8 bits get one scale for each category.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datasets.decode import (
     ORIENTATION,
@@ -36,19 +37,19 @@ Size = tuple[int, int]  # width and height in pixels
 class Inspection:
     """The properties of an image that decide how it can be scored together with others."""
 
-    size: tuple[int, int]  # width and height with its EXIF orientation applied
+    size: Size  # with its EXIF orientation applied
     peak: int | float | None  # largest value without alpha, an int or a float; None for 8 bits
     sha256: str  # of the pixels and the orientation, whatever the file format
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """The findings in the files of a sample."""
+    """The properties and the faults of the files of a sample."""
 
     fault: str = ""  # the reason why one of them cannot be used
     size: Size = (0, 0)
     peak: int | float | None = None  # as in `Inspection`
-    inverted: bool = False  # the mask may be
+    inverted: bool = False  # True if the mask may be inverted
 
 
 def check_file(root: Path, sample: Sample) -> FileCheck:
@@ -146,21 +147,17 @@ def find_white(peaks: Iterable[float | int | None]) -> White:
     return White(bits, max(1.0, *reals) if reals else 0.0)
 
 
-def measure_image(path: Path) -> tuple[tuple[int, int], int | float | None]:
+def measure_image(path: Path) -> tuple[Size, int | float | None]:
     """Decode an image; return its (width, height) as stored and its peak, as in `Inspection`."""
     with open_image(path) as image:
-        deep = deep_pixels(image)
-        if deep is None:
-            return to_rgb(image).size, None
-        return deep.shape[1::-1], find_peak(deep)
+        pixels, peak = read_pixels(image)
+        return pixels.shape[1::-1], peak
 
 
 def inspect_image(path: Path) -> Inspection:
     """Decode an image; raise `InputError` if it cannot be read."""
     with open_image(path) as image:
-        deep = deep_pixels(image)
-        peak = None if deep is None else find_peak(deep)
-        pixels = np.asarray(to_rgb(image)) if deep is None else deep
+        pixels, peak = read_pixels(image)
         orientation = image.getexif().get(ORIENTATION, 1)
         height, width = pixels.shape[:2]
         size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
@@ -169,10 +166,14 @@ def inspect_image(path: Path) -> Inspection:
     return Inspection(size, peak, digest.hexdigest())
 
 
-def find_peak(deep: np.ndarray) -> int | float:
-    """Return the largest value in the pixels of `deep_pixels` without alpha."""
+def read_pixels(image: Image.Image) -> tuple[np.ndarray, int | float | None]:
+    """Return the pixels of an image, as RGB up to 8 bits, and its peak, as in `Inspection`."""
+    deep = deep_pixels(image)
+    if deep is None:
+        return np.asarray(to_rgb(image)), None
     colours = deep[..., :3] if deep.ndim == 3 else deep
-    return int(colours.max()) if deep.dtype == np.uint16 else float(colours.max())
+    peak = colours.max()
+    return deep, int(peak) if deep.dtype == np.uint16 else float(peak)
 
 
 def is_blank(path: Path) -> bool:

@@ -228,7 +228,7 @@ def open_image(path: Path, kind: str = "") -> Iterator[Image.Image]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")  # reading a pipe would block
-        # Given a path, Pillow 13 maps some TIFF files and then turns them wrongly.
+        # Given a path, Pillow 13 maps some TIFF files into memory, and then rotates them wrongly.
         with path.open("rb") as stream, open_stream(stream) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it has {image.width} x {image.height} pixels, too many")

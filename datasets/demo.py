@@ -22,6 +22,7 @@ import numpy as np
 
 from datasets import prepare
 from datasets.download import Archive
+from datasets.layouts.mvtec_ad import scan_mvtec_layout
 from datasets.official import OFFICIAL
 from datasets.splits import RECIPE, SPLITS_FOLDER, read_recipe, read_root, read_split
 from utils.cli import parse_options, run_cli
@@ -38,7 +39,7 @@ DEMO = prepare.BenchmarkSpec(
     title="the demo benchmark",
     archive=Archive(by_hand="run python datasets/demo.py, which renders it"),
     layout="wood/train/good, wood/test/<defect>, wood/ground_truth/<defect>, leather/...",
-    scan=lambda root: prepare.scan_mvtec_layout(root, list(OFFICIAL["demo"])),
+    scan=lambda root: scan_mvtec_layout(root, list(OFFICIAL["demo"])),
     official=False,
 )
 

@@ -26,14 +26,13 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 import numpy as np
 import tyro
 
-from datasets.download import Archive
 from datasets.layouts.folders import LAYOUT, Scan, scan_folders
 from datasets.layouts.table import read_table
-from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults
+from datasets.prepare import BenchmarkSpec, Options, prepare, raise_faults, readable
 from datasets.references import find_copies
 from datasets.splits import SPLITS_FOLDER, Sample, check_name, read_root
 from utils.cli import default_text, parse_options, run_cli
-from utils.errors import InputError, describe_error
+from utils.errors import InputError
 from utils.files import real_path, user_path
 
 SEED = 0  # of the references that are drawn from good test images
@@ -78,7 +77,6 @@ def main(options: FolderOptions) -> list[Path]:
         name=options.name,
         stem=options.name,
         title=options.name,
-        archive=Archive(),
         layout=LAYOUT,
         scan=lambda root: (scan.samples, []),
         runner=f"run_folder.py --name {options.name}",
@@ -126,13 +124,8 @@ def read_dataset(options: FolderOptions) -> Scan:
         return read_table(file, root or file.parent, options.category or options.name)
     if root is None:
         raise InputError("give the folder of the dataset as --data-root DIR, or --csv FILE")
-    try:
+    with readable(root):
         return scan_folders(root, options.category, options.good_folder)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
-            "permissions"
-        ) from error
 
 
 def draw_missing_references(scan: Scan, count: int | None) -> list[str]:

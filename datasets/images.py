@@ -1,8 +1,7 @@
 """The dataset of a run: each image of a split as tiles for the encoder, with its evaluation mask.
 
 For square RGB and grey images, decoding and resizing equal open_clip's own transform bit for bit.
-Images of other modes are converted to RGB before resizing; images that are not square are cut into
-overlapping tiles, squashed, or cropped.
+Images of other modes are converted to RGB before resizing.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,29 +16,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as T
 
 from datasets.decode import SIXTEEN_BITS, White, make_thumbnail, read_image, read_mask
 from datasets.splits import Sample
-from datasets.tiles import MultiCrop, distinct_crops, tile_boxes, tile_grid, tile_side
-from utils.cli import offers
+from datasets.tiles import (
+    MultiCrop,
+    Resize,
+    check_tile_count,
+    cut_tiles,
+    distinct_crops,
+    resized_shape,
+)
 from utils.errors import InputError
 from utils.files import sha256_of
 
-# Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
-Resize = Literal["tile", "squash", "centre_crop"]
 MaskReader = Callable[[str, tuple[int, int]], np.ndarray]  # to (H, W) bool, of (width, height)
 EvalSize = int | Literal["source"]  # shorter side of maps and masks, or each image's own shape
-MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image, ready to be encoded and evaluated, or the sentence that says why it is not.
+    """One image, ready to be encoded and evaluated, or the message that says why it is not.
 
-    The arrays are NumPy's because worker processes send tensors through shared memory: each takes
-    a file descriptor, and containers have 64 MB of shared memory. Arrays go through a pipe.
+    Its arrays are NumPy's, which worker processes send through a pipe. Tensors would go through
+    shared memory: each takes a file descriptor, and containers have 64 MB of it by default.
     """
 
     image: str  # path of the sample's image, which identifies it
@@ -52,16 +52,15 @@ class Item:
     further_masks: dict[EvalSize, np.ndarray] = field(default_factory=dict)  # at the other sizes
     crops: tuple[np.ndarray, ...] = ()  # of `cut_crops`: (T, C, 3, S, S) uint8 each
     sha256: str = ""  # of the image's file, if the dataset has `checksums`
-    error: str = ""
+    error: str = ""  # why the image or its mask cannot be used
 
 
 @dataclass(eq=False)
 class ImageDataset(Dataset):
     """The images of some samples: item i is that of `samples[i]`, decoded once.
 
-    A DataLoader yields the items in its sampler's order, for any number of workers. Indexing never
-    raises for a bad file: `Item.error` has the sentence, which the consumer raises as `InputError`,
-    because a DataLoader turns the exception of a worker process into a traceback.
+    Indexing never raises for a bad file, because a DataLoader turns the exception of a worker
+    process into a traceback: the consumer raises `Item.error` as an `InputError`.
     """
 
     root: Path  # of the paths in `samples`
@@ -99,7 +98,7 @@ class ImageDataset(Dataset):
         tiles, grid = cut_tiles(image, self.side, self.resize, self.tile)
         return Item(
             sample.image,
-            tiles.numpy(),
+            tiles,
             grid,
             mask,
             (image.height, image.width),
@@ -111,7 +110,7 @@ class ImageDataset(Dataset):
         )
 
     def cut_crops(self, image: Image.Image, grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
-        """Cut the `distinct_crops` of all tiles from the image, once resized.
+        """Cut the `distinct_crops` of all tiles from the image, resized once for each size.
 
         Returns an array (T, C, 3, side, side) for each size of the tiles and for mirrored crops.
         """
@@ -120,8 +119,8 @@ class ImageDataset(Dataset):
         for (size, mirrored), group in groupby(crops, attrgetter("size", "mirrored")):
             tiles, _ = cut_tiles(image, size, self.resize, self.tile, grid)
             cut = [tiles[..., c.top : c.top + side, c.left : c.left + side] for c in group]
-            pixels = torch.stack(cut, dim=1)
-            groups.append((pixels.flip(-1) if mirrored else pixels).numpy())
+            pixels = np.stack(cut, axis=1)
+            groups.append(np.ascontiguousarray(pixels[..., ::-1]) if mirrored else pixels)
         return tuple(groups)
 
     def read_masks(self, sample: Sample, image_size: tuple[int, int]) -> list[np.ndarray]:
@@ -137,53 +136,11 @@ class ImageDataset(Dataset):
         return [resize_mask(mask, shape) for shape in shapes]
 
 
-def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: int) -> None:
-    """Raise `InputError` for an image of (width, height) that would be cut into too many tiles."""
-    width, height = size
-    rows, columns = tile_grid(height, width, tile_side(height, width, tile))
-    limit = MAX_TILES_OF_TILE if tile else MAX_TILES
-    if resize == "tile" and rows * columns > limit:
-        squash = ", or set --resize squash" if offers("resize") else ""
-        advice = "set a larger --tile" if tile else f"crop it{squash}"
-        raise InputError(
-            f"{path} is {width} x {height} pixels, which makes {rows * columns} "
-            f"square tiles, more than {limit}; {advice}"
-        )
-
-
-def cut_tiles(
-    image: Image.Image,
-    side: int,
-    resize: Resize,
-    tile: int = 0,
-    grid: tuple[int, int] | None = None,
-) -> tuple[Tensor, tuple[int, int]]:
-    """Resize an image and cut the encoder's inputs: (T, 3, side, side) uint8, and their grid.
-
-    "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
-    pixels, or with 0 the shorter side, becomes `side`, and cuts tiles. "squash" resizes both sides
-    to `side`: one tile. "centre_crop" resizes the shorter side and crops, as open_clip's own
-    transform does. `grid` sets the rows and columns of tiles; None: as many as are needed.
-    """
-    short = min(image.size)
-    shorter = round(side * short / tile_side(image.height, image.width, tile))
-    target = [side, side] if resize == "squash" else [shorter]
-    resized = T.resize(image, target, InterpolationMode.BICUBIC)
-    if resize == "centre_crop":
-        resized = T.center_crop(resized, side)
-    pixels = T.pil_to_tensor(resized)
-    height, width = pixels.shape[-2:]
-    grid = grid or tile_grid(height, width, side)
-    boxes = tile_boxes(height, width, side, grid)
-    tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
-    return torch.stack(tiles), grid
-
-
 def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Turn uint8 pixels (T, 3, S, S) into open_clip's float32 input, step by step as it does.
 
-    `mean` and `std` are (3, 1, 1), on the device of the tiles. (torchvision's own function waits
-    for the GPU.)
+    `mean` and `std` are (3, 1, 1), on the device of the tiles. torchvision's own function would
+    wait for the GPU.
     """
     return tiles.to(torch.float32).div(255).sub_(mean).div_(std)
 
@@ -191,16 +148,11 @@ def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def eval_shape(height: int, width: int, eval_size: EvalSize, resize: Resize) -> tuple[int, int]:
     """Return the (height, width) at which the map of an image is compared with its mask.
 
-    A number is the shorter side; the longer one follows the aspect ratio ("tile") or is the same
-    ("squash").
+    An `eval_size` in pixels is the shorter side.
     """
     if eval_size == "source":
         return height, width
-    if resize == "squash":
-        return eval_size, eval_size
-    short, long = sorted((height, width))
-    longer = int(eval_size * long / short)  # rounded down, as torchvision does
-    return (eval_size, longer) if height <= width else (longer, eval_size)
+    return resized_shape(height, width, eval_size, resize)
 
 
 def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -212,9 +164,10 @@ def resize_mask(anomalous: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if anomalous.shape == shape:
         return anomalous
+    size, bilinear = shape[::-1], Image.Resampling.BILINEAR
     coverage = Image.fromarray(anomalous.astype(np.uint8) * 255)
-    resized = np.asarray(T.resize(coverage, list(shape), InterpolationMode.BILINEAR)) > 127
+    resized = np.asarray(coverage.resize(size, bilinear)) > 127
     if resized.any():
         return resized
-    exact = np.asarray(T.resize(coverage.convert("F"), list(shape), InterpolationMode.BILINEAR))
+    exact = np.asarray(coverage.convert("F").resize(size, bilinear))
     return exact == exact.max()

@@ -17,8 +17,9 @@ if __package__ in (None, ""):  # run as a file: imports start at the project, no
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
 
 from datasets.download import Archive
+from datasets.layouts.mvtec_ad import scan_mvtec_layout
 from datasets.official import OFFICIAL
-from datasets.prepare import BenchmarkSpec, main, scan_mvtec_layout
+from datasets.prepare import BenchmarkSpec, main
 
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 # The owner moves the file every few months; the old address then returns 404. The second address is

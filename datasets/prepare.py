@@ -5,14 +5,15 @@ A script describes its dataset as a `BenchmarkSpec` and calls `main`. Raw data a
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from datasets.check import FileCheck, check_file, find_depths, notes_on_files
-from datasets.decode import SUFFIXES, THREADS, describe_white
+from datasets.decode import THREADS, describe_white
 from datasets.download import Archive, check_local, fetch, unpack
 from datasets.official import OFFICIAL, Counts, count_images, count_mismatches
 from datasets.splits import (
@@ -60,10 +61,10 @@ class BenchmarkSpec:
     name: str  # as in `OFFICIAL`: "mvtec"
     stem: str  # of its split files: "mvtec" for mvtec.csv
     title: str  # in messages: "MVTec AD"
-    archive: Archive
     layout: str  # of its folder, for the message about a wrong folder
     # Return all samples below a root, and the faults of files that are in no sample.
     scan: Callable[[Path], tuple[list[Sample], list[str]]]
+    archive: Archive = field(default_factory=Archive)
     top_folders: tuple[str, ...] = ()  # names of the folder that its archive may unpack into
     runner: str = ""  # the script to run next and its options, such as "run_visa.py"
     named_defects: bool = True  # False: meta.json leaves the names of defects empty
@@ -165,19 +166,26 @@ def find_root(spec: BenchmarkSpec, given: Path) -> Path:
 
 def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
     """Return samples and faults of a dataset; raise `InputError` if it has no sample."""
-    try:
+    with readable(root):
         samples, faults = spec.scan(root)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
-            "permissions"
-        ) from error
     if not samples:
         raise InputError(
             f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}; "
             "for a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
         )
     return samples, faults
+
+
+@contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """Raise `InputError` if the block cannot read a folder or a file below `root`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or root} cannot be read ({describe_error(error)}); check its "
+            "permissions"
+        ) from error
 
 
 def raise_faults(faults: Sequence[str]) -> None:
@@ -252,41 +260,3 @@ def check_files(root: Path, samples: Sequence[Sample]) -> list[FileCheck]:
     with ThreadPoolExecutor(THREADS) as pool:
         checks = pool.map(lambda sample: check_file(root, sample), samples)
         return list(progress_bar(checks, total=len(samples), desc="checking images", unit="image"))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the images of a folder, sorted; [] if it does not exist. Other files are ignored."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def scan_mvtec_layout(root: Path, names: Sequence[str]) -> tuple[list[Sample], list[str]]:
-    """Scan <category>/{train,test,ground_truth}/<defect>/*; return samples and faults.
-
-    The mask of <stem>.* is <stem>_mask.* or <stem>.*; an anomalous image without one is a fault.
-    """
-    samples, faults = [], []
-    for category in names:
-        for path in list_images(root / category / "train" / "good"):
-            image = path.relative_to(root).as_posix()
-            samples.append(Sample(category, "train", 0, "good", image, ""))
-        tests = root / category / "test"
-        for folder in sorted(tests.iterdir()) if tests.is_dir() else []:
-            defect, label = folder.name, int(folder.name != "good")
-            masks = {
-                path.stem: path for path in list_images(root / category / "ground_truth" / defect)
-            }
-            for path in list_images(folder):
-                mask = masks.get(f"{path.stem}_mask") or masks.get(path.stem)
-                if label and mask is None:
-                    faults.append(f"{path}: it has no mask in ground_truth/{defect}")
-                    continue
-                image = path.relative_to(root).as_posix()
-                mask_path = mask.relative_to(root).as_posix() if label else ""
-                samples.append(Sample(category, "test", label, defect, image, mask_path))
-    return samples, faults

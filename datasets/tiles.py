@@ -1,4 +1,4 @@
-"""Geometry of the overlapping square tiles that cover an image.
+"""Cut an image into square tiles, the inputs of the encoder.
 
 Without TILE, a tile is as wide as the image's shorter side S, and the tiles lie along the longer
 side; a square image has one. With TILE = N, tiles are N source pixels wide and cover both sides.
@@ -8,27 +8,23 @@ Tiles are evenly spaced, from edge to edge. With MULTI_CROP, crops of each tile 
 import math
 from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from utils.cli import offers
+from utils.errors import InputError
+
+# Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
+Resize = Literal["tile", "squash", "centre_crop"]
 CropVariant = Literal["five", "ten", "overlap-1.25", "overlap-1.5", "overlap-2"]
 MultiCrop = Literal["none", CropVariant]
 
 STRIDE = 0.8  # largest step between tiles, of their side: neighbours overlap by a fifth or more
+MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 CROP_RATIO = 0.875  # side of a crop / side of the resized tile, as in ImageNet's evaluation
-
-
-class Crop(NamedTuple):
-    """A square crop of a tile, which is resized to `size` pixels; `mirrored` swaps left and right.
-
-    The crop has the side of the encoder's input.
-    """
-
-    size: int
-    top: int
-    left: int
-    mirrored: bool = False
 
 
 def tile_side(height: int, width: int, tile: int = 0) -> int:
@@ -60,6 +56,73 @@ def tile_boxes(
         for length, count in zip((height, width), grid, strict=True)
     )
     return [(top, left, side) for top in tops for left in lefts]
+
+
+def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: int) -> None:
+    """Raise `InputError` for an image of (width, height) that would be cut into too many tiles."""
+    width, height = size
+    rows, columns = tile_grid(height, width, tile_side(height, width, tile))
+    limit = MAX_TILES_OF_TILE if tile else MAX_TILES
+    if resize == "tile" and rows * columns > limit:
+        squash = ", or set --resize squash" if offers("resize") else ""
+        advice = "set a larger --tile" if tile else f"crop it{squash}"
+        raise InputError(
+            f"{path} is {width} x {height} pixels, which makes {rows * columns} "
+            f"square tiles, more than {limit}; {advice}"
+        )
+
+
+def cut_tiles(
+    image: Image.Image,
+    side: int,
+    resize: Resize,
+    tile: int = 0,
+    grid: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Resize an image and cut the encoder's inputs: (T, 3, side, side) uint8, and their grid.
+
+    "tile" resizes the image (bicubic, as open_clip's own transform does) so that a tile of `tile`
+    pixels, or with 0 the shorter side, becomes `side`, and cuts tiles. "squash" resizes both sides
+    to `side`: one tile. "centre_crop" resizes the shorter side and crops, as open_clip's own
+    transform does. `grid` sets the rows and columns of tiles; None: as many as are needed.
+    """
+    height, width = image.height, image.width
+    shorter = round(side * min(height, width) / tile_side(height, width, tile))
+    shape = resized_shape(height, width, side if resize == "squash" else shorter, resize)
+    resized = image.resize(shape[::-1], Image.Resampling.BICUBIC)
+    if resize == "centre_crop":
+        left, top = (round((length - side) / 2) for length in resized.size)
+        resized = resized.crop((left, top, left + side, top + side))
+    pixels = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    height, width = pixels.shape[-2:]
+    grid = grid or tile_grid(height, width, side)
+    boxes = tile_boxes(height, width, side, grid)
+    tiles = [pixels[:, top : top + edge, left : left + edge] for top, left, edge in boxes]
+    return np.stack(tiles), grid
+
+
+def resized_shape(height: int, width: int, shorter: int, resize: Resize) -> tuple[int, int]:
+    """Return the (height, width) of an image after its shorter side has become `shorter` pixels.
+
+    The aspect ratio stays, unless the image is squashed.
+    """
+    if resize == "squash":
+        return shorter, shorter
+    short, long = sorted((height, width))
+    longer = int(shorter * long / short)  # rounded down, as torchvision does
+    return (shorter, longer) if height <= width else (longer, shorter)
+
+
+class Crop(NamedTuple):
+    """A square crop of a tile, which is resized to `size` pixels; `mirrored` swaps left and right.
+
+    The crop has the side of the encoder's input.
+    """
+
+    size: int
+    top: int
+    left: int
+    mirrored: bool = False
 
 
 def multi_crop(variant: MultiCrop, side: int) -> list[Crop]:

@@ -23,8 +23,9 @@ import utils.startup  # first: handles Ctrl-C and broken packages during the imp
 import pandas as pd
 
 from datasets.download import Archive
+from datasets.layouts.mvtec_ad import scan_mvtec_layout
 from datasets.official import OFFICIAL
-from datasets.prepare import BenchmarkSpec, Options, prepare, scan_mvtec_layout
+from datasets.prepare import BenchmarkSpec, Options, prepare
 from datasets.splits import Sample
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError

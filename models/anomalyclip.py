@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from models.anomalyclip_weights import PROMPTS, LearnedPrompts
 from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, run_block
 from models.clip.device import without_cudnn_attention
-from models.clip.encoder import embed_patches, project, unsupported_tower
+from models.clip.encoder import embed_patches, project
 from models.clip.text import can_share_prefixes, project_ends, text_tower
+from models.clip.towers import unsupported_tower
 from models.clip.weights import LoadedClip
 from models.winclip import Features, TextBank, VisualBank
+from utils.cli import label
 from utils.errors import InputError
 
 IMAGE_SIZE = 518  # side of the input in pixels: 37 x 37 patches of 14 pixels
@@ -41,18 +43,10 @@ class AnomalyClip:
 
     def __init__(self, clip: LoadedClip, prompts: LearnedPrompts):
         visual, text = clip.model.visual, text_tower(clip.model)
-        reason = unsupported_tower(visual)
-        if not reason and not can_share_prefixes(text):
-            reason = "its text tower is not like CLIP's"
-        patch = 0 if reason else visual.patch_size[0]
-        if patch and IMAGE_SIZE % patch:
-            reason = f"its patches of {patch} pixels do not divide {IMAGE_SIZE}"
-        if not reason and len(visual.transformer.resblocks) <= VV_BLOCKS:
-            reason = f"its vision tower has no more than {VV_BLOCKS} blocks"
-        if reason:
-            raise InputError(f"MODEL: {reason}; AnomalyCLIP needs ViT-L-14-336")
+        if reason := unsupported_clip(visual, text):
+            raise InputError(f"{label('model')}: {reason}; AnomalyCLIP needs ViT-L-14-336")
         self.visual, self.checkpoint, self.notes = visual, prompts.checkpoint, prompts.notes
-        self.grid = (IMAGE_SIZE // patch,) * 2
+        self.grid = (IMAGE_SIZE // visual.patch_size[0],) * 2
         positions = resize_positions(visual.positional_embedding, self.grid)
         visual.positional_embedding = nn.Parameter(positions, requires_grad=False)
         states = embed_states(text, clip.tokenizer(PROMPTS), prompts)
@@ -92,6 +86,20 @@ class AnomalyClip:
         scores, maps = text.score(features.image), text.score(features.patches)
         runs = len(reference_sets)
         return scores.expand(runs, -1), maps.unflatten(1, self.grid).expand(runs, -1, -1, -1)
+
+
+def unsupported_clip(visual: nn.Module, text: nn.Module) -> str:
+    """Return why AnomalyCLIP cannot use the two towers of a CLIP, "" if it can."""
+    if reason := unsupported_tower(visual):
+        return reason
+    if not can_share_prefixes(text):
+        return "its text tower is not like CLIP's"
+    patch = visual.patch_size[0]
+    if IMAGE_SIZE % patch:
+        return f"its patches of {patch} pixels do not divide {IMAGE_SIZE}"
+    if len(visual.transformer.resblocks) <= VV_BLOCKS:
+        return f"its vision tower has no more than {VV_BLOCKS} blocks"
+    return ""
 
 
 def run_streams(visual: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ Each departure is a value of `Equations`, whose defaults are those of `models.wi
 smaller prompt ensemble. Names and shapes are those of `models.winclip`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, compose
 from models.winclip import Features, TextBank, add_visual_maps
-from models.windows import arithmetic_aggregation, harmonic_aggregation, harmonic_mean
+from models.windows import harmonic_aggregation, harmonic_mean, sum_over_covering
 
 IMAGE, PATCHES = "image", "patches"  # the scales that are not windows
 
@@ -83,7 +83,23 @@ def depart_few_shot(
     return scores, zero_shot[1] + visual_maps if equations.maps == "sum" else maps
 
 
-def aggregation(equations: Equations):
+def arithmetic_aggregation(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Give each patch the arithmetic mean of the scores of all windows that cover it.
+
+    Shapes as in `harmonic_aggregation`.
+
+    >>> arithmetic_aggregation(torch.tensor([1.0, 0.5, 0.25, 0.5]), (3, 3), 2)
+    tensor([[1.0000, 0.7500, 0.5000],
+            [0.6250, 0.5625, 0.5000],
+            [0.2500, 0.3750, 0.5000]])
+    """
+    height, width = grid
+    windows = scores.reshape(-1, 1, height - size + 1, width - size + 1)
+    covering = sum_over_covering(torch.ones_like(windows[:1]), size)
+    return (sum_over_covering(windows, size) / covering).reshape(*scores.shape[:-1], *grid)
+
+
+def aggregation(equations: Equations) -> Callable[[Tensor, tuple[int, int], int], Tensor]:
     """Return the function that averages the windows over each patch (equation 3)."""
     arithmetic = equations.average == "arithmetic"
     return arithmetic_aggregation if arithmetic else harmonic_aggregation

@@ -74,15 +74,20 @@ class InCtrl:
         return VisualBank((self.heads["adapter"](references.image), *patches))
 
     def score(
-        self, features: InCtrlFeatures, text: TextBank, visual: VisualBank, sets: Sequence[Tensor]
+        self,
+        features: InCtrlFeatures,
+        text: TextBank,
+        visual: VisualBank,
+        reference_sets: Sequence[Tensor],
     ) -> tuple[Tensor, None]:
-        """Return scores (R, B) in [0, 1], one per set of one or more rows of `visual`; no maps."""
+        """Return scores (R, B) in [0, 1], one per reference set, in order; no maps."""
         adapted, *blocks = visual.entries
-        prototypes = torch.stack([adapted[rows].mean(dim=0) for rows in sets])  # (R, E)
+        prototypes = torch.stack([adapted[rows].mean(dim=0) for rows in reference_sets])  # (R, E)
         residuals = prototypes[:, None] - self.heads["adapter"](features.image)  # (R, B, E)
         pairs = zip(features.blocks, blocks, strict=True)
         distances = [visual_association_score(*pair) for pair in pairs]  # per block (M, B, N)
-        patches = torch.stack(nearest_distances(distances, sets)).mean(dim=0)  # M: (R, B, N)
+        nearest = nearest_distances(distances, reference_sets)  # per block (R, B, N)
+        patches = torch.stack(nearest).mean(dim=0)  # M: (R, B, N)
         scores = self._apply("diff_head_ref", residuals) + text.score(features.image)  # s_i + s_a
         holistic = self._apply("diff_head", patches + scores[..., None])
         return (holistic + patches.amax(dim=-1)) / 2, None

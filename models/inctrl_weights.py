@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from models.clip.checkpoints import check_tensors, find_checkpoint, read_checkpoint
-from models.clip.encoder import unsupported_tower
+from models.clip.towers import unsupported_tower
 from models.clip.weights import RANDOM, RANDOM_SEED, LoadedClip, Weights
 from utils.cli import label
 from utils.errors import InputError

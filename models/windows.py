@@ -38,27 +38,11 @@ def harmonic_aggregation(scores: Tensor, grid: tuple[int, int], size: int) -> Te
     height, width = grid
     rows, columns = height - size + 1, width - size + 1
     inverse = 1 / scores.reshape(-1, 1, rows, columns)
-    covering = _sum_over_covering(torch.ones_like(inverse[:1]), size)
-    return (covering / _sum_over_covering(inverse, size)).reshape(*scores.shape[:-1], *grid)
+    covering = sum_over_covering(torch.ones_like(inverse[:1]), size)
+    return (covering / sum_over_covering(inverse, size)).reshape(*scores.shape[:-1], *grid)
 
 
-def arithmetic_aggregation(scores: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Give each patch the arithmetic mean of the scores of all windows that cover it.
-
-    Shapes as in `harmonic_aggregation`.
-
-    >>> arithmetic_aggregation(torch.tensor([1.0, 0.5, 0.25, 0.5]), (3, 3), 2)
-    tensor([[1.0000, 0.7500, 0.5000],
-            [0.6250, 0.5625, 0.5000],
-            [0.2500, 0.3750, 0.5000]])
-    """
-    height, width = grid
-    windows = scores.reshape(-1, 1, height - size + 1, width - size + 1)
-    covering = _sum_over_covering(torch.ones_like(windows[:1]), size)
-    return (_sum_over_covering(windows, size) / covering).reshape(*scores.shape[:-1], *grid)
-
-
-def _sum_over_covering(windows: Tensor, size: int) -> Tensor:
+def sum_over_covering(windows: Tensor, size: int) -> Tensor:
     """Sum the values of the windows that cover each patch: (B, 1, rows, columns) to the grid."""
     # Pool, instead of multiplying by a 0/1 mask: 0 times infinity is not a number.
     padded = F.pad(windows, [size - 1] * 4)

@@ -19,6 +19,7 @@ from models.departures import (
     IMAGE,
     PATCHES,
     Equations,
+    arithmetic_aggregation,
     depart_few_shot,
     depart_visual_maps,
     depart_zero_shot,
@@ -32,7 +33,7 @@ from models.winclip import (
     nearest_distances,
     score_zero_shot,
 )
-from models.windows import arithmetic_aggregation, harmonic_aggregation
+from models.windows import harmonic_aggregation
 from tests.clips import small_clip
 from utils.ablation import category, scoring
 from utils.ablation.analysis import effects, means
@@ -372,7 +373,7 @@ def test_messages_name_options_of_the_ablation_alone(ablation, ablation_settings
     with pytest.raises(InputError, match=r"crop it$"):
         check_tile_count(Path("a.png"), (10**5, 10), "tile", 0)
     folder = ablation / "tile/features"
-    with pytest.raises(InputError, match="with --result-dir, or delete"):
+    with pytest.raises(InputError, match="with --result-dir, or to use"):
         FeatureStore(folder, read_encoding(folder) | {"scales": [2]}, "tile").check_encoding()
 
 

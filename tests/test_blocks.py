@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.clip import encoder
-from models.clip.encoder import RECOMMENDED_MODELS, WindowedEncoder
+from models.clip import towers
+from models.clip.encoder import WindowedEncoder
 from models.clip.text import can_share_prefixes, encode_text
+from models.clip.towers import RECOMMENDED_MODELS
 from tests.clips import KINDS, small_clip
 from utils.errors import InputError
 from utils.files import PROJECT
@@ -122,7 +123,7 @@ def test_recommended_models_have_the_plain_towers_of_the_tests(name):
 
 def test_where_no_model_is_supported_none_is_recommended(tmp_path, monkeypatch):
     clip = small_clip(tmp_path)
-    monkeypatch.setattr(encoder, "unsupported_part", lambda tower: "its blocks are new")
+    monkeypatch.setattr(towers, "unsupported_part", lambda tower: "its blocks are new")
     with pytest.raises(InputError) as caught:
         WindowedEncoder(clip.model.visual)
     assert "install open_clip_torch==" in str(caught.value)

@@ -13,9 +13,10 @@ from PIL import Image
 from datasets.check import find_white, inspect_image
 from datasets.custom.find import CustomImages, find_custom_images
 from datasets.custom.read_masks import MaskError, read_custom_masks
-from datasets.custom.tree import GOOD_WORDS, CustomRequest
+from datasets.custom.tree import CustomRequest
 from datasets.decode import White, read_image
 from datasets.images import ImageDataset
+from datasets.layouts.names import GOOD_WORDS
 from datasets.splits import UNKNOWN
 from tests.layouts import make_image
 from utils.errors import InputError

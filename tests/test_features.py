@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.clip.encoder import AllFeatures, WindowedEncoder
+from models.clip.encoder import WindowedEncoder
+from models.clip.features import AllFeatures
 from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
 from utils.distributed import DistributedContext
@@ -119,8 +120,11 @@ def test_features_of_another_encoding_are_refused(encoder, features, image, tmp_
     store = create(tmp_path, encoder)
     store.write("a.png", sha256_of(image), (10, 20), features)
     changed = dict(store.encoding, precision="bf16", scales=[2])
-    with pytest.raises(InputError, match=r"--precision was fp32, now bf16; --scales was 2 3, now"):
+    with pytest.raises(InputError) as caught:
         FeatureStore(store.folder, changed, "tile").check_encoding()
+    assert str(caught.value).startswith("--precision was fp32, now bf16; --scales was 2 3, now")
+    assert "undo the change" in str(caught.value)
+    assert "delete" not in str(caught.value)  # encoding again may take hours
     with pytest.raises(
         InputError, match="its encoding differs"
     ):  # a file copied from another store

@@ -420,14 +420,14 @@ def test_folders_of_good_and_bad_images_are_a_category(tmp_path):
             ["a/b/c/d/0.png"],
             r"has images in 1 \(a/b/c/d\), and no folder .* test or good; name the",
         ),
-        (["0.png", "1.png"], "holds 2 images, and nothing tells which are good; put them into"),
+        (["0.png", "1.png"], "holds 2 images, and nothing says which are good; put them into"),
         (["a/readme"], r"raw holds no images \(\.png, "),
         (
             ["gear/test/a/0.png", "gear/test/b/0.png"],
             "folders a, b; if one .* give its name as --good-folder",
         ),
         (["gear/test/good/0.png", "nut/test/x/2024/0.png"], "nut: no images in test or"),
-        (["gear/test/0.png", "gear/test/1.png"], "nothing tells which of its 2 images are good"),
+        (["gear/test/0.png", "gear/test/1.png"], "nothing says which of its 2 images are good"),
         (["gear/train/good/0.png", "gear/test/empty/readme"], "gear has no test images"),
     ],
 )

@@ -8,8 +8,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets.decode import make_thumbnail, read_image, read_mask, to_rgb
-from datasets.images import ImageDataset, cut_tiles, eval_shape, normalise, resize_mask
+from datasets.images import ImageDataset, eval_shape, normalise, resize_mask
 from datasets.splits import Sample
+from datasets.tiles import cut_tiles
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 STATISTICS = torch.tensor([MEAN, STD])[:, :, None, None]
@@ -29,7 +30,7 @@ def test_square_images_equal_open_clips_input_bit_for_bit(resize, channels, side
     tiles, grid = cut_tiles(to_rgb(image), 240, resize)
     assert grid == (1, 1)
     assert tiles.shape == (1, 3, 240, 240)
-    assert torch.equal(normalise(tiles, *STATISTICS)[0], expected)
+    assert torch.equal(normalise(torch.from_numpy(tiles), *STATISTICS)[0], expected)
 
 
 def test_the_middle_tile_of_three_is_open_clips_centre_crop():
@@ -37,7 +38,7 @@ def test_the_middle_tile_of_three_is_open_clips_centre_crop():
     tiles, grid = cut_tiles(image, 240, "tile")
     assert (tiles.shape, grid) == ((3, 3, 240, 240), (1, 3))
     expected = open_clip.image_transform(240, is_train=False)(image)
-    assert torch.equal(normalise(tiles, *STATISTICS)[1], expected)
+    assert torch.equal(normalise(torch.from_numpy(tiles), *STATISTICS)[1], expected)
 
 
 @pytest.mark.parametrize("size", [(331, 500), (500, 331), (240, 241)])
@@ -46,7 +47,7 @@ def test_a_centre_crop_is_open_clips_input_bit_for_bit(size):
     tiles, grid = cut_tiles(image, 240, "centre_crop")
     expected = open_clip.image_transform(240, is_train=False)(image)
     assert grid == (1, 1)
-    assert torch.equal(normalise(tiles, *STATISTICS)[0], expected)
+    assert torch.equal(normalise(torch.from_numpy(tiles), *STATISTICS)[0], expected)
 
 
 def test_tiles_of_a_fixed_side_are_crops_of_the_resized_image():
@@ -54,15 +55,15 @@ def test_tiles_of_a_fixed_side_are_crops_of_the_resized_image():
     tiles, grid = cut_tiles(image, 60, "tile", tile=120)
     assert (tiles.shape, grid) == ((6 * 9, 3, 60, 60), (6, 9))
     half = np.asarray(image.resize((420, 300), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    np.testing.assert_array_equal(tiles[0].numpy(), half[:, :60, :60])
-    np.testing.assert_array_equal(tiles[-1].numpy(), half[:, -60:, -60:])
+    np.testing.assert_array_equal(tiles[0], half[:, :60, :60])
+    np.testing.assert_array_equal(tiles[-1], half[:, -60:, -60:])
 
 
 def test_squashing_makes_one_tile_of_the_whole_image():
     image = Image.fromarray(noise(300, 500))
     tiles, _ = cut_tiles(image, 240, "squash")
     expected = np.asarray(image.resize((240, 240), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    np.testing.assert_array_equal(tiles[0].numpy(), expected)
+    np.testing.assert_array_equal(tiles[0], expected)
 
 
 @pytest.mark.parametrize(

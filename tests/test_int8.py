@@ -37,7 +37,7 @@ def exact_products(tokens, weight, scales):
 @pytest.fixture
 def exact(monkeypatch):
     """Compute 8-bit products exactly also on a CPU whose products saturate."""
-    if int8.find_problem():
+    if int8.unsupported_reason():
         monkeypatch.setattr(int8, "pack", lambda weight: weight)
         monkeypatch.setattr(int8, "multiply", exact_products)
 

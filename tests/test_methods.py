@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from datasets.images import cut_tiles, normalise
+from datasets.images import normalise
+from datasets.tiles import cut_tiles
 from models.clip.encoder import WindowedEncoder
 from models.clip.weights import RANDOM, Weights, load_clip
 from models.winclip import TextBank, VisualBank
@@ -55,7 +56,10 @@ def test_few_shot_scores_without_maps_are_those_of_patch_tokens(without_maps):
 
     def patches(image: str) -> torch.Tensor:
         tiles, _ = cut_tiles(Image.open(root / image), 240, "tile")
-        return F.normalize(encoder.encode_images(normalise(tiles, *statistics)).patches[0], dim=-1)
+        return F.normalize(
+            encoder.encode_images(normalise(torch.from_numpy(tiles), *statistics)).patches[0],
+            dim=-1,
+        )
 
     bank = torch.cat([patches(image) for image in shots["image"]])
     nearest = (patches(scores.image[0]) @ bank.T).amax(dim=-1)
@@ -164,7 +168,7 @@ def test_any_method_scores_images_and_references_against_each_other(
 
     def mean(path: Path) -> float:  # of the centre's red channel, normalised
         tiles, _ = cut_tiles(Image.open(path), 32, "centre_crop")
-        return float(normalise(tiles, *statistics)[0, 0].mean())
+        return float(normalise(torch.from_numpy(tiles), *statistics)[0, 0].mean())
 
     clip = load_clip(mvtec_settings.model, RANDOM)
     statistics = torch.tensor([clip.mean, clip.std])[:, :, None, None]

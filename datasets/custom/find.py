@@ -1,7 +1,7 @@
 """Find a user's own images: their labels, masks and reference images, and everything unusable.
 
-Every file is decoded once here, so that whatever is wrong with it is known before the run. Images
-that cannot be used are left out and reported; masks that cannot be used cost no image its score.
+Every file is decoded once here, so that all faults are known before the run. Images that cannot be
+used are left out and reported; images whose masks cannot be used are still scored.
 """
 
 import os
@@ -12,19 +12,11 @@ from pathlib import Path, PurePath
 
 from datasets.check import Inspection, find_white, inspect_image, notes_on_sizes
 from datasets.custom.labels import label_samples
-from datasets.custom.tree import (
-    BAD_WORDS,
-    GOOD_WORDS,
-    CustomRequest,
-    ListedImage,
-    Tree,
-    list_names,
-    list_tree,
-    plain_word,
-)
+from datasets.custom.tree import CustomRequest, ListedImage, Tree, list_tree
 from datasets.decode import SIXTEEN_BITS, THREADS, White
-from datasets.images import check_tile_count
+from datasets.layouts.names import BAD_WORDS, good_words_for, list_names, plain_word
 from datasets.splits import Sample
+from datasets.tiles import check_tile_count
 from utils.cli import label
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path
@@ -53,23 +45,13 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     Raise `InputError` if a folder is missing or has no images, if no image or no reference can be
     decoded, if no mask of `request.masks` matches an image, or if a reference is also a test image.
     """
-    for option in ("images", "references", "masks"):
-        path = getattr(request, option)
-        if path is not None and not path.exists():
-            noun = "a mask or a folder of masks" if option == "masks" else IMAGES
-            raise InputError(f"{label(option)}: {path} does not exist; give {noun}")
+    check_paths(request)
     root = real_path(request.images if request.images.is_dir() else request.images.parent)
     tests, references = list_tests(request), list_references(request)
     messages = tests.messages("images") + references.messages("references")
-    paths = [image.path.as_posix() for image in (*tests.images, *references.images)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda path: check_image(root, path, request), paths))
-    checked = {p: r for p, r in zip(paths, results, strict=True) if isinstance(r, Inspection)}
-    faults = [result for result in results if isinstance(result, str)]
-    tests.images, references.images = (
-        [image for image in tree.images if image.path.as_posix() in checked]
-        for tree in (tests, references)
-    )
+    checked, faults = check_images(root, (*tests.images, *references.images), request)
+    for tree in (tests, references):
+        tree.images = [image for image in tree.images if image.path.as_posix() in checked]
     if not tests.images or (request.references is not None and not references.images):
         raise InputError(f"none of the images can be read: {faults[0]}")
     names = distinct_references(tests, references, checked, messages)
@@ -95,6 +77,15 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     )
 
 
+def check_paths(request: CustomRequest) -> None:
+    """Raise `InputError` for a path of the request that does not exist."""
+    for option in ("images", "references", "masks"):
+        path = getattr(request, option)
+        if path is not None and not path.exists():
+            noun = "a mask or a folder of masks" if option == "masks" else IMAGES
+            raise InputError(f"{label(option)}: {path} does not exist; give {noun}")
+
+
 def printable(line: str) -> str:
     """Escape a message that has a name which is not UTF-8 or has control characters."""
     return line if is_printable_name(line) else ascii(line)[1:-1]
@@ -105,7 +96,7 @@ def list_tests(request: CustomRequest) -> Tree:
     if request.images.is_file():
         return Tree([ListedImage(PurePath(request.images.name))])
     skip = [real_path(path) for path in (request.masks, request.results) if path]
-    good = {plain_word(request.good_folder)} if request.good_folder else GOOD_WORDS
+    good = good_words_for(request.good_folder)
     if request.references and plain_word(request.references.name) not in good:
         skip.append(real_path(request.references))
         if plain_word(request.references.name) in BAD_WORDS:
@@ -135,16 +126,27 @@ def list_references(request: CustomRequest) -> Tree:
     return tree
 
 
+def check_images(
+    root: Path, images: Sequence[ListedImage], request: CustomRequest
+) -> tuple[dict[str, Inspection], list[str]]:
+    """Decode images; return the properties of those that can be scored, by path, and all faults."""
+    names = [image.path.as_posix() for image in images]
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(lambda name: check_image(root, name, request), names))
+    checked = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Inspection)}
+    return checked, [result for result in results if isinstance(result, str)]
+
+
 def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | str:
-    """Decode an image, given by its path below `root`; return its properties or what is wrong."""
+    """Decode the image `name` below `root`; return its properties, or why it cannot be scored."""
     path = root / name
+    if not is_printable_name(name):
+        return f"{name!a} is not UTF-8 or has control characters; rename it"
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        return f"{path} has too long a name for a file with its heatmap; shorten it"
+    if not path.exists():
+        return f"{path} is a link to a file that does not exist; restore the file"
     try:
-        if not is_printable_name(name):
-            raise InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
-        if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
-            raise InputError(f"{path} has too long a name for a file with its heatmap; shorten it")
-        if not path.exists():
-            raise InputError(f"{path} is a link to a file that does not exist; restore the file")
         inspection = inspect_image(path)
         check_tile_count(path, inspection.size, request.resize, request.tile)
     except InputError as error:

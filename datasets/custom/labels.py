@@ -10,16 +10,14 @@ from datasets.custom.masks import Pairs, pair_masks
 from datasets.custom.read_masks import SEPARATOR, MaskError, read_custom_masks
 from datasets.custom.tree import (
     CUSTOM_SUFFIXES,
-    MASK_WORDS,
     NO_FOLDER,
     OTHER_TYPES,
     CustomRequest,
     Tree,
-    list_names,
-    plain_word,
     walk,
 )
 from datasets.decode import THREADS
+from datasets.layouts.names import MASK_WORDS, list_names, plain_word
 from datasets.splits import UNKNOWN, Sample
 from utils import cli
 from utils.errors import InputError
@@ -30,7 +28,7 @@ MAX_FAULTS = 20  # listed; further ones are only counted
 
 @dataclass(frozen=True)
 class MaskReading:
-    """The verdict of an image's masks."""
+    """The label that an image's masks give it."""
 
     label: int  # 1 if they mark something, 0 if not, UNKNOWN if they cannot be understood
     fault: str = ""  # the reason why they cannot be used
@@ -145,7 +143,7 @@ def check_mask_folders(request: CustomRequest, tests: Tree) -> None:
         if len(pairs.unmatched) == len(files):
             raise InputError(
                 f"{cli.label('images')}: no file in {root / folder} is named like an image, so "
-                f"they are no masks: {list_names([file.name for file in files])}; if they are "
+                f"they are not masks: {list_names([file.name for file in files])}; if they are "
                 "images of a defect, rename the folder, else remove it"
             )
         for image in pairs.masks:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from datasets.custom.tree import MASK_WORDS, ListedImage, image_stems, plain_word
+from datasets.custom.tree import ListedImage
+from datasets.layouts.names import MASK_WORDS, image_stems, plain_word
 
 
 @dataclass

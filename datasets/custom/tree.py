@@ -5,38 +5,26 @@ named like "mask", and files named like x_mask.png, are masks, never images.
 """
 
 import os
-import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from datasets.decode import SUFFIXES
+from datasets.layouts.names import (
+    find_mask_siblings,
+    good_words_for,
+    is_mask,
+    list_names,
+    plain_word,
+)
 from datasets.splits import UNKNOWN
 from utils.cli import label
 from utils.errors import InputError
 from utils.files import real_path
 
 CUSTOM_SUFFIXES = (*SUFFIXES, ".gif", ".jfif", ".jpe", ".dib")
-# Names of folders, without case, spaces, dots, hyphens and underscores.
-GOOD_WORDS = {
-    *("good", "ok", "okay", "normal", "pass", "passed", "accept", "accepted", "flawless"),
-    *("nondefective", "nodefect", "nodefects", "defectfree", "undamaged", "nonanomalous"),
-    *("noanomaly", "faultless", "正常", "良品", "良好", "良", "合格", "合格品", "无缺陷", "無缺陷"),
-    *("io", "inordnung"),
-}
-BAD_WORDS = {
-    *("bad", "ng", "ko", "nok", "fail", "failed", "reject", "rejected", "defect", "defects"),
-    *("defective", "damaged", "faulty", "anomaly", "anomalous", "abnormal"),
-    *("nio", "nichtinordnung"),
-    *("不良", "不合格", "异常"),
-}
-MASK_WORDS = {"mask", "masks", "groundtruth", "gt", "label", "labels", "掩码", "掩膜"}
-# x_mask, x-GT, x.mask, x_mask_2: the mask of x, or one of several.
-MASK_STEM = re.compile(r"(.+)[._ -](?:masks?|gt|ground_?truth)[._-]?\d*", re.IGNORECASE)
 NO_FOLDER = "images"  # stands for the defect where no subfolder names it
 OTHER_TYPES = "files of other types"  # a reason to pass over files
-MAX_NAMES = 5  # of the files that a message counts
 
 
 @dataclass(frozen=True)
@@ -84,25 +72,6 @@ class Tree:
         ]
 
 
-def list_names(names: Sequence[object]) -> str:
-    """Return a count with the first names.
-
-    >>> list_names(list("abcdef"))
-    '6 (a, b, c, d, e, ...)'
-    """
-    more = ", ..." if len(names) > MAX_NAMES else ""
-    return f"{len(names)} ({', '.join(map(str, names[:MAX_NAMES]))}{more})"
-
-
-def plain_word(name: str) -> str:
-    """Reduce the name of a folder to the form of `GOOD_WORDS`.
-
-    >>> plain_word("Non-Defective"), plain_word("ground_truth"), plain_word("i. O.")
-    ('nondefective', 'groundtruth', 'io')
-    """
-    return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFKC", name)).casefold()
-
-
 def list_tree(
     folder: Path, option: str, recursive: bool, good_folder: str, skip: Collection[Path] = ()
 ) -> Tree:
@@ -120,7 +89,7 @@ def list_tree(
             tree.masks.append(path)
         else:
             files.append(path)
-    good = {plain_word(good_folder)} if good_folder else GOOD_WORDS
+    good = good_words_for(good_folder)
     folders = {parent for path in files for parent in path.parents[:-1]}
     labelled = {parent.parent for parent in folders if plain_word(parent.name) in good}
     if not recursive:
@@ -140,7 +109,7 @@ def list_tree(
     tree.labelled = labelled
     depth = 2 if labelled else 1
     for path in files:
-        image = read_label(path, labelled, good) if labelled else ListedImage(path)
+        image = label_by_folder(path, labelled, good) if labelled else ListedImage(path)
         if not recursive and len(path.parts) > depth:
             tree.pass_over("images in subfolders (--recursive includes them)", path)
         elif image is None:
@@ -178,32 +147,7 @@ def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[Pure
         yield from (inside / name for name in sorted(names) if not name.startswith("."))
 
 
-def is_mask(path: PurePath) -> bool:
-    """Return whether a file is a mask by its name or by a folder that it is in."""
-    in_folder = any(plain_word(name) in MASK_WORDS for name in path.parts[:-1])
-    return in_folder or len(image_stems(path)) > 1
-
-
-def image_stems(mask: PurePath) -> list[str]:
-    """Return the stems that the image of a mask may have.
-
-    >>> image_stems(PurePath("x.png")), image_stems(PurePath("x_mask_2.png"))
-    (['x'], ['x_mask_2', 'x'])
-    """
-    match = MASK_STEM.fullmatch(mask.stem)
-    return [mask.stem, match[1]] if match else [mask.stem]
-
-
-def find_mask_siblings(names: Collection[str]) -> list[str]:
-    """Return the names of folders that seem to hold the masks of the images in another of them.
-
-    >>> find_mask_siblings(["good", "dent", "dent_mask", "face_mask"])
-    ['dent_mask']
-    """
-    return [name for name in names if (match := MASK_STEM.fullmatch(name)) and match[1] in names]
-
-
-def read_label(
+def label_by_folder(
     path: PurePath, labelled: Collection[PurePath], good: Collection[str]
 ) -> ListedImage | None:
     """Return an image with its label, or None if no folder of it is in a labelled one.

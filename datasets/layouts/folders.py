@@ -14,25 +14,29 @@ Good images are in folders named like the only folder of train/, or as the user 
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePath
 
 from datasets.check import is_blank
-from datasets.custom.tree import (
+from datasets.custom.tree import Tree, walk
+from datasets.decode import SUFFIXES
+from datasets.layouts.names import (
     GOOD_WORDS,
     MASK_WORDS,
-    Tree,
+    fault_of_mask_folder,
+    find_mask_folders,
     find_mask_siblings,
+    find_masks,
+    good_words_for,
     image_stems,
+    list_images,
     list_names,
     plain_word,
-    walk,
+    subfolders,
 )
-from datasets.decode import SUFFIXES
-from datasets.prepare import list_images
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 
@@ -60,7 +64,7 @@ def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
     the name of the folders of good images; "": one of `GOOD_WORDS`. Raise `InputError` if no layout
     is recognised, if it is unclear which images are good, or if there is no such `good_folder`.
     """
-    good_words = {plain_word(good_folder)} if good_folder else GOOD_WORDS
+    good_words = good_words_for(good_folder)
     images = image_folders(given) if good_folder else []
     if good_folder and not any(plain_word(path.name) in good_words for path in images):
         raise InputError(
@@ -91,7 +95,10 @@ def find_categories(given: Path, good_words: Collection[str]) -> tuple[Scan, lis
             return scan, [root]
         folders = [path for path in subfolders(root) if is_category(path, good_words)]
         others = [
-            path.name for path in subfolders(root) if path not in folders and holds_images(path)
+            path.name
+            for path in subfolders(root)
+            if path not in folders and plain_word(path.name) not in MASK_WORDS
+            if image_folders(path)
         ]
         if folders and others:
             scan.notes.append(
@@ -115,7 +122,7 @@ def describe_unknown_layout(given: Path, good_words: Collection[str]) -> str:
         return f"holds no images ({', '.join(SUFFIXES)})"
     if images == [PurePath()]:
         return (
-            f"holds {len(list_images(given))} images, and nothing tells which are good; put them "
+            f"holds {len(list_images(given))} images, and nothing says which are good; put them "
             "into folders, good and one per defect, or list them with labels in a CSV as --csv FILE"
         )
     return (
@@ -145,12 +152,6 @@ def is_category(folder: Path, good_words: Collection[str]) -> bool:
     """Return whether a folder holds the images of one category."""
     names = [path.name for path in subfolders(folder)]
     return any(name.lower() in TEST_FOLDERS or plain_word(name) in good_words for name in names)
-
-
-def holds_images(folder: Path) -> bool:
-    """Return whether there are images in a folder or below it that are not masks by its name."""
-    images = (path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
-    return plain_word(folder.name) not in MASK_WORDS and any(images)
 
 
 def scan_category(scan: Scan, folder: Path, category: str) -> None:
@@ -186,30 +187,8 @@ def scan_category(scan: Scan, folder: Path, category: str) -> None:
         hint = f"; {nested}" if nested else ""
         scan.faults.append(f"{folder}: no images in {', '.join(parents)} or directly below{hint}")
     stems = {Path(sample.image).stem for sample in samples}
-    for path in mask_folders:
-        files = list_images(path) if path.parent in parents.values() else []
-        if files and stems.isdisjoint(chain.from_iterable(map(image_stems, files))):
-            scan.faults.append(
-                f"{path}: no file in it is named like an image, so they are no masks: "
-                f"{list_names([file.name for file in files])}; if they are images of a defect, "
-                "rename the folder"
-            )
-
-
-def find_mask_folders(folder: Path, parents: Mapping[str, Path]) -> list[Path]:
-    """Return the folders of masks of a category: beside its test folder, or else in `parents`.
-
-    Beside other mask folders, a folder test/label has the images of a defect. Folders of masks in
-    test_public/ always count.
-    """
-    children = [path for parent in parents.values() for path in subfolders(parent)]
-    beside, inside = (
-        [path for path in paths if plain_word(path.name) in MASK_WORDS]
-        for paths in (subfolders(folder), children)
-    )
-    if parents["test"].name.lower() == "test_public":
-        return list(dict.fromkeys(beside + inside))
-    return beside or inside
+    beside_images = [path for path in mask_folders if path.parent in parents.values()]
+    scan.faults += filter(None, (fault_of_mask_folder(path, stems) for path in beside_images))
 
 
 def find_good_words(
@@ -237,7 +216,7 @@ def find_good_words(
 def add_images(scan: Scan, kind: Sample, folder: Path, masks: dict[str, list[Path]]) -> None:
     """Add the images of one folder to `scan`.
 
-    `kind` has everything but their paths; if its label is UNKNOWN, the masks tell the labels.
+    `kind` has everything but their paths; if its label is UNKNOWN, the masks give the labels.
     `masks` are those in other folders, by the stems that their images may have; the masks in this
     folder are added.
     """
@@ -252,7 +231,7 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: dict[str, list[Pat
     if kind.label == UNKNOWN and unmasked:
         if unmasked == len(images) and kind.split == "test":
             scan.faults.append(
-                f"{folder}: nothing tells which of its {len(images)} images are good; put them "
+                f"{folder}: nothing says which of its {len(images)} images are good; put them "
                 "into folders, good and one per defect, or add masks"
             )
         scan.notes.append(f"{folder}: images without a mask, which count as good: {unmasked}")
@@ -270,35 +249,12 @@ def add_images(scan: Scan, kind: Sample, folder: Path, masks: dict[str, list[Pat
         label = kind.label
         if label == UNKNOWN:
             label = int(mask is not None and not is_blank(mask))
-        paths = [path.relative_to(scan.root).as_posix() for path in (image, mask) if path]
-        image_path, mask_path = paths[0], paths[1] if label and mask else ""
+        image_path = image.relative_to(scan.root).as_posix()
+        mask_path = mask.relative_to(scan.root).as_posix() if label and mask else ""
         defect = kind.defect if label else "good"
         scan.samples.append(
             replace(kind, label=label, defect=defect, image=image_path, mask=mask_path)
         )
-
-
-def find_masks(mask_folders: Sequence[Path], name: str) -> dict[str, list[Path]]:
-    """Return the masks of the images in a folder `name`, by the stems that an image may have.
-
-    Masks lie in a subfolder `name` of a mask folder, or else directly in it. A folder <stem>/ holds
-    several masks of one image.
-    """
-    masks: dict[str, list[Path]] = defaultdict(list)
-    for parent in mask_folders:
-        folder = parent / name if (parent / name).is_dir() else parent
-        for path in subfolders(folder) if folder != parent else []:
-            masks[path.name].append(path)
-        for path in list_images(folder):
-            for stem in image_stems(path):
-                masks[stem].append(path)
-    return masks
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Return the visible subfolders of a folder, sorted."""
-    paths = sorted(folder.iterdir())
-    return [path for path in paths if path.is_dir() and not path.name.startswith(".")]
 
 
 def unused_files(scan: Scan) -> list[str]:

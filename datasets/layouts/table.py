@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.check import is_blank
-from datasets.custom.tree import BAD_WORDS, GOOD_WORDS, plain_word
 from datasets.layouts.folders import Scan
+from datasets.layouts.names import BAD_WORDS, GOOD_WORDS, plain_word
 from datasets.splits import Sample
 from utils.errors import InputError, describe_error
 

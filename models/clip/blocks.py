@@ -14,50 +14,6 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# All that a block and its attention may contain; dropout does nothing in eval mode.
-BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
-ATTENTION_PARTS = {"in_proj_weight", "in_proj_bias", "out_proj", "attn_drop", "out_drop"}
-
-
-def unsupported_part(tower: nn.Module) -> str:
-    """Return the first thing in a tower's blocks that this module cannot compute, "" if none.
-
-    The contents of a block decide, not its class: its attention is torch's MultiheadAttention up to
-    open_clip 3 and open_clip's own from 4.0 on.
-    """
-    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
-    if len(blocks) == 0:
-        return "it has no residual attention blocks"
-    return next(filter(None, map(_unsupported_part, blocks)), "")
-
-
-def _unsupported_part(block: nn.Module) -> str:
-    attn = getattr(block, "attn", None)
-    if missing := {"ln_1", "attn", "ln_2", "mlp"} - contents(block):
-        return f"its blocks have no {min(missing)}"
-    if missing := {"in_proj_weight", "in_proj_bias", "out_proj"} - contents(attn):
-        return f"its attention has no {min(missing)}"
-    if not (hasattr(attn, "num_heads") and hasattr(attn, "head_dim")):
-        return "its attention does not say how many heads it has"
-    if extra := contents(block) - BLOCK_PARTS:
-        return f"its blocks have {', '.join(sorted(extra))}"
-    if extra := contents(attn) - ATTENTION_PARTS:
-        return f"its attention has {', '.join(sorted(extra))}"
-    if getattr(attn, "add_zero_attn", False):
-        return "its attention has add_zero_attn"
-    if getattr(attn, "scale", attn.head_dim**-0.5) != attn.head_dim**-0.5:
-        return "its attention scales logits in its own way"
-    return "" if isinstance(block.mlp, nn.Sequential) else "its MLP is not a sequence of layers"
-
-
-def contents(module: nn.Module | None) -> set[str]:
-    """Return the names of a module's own parameters, and of its children except `nn.Identity`."""
-    if module is None:
-        return set()
-    children = module.named_children()
-    active = {name for name, child in children if not isinstance(child, nn.Identity)}
-    return active | {name for name, _ in module.named_parameters(recurse=False)}
-
 
 class LinearLayers(NamedTuple):
     """The parts of a block that can be quantised. Those in int8 may overwrite their input."""

@@ -133,8 +133,8 @@ def matmul_precision(tf32: bool) -> Iterator[None]:
 def without_cudnn_attention() -> Iterator[None]:
     """Keep torch from using cuDNN's attention inside the block.
 
-    It is the first choice on Hopper in half precision, and plans anew for every shape, which takes
-    seconds in all.
+    On Hopper it is torch's first choice in half precision, but it builds a plan for every new
+    shape, which takes seconds in total.
     """
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -173,9 +173,9 @@ def check_precision(device: torch.device, precision: str) -> str:
             '8-bit products saturate; use "fp32"'
         )
         if cpu_reports(*VNNI):
-            from models.clip.int8 import find_problem  # only runs in int8 load it
+            from models.clip.int8 import unsupported_reason  # only runs in int8 load it
 
-            problem = find_problem()
+            problem = unsupported_reason()
         if problem:
             raise InputError(f"{setting}: {problem}")
     return ""

@@ -22,14 +22,10 @@ the first block's queries, keys and values) is computed once; the last block com
 tokens that are read: the class tokens, and the patch tokens of the full images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Sequence
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.clip.blocks import (
@@ -39,72 +35,12 @@ from models.clip.blocks import (
     attend_from_class_token,
     project_qkv,
     run_block,
-    unsupported_part,
 )
 from models.clip.device import matmul_precision, without_cudnn_attention
+from models.clip.features import AllFeatures, PatchTokens
+from models.clip.towers import check_scales, check_tower
 from models.winclip import Features
 from models.windows import window_indices
-from utils.cli import label, spell
-from utils.errors import InputError
-
-# The patch tokens that WinCLIP+ compares: the last block's, after the tower's last normalisation
-# (as open_clip returns them) or before it, or those of the block before the last.
-PatchTokens = Literal["post_ln", "pre_ln", "penultimate"]
-
-RECOMMENDED_MODELS = ("ViT-B-16-plus-240", "ViT-B-32", "ViT-L-14")
-TESTED_OPEN_CLIP = "3.3.0"  # the newest release that has been tested
-
-
-@dataclass(frozen=True)
-class AllFeatures:
-    """The embeddings of a batch of images with all kinds of patch tokens, not normalised.
-
-    The tokens after ln_post are computed from those before it.
-    """
-
-    image: Tensor  # (B, E) the image embeddings
-    windows: tuple[Tensor, ...]  # per scale (B, W_s, E), in the order of `window_indices`
-    pre_ln: Tensor  # (B, N, D) the last block's patch tokens before ln_post
-    penultimate: Tensor  # (B, N, D) the patch tokens of the block before the last
-    ln_post: nn.Module  # the tower's last normalisation, on the device of the tensors
-    grid: tuple[int, int]  # (G_h, G_w)
-    scales: tuple[int, ...]  # the windows' sizes in patches
-    crops: Mapping[str, Tensor] = field(default_factory=dict)  # multi-crop variant to (B, C, E)
-
-    @torch.inference_mode()
-    def select(self, patch_tokens: PatchTokens, multi_crop: str = "none") -> Features:
-        """Return float32 features with the given patch tokens and the crops of one variant."""
-        if patch_tokens == "post_ln":
-            weight = next(self.ln_post.parameters(), self.pre_ln)  # some towers have no ln_post
-            patches = self.ln_post(self.pre_ln.to(weight.dtype))
-        else:
-            patches = self.pre_ln if patch_tokens == "pre_ln" else self.penultimate
-        windows = tuple(scale.float() for scale in self.windows)
-        crops = None if multi_crop == "none" else self.crops[multi_crop].float()
-        return Features(self.image.float(), windows, patches.float(), self.grid, self.scales, crops)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "AllFeatures":
-        """Return a copy with `function` applied to every tensor, such as a slice or a cast."""
-        return replace(
-            self,
-            image=function(self.image),
-            windows=tuple(map(function, self.windows)),
-            pre_ln=function(self.pre_ln),
-            penultimate=function(self.penultimate),
-            crops={name: function(crops) for name, crops in self.crops.items()},
-        )
-
-    @staticmethod
-    def concatenate(batches: "Sequence[AllFeatures]") -> "AllFeatures":
-        """Join batches (one or more) along B, in their order; all have the same crops."""
-        return replace(
-            batches[0],
-            image=torch.cat([batch.image for batch in batches]),
-            windows=tuple(map(torch.cat, zip(*(b.windows for b in batches), strict=True))),
-            pre_ln=torch.cat([batch.pre_ln for batch in batches]),
-            penultimate=torch.cat([batch.penultimate for batch in batches]),
-            crops={name: torch.cat([b.crops[name] for b in batches]) for name in batches[0].crops},
-        )
 
 
 class WindowedEncoder:
@@ -131,12 +67,7 @@ class WindowedEncoder:
         self.patch_tokens = patch_tokens
         self.tf32 = tf32
         self.grid = tuple(visual.grid_size)
-        largest = min(self.grid)
-        if any(not 1 <= size <= largest for size in self.scales):
-            raise InputError(
-                f"{spell('scales', self.scales)}: a window of this model is 1 to {largest} "
-                "patches wide"
-            )
+        check_scales(self.scales, self.grid)
         self._lay_out_sequences(self.device.type == "cuda" if by_rows is None else by_rows)
 
     @property
@@ -166,7 +97,7 @@ class WindowedEncoder:
                 windows, length = self.grid[1] - size + 1, size * size + 1
                 tokens = windows * length
                 mask = row_mask(windows, length).to(self.device, self.dtype)
-                # Attention needs rows at multiples of 8 elements, and else copies at every call.
+                # Attention copies a mask at every call unless its rows are aligned to 8 elements.
                 mask = F.pad(mask, (0, -tokens % 8))[:, :tokens]
                 self.attended[group] = (tokens, mask)
 
@@ -187,11 +118,11 @@ class WindowedEncoder:
         with matmul_precision(self.tf32), without_cudnn_attention():
             tokens = embed_patches(self.visual, pixels.to(self.device, self.dtype))
             groups = self._run_blocks(tokens)
-            # The class tokens of each group by themselves, also apart from the patch tokens: an
+            # Each group is finished by itself, and class tokens apart from patch tokens, so that an
             # image embedding has the same bits whatever else is computed.
             image, *windows = (finish_class_tokens(self.visual, group) for group in groups)
-            full = groups[0]
             windows = tuple(scale.unflatten(0, (len(pixels), -1)) for scale in windows)
+            full = groups[0]
             penultimate = pre_ln = full[:, :0]
             if self.patch_tokens is not None:
                 penultimate = full[:, 1:]
@@ -219,20 +150,18 @@ class WindowedEncoder:
         The full images come first, then the windows of each scale.
         """
         batch, full, _ = tokens.shape
-        first, *middle = self.visual.transformer.resblocks[:-1]
         starts = torch.arange(batch, device=tokens.device)[:, None] * full
         groups = self.token_index.split(self.group_tokens)
         rows = torch.cat([(starts + group).flatten() for group in groups])
         tokens = tokens.flatten(0, 1)
-        # Queries, keys and values are computed once per patch, for all windows.
-        attended = self._attend(first, project_qkv(first, tokens)[rows])
-        x = add_attention(first, tokens[rows], attended)
-        del attended  # here and below, before the MLP takes the most memory
-        x = add_mlp(first, x)
-        for block in middle:
-            attended = self._attend(block, project_qkv(block, x))
+        x = tokens[rows]
+        for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
+            # The first block computes queries, keys and values once per patch, for all windows.
+            qkv = project_qkv(block, x) if index else project_qkv(block, tokens)[rows]
+            attended = self._attend(block, qkv)
+            del qkv
             x = add_attention(block, x, attended)
-            del attended
+            del attended  # before the MLP takes the most memory
             x = add_mlp(block, x)
         groups = zip(self._groups(x), self.group_shapes, strict=True)
         return [group.unflatten(0, (-1, length)) for group, (_, length) in groups]
@@ -283,31 +212,3 @@ def finish_class_tokens(visual: nn.Module, tokens: Tensor) -> Tensor:
 def project(visual: nn.Module, tokens: Tensor) -> Tensor:
     """Normalise the last block's tokens (..., D) and project them: (..., E) float32."""
     return (visual.ln_post(tokens) @ visual.proj).float()
-
-
-def check_tower(visual: nn.Module) -> None:
-    """Raise InputError for a vision tower that cannot embed windows separately."""
-    if reason := unsupported_tower(visual):
-        # The recommended models are like this one; a future open_clip may build it differently.
-        plain = VisionTransformer(32, 16, width=16, layers=2, heads=1, mlp_ratio=4.0)
-        advice = (
-            f"this version of open_clip ({open_clip.__version__}) has none that is supported; "
-            f"install open_clip_torch=={TESTED_OPEN_CLIP}"
-            if unsupported_tower(plain)
-            else f"choose one such as {', '.join(RECOMMENDED_MODELS)}"
-        )
-        raise InputError(
-            f"{label('model')}: {reason}; windows need open_clip's VisionTransformer with a class "
-            f"token and plain residual attention blocks; {advice}"
-        )
-
-
-def unsupported_tower(visual: nn.Module) -> str:
-    """Return why a vision tower cannot embed windows separately, "" if it can."""
-    if not isinstance(visual, VisionTransformer):
-        return f"its vision tower is a {type(visual).__name__}"
-    if len(visual.transformer.resblocks) < 2:
-        return "its vision tower has a single block"
-    if visual.attn_pool is not None or visual.pool_type != "tok":
-        return "its image embedding is not the class token's"
-    return unsupported_part(visual)

@@ -18,7 +18,8 @@ subtracts (its zero point). CPUs without VNNI add pairs of such products in 16 b
 import torch
 from torch import Tensor, nn
 
-from models.clip.blocks import LinearLayers, unsupported_part
+from models.clip.blocks import LinearLayers
+from models.clip.towers import unsupported_part
 from utils.cli import label
 from utils.errors import InputError
 
@@ -97,7 +98,7 @@ def quantise_tower(visual: nn.Module) -> None:
         block.int8 = quantise_block(block)
 
 
-def find_problem() -> str:
+def unsupported_reason() -> str:
     """Return why torch cannot compute exact 8-bit products and what to do, "" if it can."""
     if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return f'torch {torch.__version__} was built without oneDNN\'s 8-bit products; use "fp32"'

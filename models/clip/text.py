@@ -11,14 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.clip.blocks import (
-    add_attention,
-    add_mlp,
-    attend,
-    project_qkv,
-    split_heads,
-    unsupported_part,
-)
+from models.clip.blocks import add_attention, add_mlp, attend, project_qkv, split_heads
+from models.clip.towers import unsupported_part
 
 TEXT_BATCH = 1024  # prompts encoded together; bounds memory
 
@@ -39,7 +33,7 @@ def encode_text(model: nn.Module, tokenizer, prompts: Sequence[str]) -> Tensor:
 
 
 def text_tower(model: nn.Module) -> nn.Module:
-    """Return the text tower of an open_clip model: in newer classes, a module of its own."""
+    """Return the text tower, which is the model itself in older classes of open_clip."""
     return getattr(model, "text", model)
 
 

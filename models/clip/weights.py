@@ -110,16 +110,21 @@ def locate_clip(model_name: str, pretrained: str) -> ClipSource:
     # A weight file holds neither the normalisation of images nor the kind of GELU.
     options = tag_config or (read_hub_config(file) if file else {})
     quick_gelu = any(c.get("quick_gelu") for c in (options, open_clip.get_model_config(name)))
-    weights = Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
-    if pretrained == IN_CHECKPOINT:
-        weights = Weights(pretrained, "", "those of the checkpoint")
-    if file:
-        digest = sha256_of(file)
-        known = KNOWN_WEIGHTS.get(digest, "weights with an unknown checksum")
-        weights = Weights(pretrained, digest, f"{known} ({file.name})")
+    weights = identify_weights(pretrained, file)
     mean = options.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = options.get("std") or open_clip.OPENAI_DATASET_STD
     return ClipSource(model_name, name, file, tuple(mean), tuple(std), quick_gelu, weights)
+
+
+def identify_weights(pretrained: str, file: Path | None) -> Weights:
+    """Return what PRETRAINED stands for; `file` is its weight file, if it has one."""
+    if file:
+        digest = sha256_of(file)
+        known = KNOWN_WEIGHTS.get(digest, "weights with an unknown checksum")
+        return Weights(pretrained, digest, f"{known} ({file.name})")
+    if pretrained == IN_CHECKPOINT:
+        return Weights(pretrained, "", "those of the checkpoint")
+    return Weights(RANDOM, "", f"random weights (seed {RANDOM_SEED})")
 
 
 def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
@@ -147,8 +152,9 @@ def build_clip(source: ClipSource, text_only: bool = False) -> LoadedClip:
         raise InputError(
             f"{label('model')}: {name} takes {height} x {width} images; choose a square input"
         )
-    facts = source.mean, source.std, source.quick_gelu, source.weights
-    return LoadedClip(model, tokenizer, height, *facts)
+    return LoadedClip(
+        model, tokenizer, height, source.mean, source.std, source.quick_gelu, source.weights
+    )
 
 
 def check_names(model_name: str, pretrained: str) -> None:

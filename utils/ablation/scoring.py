@@ -13,7 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from models.clip.encoder import AllFeatures, PatchTokens
+from models.clip.features import AllFeatures, PatchTokens
 from models.clip.text import encode_text
 from models.clip.weights import LoadedClip
 from models.departures import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datasets.decode import read_mask
 from datasets.images import EvalSize, Item, eval_shape, resize_mask
-from models.clip.encoder import AllFeatures, PatchTokens
+from models.clip.features import AllFeatures, PatchTokens
 from models.winclip import VisualBank
 from utils.ablation.scoring import select_kinds
 from utils.experiment.plan import CategoryTask

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Literal, get_args
 
 from datasets.tiles import CropVariant
-from models.clip.encoder import PatchTokens
+from models.clip.features import PatchTokens
 from models.departures import IMAGE, PATCHES, Equations
 from models.winclip import CropAverage
 from utils.evaluation.metrics import IMAGE_METRICS, METRICS, PIXEL_METRICS

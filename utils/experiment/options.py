@@ -9,9 +9,9 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from datasets.images import EvalSize, Resize
-from datasets.tiles import CropVariant, MultiCrop
-from models.clip.encoder import PatchTokens
+from datasets.images import EvalSize
+from datasets.tiles import CropVariant, MultiCrop, Resize
+from models.clip.features import PatchTokens
 from models.methods import MethodName
 from models.prompts import Templates
 from models.winclip import CropAverage

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from datasets.images import Item
 from datasets.tiles import MultiCrop, distinct_crops, multi_crop
-from models.clip.encoder import AllFeatures, PatchTokens, WindowedEncoder
+from models.clip.encoder import WindowedEncoder
+from models.clip.features import AllFeatures, PatchTokens
 from models.winclip import Features
 from utils.distributed import DistributedContext
 from utils.features.space import check_space

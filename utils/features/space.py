@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from datasets.decode import open_image
-from datasets.images import Resize
-from datasets.tiles import tile_grid, tile_side
+from datasets.tiles import Resize, tile_grid, tile_side
 from models.clip.encoder import WindowedEncoder
 from utils.errors import InputError
 from utils.features.store import PRECISIONS, FeatureStore

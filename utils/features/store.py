@@ -28,9 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from datasets.images import Resize
-from datasets.tiles import MultiCrop
-from models.clip.encoder import AllFeatures
+from datasets.tiles import MultiCrop, Resize
+from models.clip.features import AllFeatures
 from utils.cli import offers
 from utils.errors import ANOTHER_FOLDER, InputError, describe_error
 from utils.files import atomic_path, sha256_of, write_text
@@ -62,8 +61,8 @@ class FeatureStore:
         if changes := describe_changes(read_encoding(self.folder), self.encoding, self.encoding):
             raise InputError(
                 f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}"
-                f"{' or --features' if offers('features') else ''}, or delete {self.folder}, which "
-                "holds the features from before"
+                f"{' or --features' if offers('features') else ''}, or to use the features in "
+                f"{self.folder}, undo the change"
             )
 
     def create(self, ln_post: nn.Module) -> None:

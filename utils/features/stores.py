@@ -9,8 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from datasets.decode import THREADS
-from datasets.images import Resize
-from datasets.tiles import MultiCrop
+from datasets.tiles import MultiCrop, Resize
 from models.clip.weights import ClipSource, describe_model
 from utils.cli import label, offers, spell
 from utils.distributed import DistributedContext

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from datasets.images import ImageDataset, Item, normalise
 from datasets.tiles import MultiCrop
 from models.clip.device import matmul_precision
-from models.clip.encoder import AllFeatures
+from models.clip.features import AllFeatures
 from models.clip.weights import LoadedClip
 from models.methods import ImageFeatures, Method
 from models.winclip import Features
