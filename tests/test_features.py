@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from models.clip.encoder import AllFeatures, WindowedEncoder
 from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import InputError
 from utils.experiment.settings import Settings
 from utils.features import space, store

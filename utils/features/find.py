@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.clip.weights import ClipSource
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
 from utils.results.folder import FEATURES_JSON

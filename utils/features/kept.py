@@ -14,7 +14,7 @@ from datasets.images import Item
 from datasets.tiles import MultiCrop, distinct_crops, multi_crop
 from models.clip.encoder import AllFeatures, PatchTokens, WindowedEncoder
 from models.winclip import Features
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.features.space import check_space
 from utils.features.store import FeatureStore
 from utils.files import atomic_path

@@ -13,7 +13,7 @@ from datasets.images import Resize
 from datasets.tiles import MultiCrop
 from models.clip.weights import ClipSource, describe_model
 from utils.cli import label, spell
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings

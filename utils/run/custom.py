@@ -20,7 +20,8 @@ from models.clip.device import check_without_cuda
 from models.clip.weights import check_names
 from models.methods import ABILITIES, MethodName, check_checkpoint
 from utils.cli import default_text, exit_on_error, label, spell
-from utils.distributed import SINGLE_PROCESS, DistributedContext
+from utils.distributed.context import SINGLE_PROCESS, DistributedContext
+from utils.distributed.join import init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, notes_on_masks
 from utils.experiment.rules import expect, given_option, refuse
@@ -36,7 +37,6 @@ from utils.results.thresholds import (
     reference_threshold,
 )
 from utils.run.benchmark import run
-from utils.run.processes import init_distributed
 
 MAX_LISTED = 20  # highest scores listed on the console
 MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at most 255 bytes

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 
@@ -28,13 +27,6 @@ class References:
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
         """Return the rows of a set of reference images; None for no images."""
         return torch.cat([self.rows[image] for image in images]) if images else None
-
-
-class LeaveOneOut(NamedTuple):
-    """The reference images, each scored against all others; both become part of done/*.json."""
-
-    leave_one_out: list[float]  # image scores
-    leave_one_out_peaks: list[float] | None = None  # the highest value of each image's map
 
 
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:

@@ -18,7 +18,7 @@ from models.clip.weights import LoadedClip, Weights, build_clip, describe_model,
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
 from utils.cli import label
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
@@ -241,9 +241,9 @@ def open_folder(
         if file:
             log.info(f"{name}: {file.description}")
         if file and file.sha256:
-            log.info(f"sha256 of the {name}: {file.sha256}")
+            log.debug(f"sha256 of the {name}: {file.sha256}")
     log.info(describe_resizing(settings, method.image_size))
-    log.info(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
+    log.debug(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
     protocol = f", protocol {settings.protocol}" if settings.method == "winclip" else ""
     name = method_name(record["settings"])
     log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
