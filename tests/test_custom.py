@@ -22,9 +22,11 @@ from tests.layouts import make_mvtec
 from tests.test_custom_images import save
 from utils.cli import GIVEN
 from utils.errors import InputError
+from utils.experiment.custom import CustomSettings
 from utils.files import write_text
 from utils.results.scores import load_scores
-from utils.run.custom import CustomSettings, explain_scores, plan_custom, run_custom
+from utils.run.custom import plan_custom, run_custom
+from utils.run.verdicts import explain_scores
 
 
 def find(images: Path, references: Path | None = None, masks: Path | None = None) -> CustomImages:
@@ -335,7 +337,7 @@ def test_additional_states_need_no_class_name(tmp_path):
 
 
 def test_results_of_different_images_never_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.run.custom.PROJECT", tmp_path / "project")
+    monkeypatch.setattr("utils.experiment.custom.PROJECT", tmp_path / "project")
     folders = [tmp_path / name / "test" for name in ("a/nut", "a/bolt", "b/nut")]
     names = []
     for folder in folders:

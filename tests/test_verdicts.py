@@ -16,6 +16,7 @@ from tests.layouts import make_mvtec
 from utils.category.evaluate import evaluate
 from utils.errors import InputError
 from utils.evaluation.metrics import PixelEvaluator
+from utils.experiment.custom import CustomSettings
 from utils.results.coco import coco
 from utils.results.defects import BELOW, find_defects, find_regions, find_thresholds
 from utils.results.scores import Scores, load_scores
@@ -30,7 +31,7 @@ from utils.results.thresholds import (
     pixel_f1_threshold,
 )
 from utils.run.benchmark import run
-from utils.run.custom import CustomSettings, plan_custom
+from utils.run.custom import plan_custom
 
 DEFECT = {"box": [1, 1, 3, 3], "area": 6, "peak": 0.9, "contours": [[[1, 1], [3, 1], [3, 3]]]}
 SCORES = [0.1, 0.5, 0.2, 0.4, 0.3]

@@ -97,7 +97,7 @@ def encode(settings: Settings, rescore: bool, context: DistributedContext) -> No
             with lock_folder(folder):
                 features = find_features(settings, experiment, source, tasks, SINGLE_PROCESS)
                 for task in tasks:
-                    if features.missing(images_of([task])):
+                    if not features.missing.isdisjoint(images_of([task])):
                         (folder / "done" / f"{task.category}.json").unlink()
     context.barrier()
     benchmark.run(settings, context=context)

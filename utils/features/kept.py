@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -33,7 +33,8 @@ class KeptFeatures:
     multi_crop: MultiCrop  # the crops that are scored
     scales: tuple[int, ...]  # of the windows that are scored
     variants: tuple[MultiCrop, ...]  # of crops that all features have
-    without_crops: Collection[str]  # the images whose kept features lack some of them
+    without_crops: frozenset[str]  # the images whose kept features lack some of them
+    missing: frozenset[str]  # of this process's images: their tiles or crops must be encoded
 
     def read(self, images: Sequence[str], device: torch.device) -> AllFeatures:
         """Return the kept features of all tiles of some images, on a device.
@@ -45,12 +46,6 @@ class KeptFeatures:
         features = AllFeatures.concatenate(stored).map(lambda tensor: tensor.to(device))
         return replace(features, ln_post=features.ln_post.to(device))
 
-    def missing(self, images: Sequence[str]) -> list[str]:
-        """Return the images whose tiles or crops must be encoded."""
-        return [
-            image for image in images if image not in self.store_of or image in self.without_crops
-        ]
-
     def prepare(
         self, images: Sequence[str], encoder: WindowedEncoder | None, context: DistributedContext
     ) -> None:
@@ -59,15 +54,15 @@ class KeptFeatures:
         Those in other folders are copied into it. `images` are those of this process, `encoder` is
         None if nothing is encoded. Raises `InputError` if the disk has too little space.
         """
-        missing, copied = self.missing(images), self.to_copy(images)
-        counts = context.all_gather((len(missing), len(copied)))
+        copied = self.to_copy(images)
+        counts = context.all_gather((len(self.missing), len(copied)))
         count, copies = map(sum, zip(*counts, strict=True))
         if not count:
             log.info("there is nothing to encode, so no features are computed")
         if context.is_main and count:
             side = encoder.visual.image_size[0]
             crops = sum(len(multi_crop(name, side)) for name in self.variants)
-            paths = [self.root / image for image in missing]
+            paths = [self.root / image for image in images if image in self.missing]
             check_space(self.writer, paths, count, encoder, crops)
         if context.is_main and (count or copies):
             tower = encoder.visual if encoder else next(iter(self.store_of.values()))

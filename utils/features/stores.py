@@ -50,11 +50,11 @@ def open_features(
     images = images_of(shards)
     store_of, reasons = find_kept(stores, images, experiment.root)
     variants = settings.encoded_crops
-    without_crops = {
+    without_crops = frozenset(
         image
         for image, source_store in store_of.items()
         if variants and not source_store.has_crops(image, variants)
-    }
+    )
     kept_features = KeptFeatures(
         store_of=store_of,
         rounding=store,
@@ -65,6 +65,7 @@ def open_features(
         scales=settings.scales,
         variants=variants,
         without_crops=without_crops,
+        missing=without_crops.union(image for image in images if image not in store_of),
     )
     counts = Counter(store.folder for store in store_of.values())
     log_counts(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)

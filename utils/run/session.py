@@ -1,6 +1,6 @@
 """Set up a run: lock, log, clock, model, result folder and feature stream."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -89,7 +89,7 @@ def open_session(
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
-        complete = kept_features and not kept_features.missing(images_of(shards))
+        complete = kept_features and not kept_features.missing
         variants = () if complete else settings.encoded_crops
         loader = make_loader(settings, experiment, shards, method.image_size, variants)
         progress = progress_bar(
@@ -131,7 +131,7 @@ def load(
     log.info(f"loading {settings.model}, {settings.pretrained}")
     source = locate_clip(settings.model, settings.pretrained)
     kept_features = find_features(settings, experiment, source, shards, context)
-    complete = kept_features is not None and not kept_features.missing(images_of(shards))
+    complete = kept_features is not None and not kept_features.missing
     text_only = all(context.all_gather(complete))
     device = claim_device(settings, context, text_only)
     clip = build_clip(source, text_only)
@@ -217,7 +217,46 @@ def open_folder(
         fingerprint["checkpoint"] = checkpoint.sha256 or checkpoint.description
     if precision != EXACT:  # otherwise as before there were kept features
         fingerprint["features_precision"] = precision
-    notes = [*notes_on_weights(weights, checkpoint), *method.notes, *experiment.notes]
+    record = {
+        "title": experiment.title,
+        "categories": experiment.categories,
+        "draws_references": experiment.draws_references,
+        "settings": asdict(settings),
+        "notes": [
+            *notes_on_weights(weights, checkpoint),
+            *method.notes,
+            *experiment.notes,
+            *notes_on_settings(settings, precision),
+        ],
+        "weights": describe_weights(weights),
+        **({"checkpoint": describe_weights(checkpoint)} if checkpoint else {}),
+        "device": describe_device(method.device),
+        "processes": processes,
+    }
+    folder = ResultFolder(Path(settings.result_dir), record, fingerprint | experiment.fingerprint)
+    log_model(settings, record, clip, method.image_size)
+    for line in [*(f"note: {note}" for note in record["notes"]), *experiment.messages]:
+        log.info(line)
+    return folder
+
+
+def log_model(settings: Settings, record: Mapping, clip: LoadedClip, side: int) -> None:
+    """Log weights, checkpoint, preprocessing, method and device; `side` is that of the input."""
+    for name in ("weights", "checkpoint"):
+        if file := record.get(name):
+            log.info(f"{name}: {file['description']}")
+            if file["sha256"]:
+                log.debug(f"sha256 of the {name}: {file['sha256']}")
+    log.info(describe_resizing(settings, side))
+    log.debug(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
+    protocol = f", protocol {settings.protocol}" if settings.method == "winclip" else ""
+    name = method_name(record["settings"])
+    log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
+
+
+def notes_on_settings(settings: Settings, precision: str) -> list[str]:
+    """Return the warnings about settings to show beside every result."""
+    notes = []
     if settings.method == "winclip" and not settings.maps and settings.few_shot:
         notes.append(PATCH_TOKENS_NOTE)
     if precision != EXACT:
@@ -225,33 +264,7 @@ def open_folder(
     if settings.multi_crop != "none":
         crops = f'MULTI-CROP "{settings.multi_crop}", averaging {settings.multi_crop_average}'
         notes.append(f"{crops}: a hypothesis, because the paper does not define this step")
-    record = {
-        "title": experiment.title,
-        "categories": experiment.categories,
-        "draws_references": experiment.draws_references,
-        "settings": asdict(settings),
-        "notes": notes,
-        "weights": describe_weights(weights),
-        **({"checkpoint": describe_weights(checkpoint)} if checkpoint else {}),
-        "device": describe_device(method.device),
-        "processes": processes,
-    }
-    folder = ResultFolder(Path(settings.result_dir), record, fingerprint | experiment.fingerprint)
-    for name, file in (("weights", weights), ("checkpoint", checkpoint)):
-        if file:
-            log.info(f"{name}: {file.description}")
-        if file and file.sha256:
-            log.debug(f"sha256 of the {name}: {file.sha256}")
-    log.info(describe_resizing(settings, method.image_size))
-    log.debug(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
-    protocol = f", protocol {settings.protocol}" if settings.method == "winclip" else ""
-    name = method_name(record["settings"])
-    log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
-    for note in notes:
-        log.info(f"note: {note}")
-    for message in experiment.messages:
-        log.info(message)
-    return folder
+    return notes
 
 
 def describe_resizing(settings: Settings, side: int) -> str:
