@@ -85,25 +85,32 @@ def draw_heatmaps(
     with clock.stage("heatmaps"):
         scores, masks, names = result.scores, result.masks, result.scores.run_names()
         maps = {run: scores.stitched(run, [mask.shape for mask in masks]) for run in ranges}
-        threshold = result.leave_one_out and reference_threshold(
-            result.leave_one_out._asdict(), target.false_alarms
-        )
+        threshold = None
+        if result.leave_one_out:
+            references = result.leave_one_out._asdict()
+            threshold = reference_threshold(references, target.false_alarms)
         for row, (sample, path) in enumerate(zip(samples, paths, strict=True)):
             image = result.previews.get(sample.image)
             if image is None:
-                source = target.root / sample.image
-                white = target.white.get(sample.class_name, SIXTEEN_BITS)
-                image = np.asarray(read_image(source, target.apply_exif, white))
+                image = decode(sample, target)
             has_truth = sample.label == 0 or (sample.label == 1 and masks[row].any())
+            columns = [
+                (names[run], maps[run][row], scores.image_scores[run, row], scale)
+                for run, scale in ranges.items()
+            ]
+            verdict = describe_verdict(scores.image_scores[-1, row], names[-1], threshold)
             panel = draw_panel(
                 image,
                 masks[row] if has_truth else None,
-                [
-                    (names[run], maps[run][row], scores.image_scores[run, row], scale)
-                    for run, scale in ranges.items()
-                ],
-                sample.image + describe_verdict(scores.image_scores[-1, row], names[-1], threshold),
+                columns,
+                sample.image + verdict,
                 note="; ".join(target.notes),
                 height=target.heatmap_size,
             )
             write_png(target.folder / path, panel)
+
+
+def decode(sample: Sample, target: Target) -> np.ndarray:
+    """Return the pixels (H, W, 3) uint8 of an image."""
+    white = target.white.get(sample.class_name, SIXTEEN_BITS)
+    return np.asarray(read_image(target.root / sample.image, target.apply_exif, white))

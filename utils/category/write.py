@@ -61,12 +61,15 @@ def write_category(
     with clock.stage("report"):
         data = category_data(task.tests, scores, masks, result.thumbnails, curves, panels)
         write_category_data(folder, category, data)
-    record = {"metrics": metrics, "references": reference_rows(category, task.shot_settings)}
-    record["pixel_threshold"] = pixel_threshold
+    record = {
+        "metrics": metrics,
+        "references": reference_rows(category, task.shot_settings),
+        "pixel_threshold": pixel_threshold,
+    }
     if result.leave_one_out:
         record |= result.leave_one_out._asdict()
-    if result.leave_one_out and scores.maps is not None:
-        record["panel_threshold"] = reference_threshold(record, target.false_alarms).value
+        if scores.maps is not None:
+            record["panel_threshold"] = reference_threshold(record, target.false_alarms).value
     if scores.maps is not None:
         with clock.stage("defects"):
             write_category_defects(folder, category, scores, record, target.false_alarms)

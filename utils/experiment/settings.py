@@ -195,6 +195,14 @@ class Settings(RunOptions):
 
 
 @dataclass(frozen=True)
+class DemoSettings(Settings):
+    """The settings of the demo, which draws few heatmaps unless more are asked for."""
+
+    heatmaps: int | Literal["all", "none"] = 1
+    """Heatmaps to draw: all, none, or the first N of each defect and of the good images."""
+
+
+@dataclass(frozen=True)
 class FolderSettings(Settings, NameOption):
     """The settings of a user's own benchmark: `Settings`, and its name."""
 

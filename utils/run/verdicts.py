@@ -32,23 +32,20 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
     for record in sorted(records, key=lambda record: -record[name])[:MAX_LISTED]:
         mark = "  above the threshold" if record.get("above_threshold") else ""
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
-    if threshold:
-        above = sum(record["above_threshold"] for record in records)
-        explained = explain_threshold(threshold.value, len(images.references), rate)
-        log.info(f"\nabove the threshold: {above} of {len(records)} images")
-        log.info(f"{name}: {explained}")
-        drawn = finished.get("panel_threshold", threshold.value)  # older panels have none
-        if settings.heatmaps != "none" and drawn != threshold.value:
-            log.info(
-                f"the heatmaps still state the threshold {drawn:.4f}; to draw them again, delete "
-                f"{folder / 'done'} and start again"
-            )
-        highest = max(zip(finished["leave_one_out"], images.references, strict=True))[1].image
-        log.info(
-            f"reference image with the highest score: {highest}; leave it out if it is damaged"
-        )
-    else:
+    if threshold is None:
         log.info(f"\n{explain_scores(len(images.references), settings.method)}")
+        return
+    above = sum(record["above_threshold"] for record in records)
+    log.info(f"\nabove the threshold: {above} of {len(records)} images")
+    log.info(f"{name}: {explain_threshold(threshold.value, len(images.references), rate)}")
+    drawn = finished.get("panel_threshold", threshold.value)  # older panels have none
+    if settings.heatmaps != "none" and drawn != threshold.value:
+        log.info(
+            f"the heatmaps still state the threshold {drawn:.4f}; to draw them again, delete "
+            f"{folder / 'done'} and start again"
+        )
+    highest = max(zip(finished["leave_one_out"], images.references, strict=True))[1].image
+    log.info(f"reference image with the highest score: {highest}; leave it out if it is damaged")
 
 
 def score_records(scores: Scores, threshold: Threshold | None) -> list[dict]:
