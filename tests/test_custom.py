@@ -276,6 +276,9 @@ def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
     assert done.stderr.splitlines()[-1].startswith(message)
     assert "broken.png" in done.stderr
     assert "Once they can be used, choose another result folder" in done.stderr
+    scores, results = (done.stdout.index(text) for text in ("scores of 11", "results are in"))
+    assert scores < results and "seconds per stage" not in done.stdout
+    assert "seconds per stage" in (tmp_path / "out" / "run.log").read_text()
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 
 

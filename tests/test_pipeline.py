@@ -127,8 +127,9 @@ def kill_this_process(*_: object) -> None:
 
 def test_a_killed_decoding_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):
     monkeypatch.setattr(ImageDataset, "__getitem__", kill_this_process)
-    with pytest.raises(InputError, match=r"decodes images has died .* --num-workers 0"):
+    with pytest.raises(InputError, match=r"decodes images has died .* --num-workers 0") as caught:
         run(with_workers)
+    assert f"error: {caught.value}" in (with_workers.result_folder / "run.log").read_text()
 
 
 def test_a_killed_writing_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):

@@ -154,8 +154,7 @@ def score_and_compare(settings: AblationSettings, runs: Runs, rescore: bool) -> 
         order = [name for name in settings.order if name != "resize" or len(runs) > 1]
         page = compare(folder, variants, order)
         folder.write_times(clock)
-        log.info(f"\nresults are in {path}\n")
-        log.info(page)
+        log.info(f"\n{page.rstrip()}\n\nresults are in {path}")
     return page
 
 

@@ -1,7 +1,7 @@
 """The results of one category: of its images, and of all of them together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,19 +19,12 @@ class LeaveOneOut(NamedTuple):
     leave_one_out_peaks: list[float] | None = None  # the highest value of each image's map
 
 
-@dataclass(frozen=True)
-class ImageResult:
-    """The scores, maps and mask of one test image."""
+class ImageResult(NamedTuple):
+    """The scores and maps of one test image."""
 
-    image: str  # the path of its sample
+    item: Item  # without its pixels
     scores: np.ndarray  # (R,) float32: the image score of every run
     maps: np.ndarray | None  # (R, T, G_h, G_w) float32: the anomaly maps of its T tiles
-    tiles: tuple[int, int]  # rows and columns of its tiles
-    size: tuple[int, int]  # height and width in pixels
-    mask: np.ndarray  # (H, W) bool at the first evaluation size
-    thumbnail: bytes  # a JPEG file
-    preview: np.ndarray | None  # (h, w, 3) uint8 RGB: the image in its heatmap panel
-    further_masks: dict[EvalSize, np.ndarray]  # at the other evaluation sizes
 
 
 @dataclass(frozen=True)
@@ -69,15 +62,9 @@ def split_by_image(
         image_scores = (sums / counts).astype(np.float32)
     return [
         ImageResult(
-            image=item.image,
+            item=replace(item, tiles=np.empty(0), crops=()),
             scores=image_scores[:, index],
             maps=None if maps is None else maps[:, ends[index] - counts[index] : ends[index]],
-            tiles=item.grid,
-            size=item.size,
-            mask=item.mask,
-            thumbnail=item.thumbnail,
-            preview=item.preview,
-            further_masks=item.further_masks,
         )
         for index, item in enumerate(items)
     ]
@@ -95,9 +82,9 @@ def collect(
 
     `tile` is the setting TILE; `blur` and `variant` are those of `Scores`.
     """
-    by_image = {result.image: result for result in results}
+    by_image = {result.item.image: result for result in results}
     ordered = [by_image[sample.image] for sample in task.tests]
-    maps = [result.maps for result in ordered]
+    items, maps = [result.item for result in ordered], [result.maps for result in ordered]
     scores = Scores(
         image=np.array([sample.image for sample in task.tests]),
         label=np.array([sample.label for sample in task.tests]),
@@ -105,17 +92,19 @@ def collect(
         seed=np.array([setting.seed for setting in task.shot_settings]),
         image_scores=np.stack([result.scores for result in ordered], axis=1),
         maps=None if maps[0] is None else np.concatenate(maps, axis=1),
-        tiles=np.array([result.tiles for result in ordered]),
-        tile_side=np.array([tile_side(*result.size, tile) for result in ordered]),
-        size=np.array([result.size for result in ordered]),
+        tiles=np.array([item.grid for item in items]),
+        tile_side=np.array([tile_side(*item.size, tile) for item in items]),
+        size=np.array([item.size for item in items]),
         blur=blur,
         variant=variant,
     )
-    masks = [result.mask for result in ordered]
-    previews = {result.image: result.preview for result in ordered if result.preview is not None}
-    thumbnails = [result.thumbnail for result in ordered]
-    further_masks = {
-        size: [result.further_masks[size] for result in ordered]
-        for size in ordered[0].further_masks
-    }
-    return CategoryResult(scores, masks, thumbnails, leave_one_out, previews, further_masks)
+    return CategoryResult(
+        scores=scores,
+        masks=[item.mask for item in items],
+        thumbnails=[item.thumbnail for item in items],
+        leave_one_out=leave_one_out,
+        previews={item.image: item.preview for item in items if item.preview is not None},
+        further_masks={
+            size: [item.further_masks[size] for item in items] for size in items[0].further_masks
+        },
+    )

@@ -129,8 +129,10 @@ class CustomSettings(Settings, CustomOptions):
         names = name, f"{images.parent.name}-{name}", f"{name}-{checksum}"
         folders = [PROJECT / "result" / "custom" / f"{name}{suffix}" for name in names]
         owners = [scored_images(folder) for folder in folders]
-        owner = str(images) if str(images) in owners else ""
-        return next((f for f, o in zip(folders, owners, strict=True) if o == owner), folders[-1])
+        for owner in (str(images), ""):  # the folder of these images, or else the first free one
+            if owner in owners:
+                return folders[owners.index(owner)]
+        return folders[-1]
 
     def default_features(self) -> list[Path]:
         """Return the folders of runs with and without references."""

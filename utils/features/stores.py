@@ -56,14 +56,10 @@ def open_features(
         if variants and not source_store.has_crops(image, variants)
     )
     kept_features = KeptFeatures(
-        store_of=store_of,
-        rounding=store,
-        writer=store if settings.features == "keep" else None,
+        settings=settings,
         root=experiment.root,
-        patch_tokens=settings.patch_tokens,
-        multi_crop=settings.multi_crop,
-        scales=settings.scales,
-        variants=variants,
+        store=store,
+        store_of=store_of,
         without_crops=without_crops,
         missing=without_crops.union(image for image in images if image not in store_of),
     )

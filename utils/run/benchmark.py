@@ -167,7 +167,7 @@ def finish(session: Session) -> str:
     folder.write_times(clock)
     log.debug(f"seconds per stage\n{clock.table()}")
     experiment.after_run(folder.path)
-    log.info(f"\n{summary}")
+    log.info(f"\n{summary.rstrip()}")
     if session.settings.features == "keep":
         log.info(f"\n{explain_kept_features(session.settings)}")
     log.info(f"\nresults are in {folder.path}")

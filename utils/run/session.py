@@ -81,10 +81,10 @@ def open_session(
             clip, method, kept_features = load(settings, experiment, shards, context)
         folder = None
         if context.is_main:
-            precision = kept_features.rounding.precision if kept_features else EXACT
+            precision = kept_features.store.precision if kept_features else EXACT
             folder = open_folder(settings, experiment, clip, method, precision, context.world_size)
             clock.add_earlier(*folder.earlier_times())
-        if kept_features and kept_features.writer:
+        if kept_features and settings.features == "keep":
             kept_features.prepare(images_of(shards), method.encoder, context)
         for task in experiment.tasks:
             if task.category in finished:
@@ -99,10 +99,17 @@ def open_session(
             disable=settings.quiet or not context.is_main or not pending,
         )
         tf32 = settings.precision == "tf32"
-        stream = FeatureStream(loader, clip, method, clock, kept_features, tf32)
         yield Session(
-            *(settings, experiment, context, pending, method),
-            *(stream, folder, clock, progress, pool),
+            settings=settings,
+            experiment=experiment,
+            context=context,
+            pending=pending,
+            method=method,
+            stream=FeatureStream(loader, clip, method, clock, kept_features, tf32),
+            folder=folder,
+            clock=clock,
+            progress=progress,
+            pool=pool,
         )
 
 
@@ -193,8 +200,13 @@ def winclip_method(settings: Settings, clip: LoadedClip, reads_patches: bool) ->
         tf32 = settings.precision == "tf32"
         encoder = WindowedEncoder(visual, settings.scales, patch_tokens, tf32)
     return WinClip(
-        *(clip, encoder, partial(compose_prompts, settings), settings.temperature),
-        *(settings.normalise_prompts, settings.multi_crop_average, settings.maps),
+        clip,
+        encoder,
+        prompts=partial(compose_prompts, settings),
+        temperature=settings.temperature,
+        normalise_prompts=settings.normalise_prompts,
+        crop_average=settings.multi_crop_average,
+        has_maps=settings.maps,
     )
 
 

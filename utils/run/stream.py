@@ -140,7 +140,7 @@ class FeatureStream:
                     features = stores.read([item.image for item in batch], self.device)
             else:
                 features = self._encode_tiles(batch, self.method.encoder.encode_all)
-            if stores.variants and not has_crops:
+            if stores.settings.encoded_crops and not has_crops:
                 side = batch[0].tiles.shape[-1]
                 features = stores.add_crops(features, self._encode_crops(batch), side)
             if not has_crops:
