@@ -34,7 +34,7 @@ class LogFile(logging.FileHandler):
     """Append messages to a file; raise `InputError` when the file cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        """Turn a full disk, for example, into one sentence."""
+        """Raise `InputError` for a write error, such as a full disk."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-GPU, WORKERS = " (GPU)", " (workers)"  # end the names of what runs beside the main process
+GPU, WORKERS = " (GPU)", " (workers)"  # suffixes of stages that run beside the main process
 
 
 class Stopwatch:

@@ -26,7 +26,7 @@ def worker_pool(processes: int) -> Iterator[Executor | None]:
     """Start worker processes that write results; None for 0, and where forking is not safe.
 
     They are forked at once, before CUDA and threads start, so that they need no imports. An error
-    in the block kills them: files are written to temporary paths.
+    in the block kills them, which damages no file: all are first written to temporary paths.
     """
     if not processes or sys.platform != "linux":
         yield None

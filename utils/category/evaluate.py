@@ -28,9 +28,9 @@ def evaluate(
 
     A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
     rows if all labels are unknown. Curves are those of the first run of each number of shots, and
-    the threshold is that of the last of these runs; both are those of `masks`. All leave out images
-    whose label is unknown, those of pixels also anomalous images without a mask. Without maps,
-    there are image metrics and curves alone.
+    the threshold is that of the last of these runs; both are those of `masks`. Images whose label
+    is unknown are left out, and from pixel metrics also anomalous images without a mask. Without
+    maps, there are only image metrics and curves.
 
     `further_masks` adds the pixel metrics at its evaluation sizes, named `<metric>@<size>`, and
     `extra` the EXTRA_METRICS at each size.

@@ -28,7 +28,7 @@ class Target:
     apply_exif: bool
     white: Mapping[str, White]  # by category
     heatmap_size: int
-    false_alarms: float | None  # the rate that decides on the threshold from the references
+    false_alarms: float | None  # the setting FALSE_ALARMS
     extra_metrics: bool
 
 

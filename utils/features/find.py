@@ -34,7 +34,7 @@ def find_features(
 
 
 def may_use_features(settings: Settings) -> bool:
-    """Return whether a run keeps or names features, or finds some, or a run that it resumes."""
+    """Return whether a run keeps or names features, finds some, or resumes an earlier run."""
     files = [folder / FEATURES_JSON for folder in settings.features_folders()]
     files.append(Path(settings.result_dir) / "settings.json")
     return settings.features not in ("auto", "off") or any(file.exists() for file in files)

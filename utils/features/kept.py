@@ -30,7 +30,7 @@ class KeptFeatures:
     root: Path  # of the images' paths
     store: FeatureStore  # in the run's folder: rounds new features, and gets them if they are kept
     store_of: Mapping[str, FeatureStore]  # of the images that have kept features
-    without_crops: frozenset[str]  # the images whose kept features lack some of them
+    without_crops: frozenset[str]  # the images whose kept features lack some of the crops
     missing: frozenset[str]  # of this process's images: their tiles or crops must be encoded
 
     def read(self, images: Sequence[str], device: torch.device) -> AllFeatures:

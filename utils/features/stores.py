@@ -48,7 +48,7 @@ def open_features(
     encoding["features_precision"] = precision
     store = FeatureStore(Path(settings.result_dir) / FEATURES_FOLDER, encoding, settings.resize)
     images = images_of(shards)
-    store_of, reasons = find_kept(stores, images, experiment.root)
+    store_of, reasons = match_stores(stores, images, experiment.root)
     variants = settings.encoded_crops
     without_crops = frozenset(
         image
@@ -117,8 +117,8 @@ def open_stores(
 ) -> list[FeatureStore]:
     """Open the stores of some folders that have features of one or more of the images.
 
-    `folders` maps each folder to whether its features must fit; others are passed over, and the
-    log says why. An `encoding` without scales fits features of any. `precision` is that of the
+    `folders` maps each folder to whether its features must fit; the log says why others are passed
+    over. An `encoding` without scales fits features of any scales. `precision` is that of the
     features; None: that of the first store.
     """
     stores = []
@@ -164,7 +164,7 @@ def has_file(store: FeatureStore, image: str) -> bool:
         return True
 
 
-def find_kept(
+def match_stores(
     stores: Sequence[FeatureStore], images: Sequence[str], root: Path
 ) -> tuple[dict[str, FeatureStore], list[str]]:
     """Return the first store that has the features of each image; others are left out.
@@ -212,7 +212,7 @@ def log_counts(
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
     """Return what features depend on besides the images: a JSON object."""
-    scales = {"scales": list(settings.scales)} if settings.maps else {}  # any scales are used
+    scales = {"scales": list(settings.scales)} if settings.maps else {}  # else any scales fit
     encoding = {
         **describe_model(settings.model, source),
         "precision": settings.precision,

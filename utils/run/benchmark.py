@@ -96,7 +96,7 @@ def gpu_errors(settings: Settings) -> Iterator[None]:
 
 
 def at_most_every(seconds: float, function: Callable, *arguments: object) -> Callable[[], None]:
-    """Return a function that calls `function`, at most every so many `seconds` from now on."""
+    """Return a function that calls `function`, but ignores calls within `seconds` of the last."""
     last_call = time.monotonic()
 
     def call() -> None:
@@ -177,10 +177,10 @@ def finish(session: Session) -> str:
 
 
 def explain_kept_features(settings: Settings) -> str:
-    """Return how the features that a run has kept are scored again."""
+    """Explain how to score again the features that a run has kept."""
     folder = Path(settings.result_dir) / FEATURES_FOLDER
     if not (folder / FEATURES_JSON).exists():  # all categories were finished before
-        return "no features are kept: all categories were finished before; use a new result folder"
+        return "no features were kept: all categories were finished; use a new result folder"
     default = folder in settings.default_features()
     option = "" if default else f" --features {shlex.quote(settings.result_dir)}"
     return (

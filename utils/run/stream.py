@@ -1,4 +1,4 @@
-"""The features of all images of a run: decoded ahead by worker processes, encoded once each."""
+"""Stream the features of a run's images: decoded ahead by workers, encoded once each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -181,8 +181,8 @@ def make_loader(
     """
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
     height = settings.heatmap_size
-    most = PREVIEW_BYTES // (3 * MAX_ASPECT * height**2)
-    drawn = [sample for task in tasks for sample in task.drawn(settings.heatmaps)[:most]]
+    max_previews = PREVIEW_BYTES // (3 * MAX_ASPECT * height**2)
+    drawn = [sample for task in tasks for sample in task.drawn(settings.heatmaps)[:max_previews]]
     dataset = ImageDataset(
         experiment.root,
         [sample for rows in groups for sample in rows],

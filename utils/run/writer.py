@@ -18,7 +18,7 @@ from utils.results.methods import has_maps
 from utils.run.session import Session
 from utils.stopwatch import WORKERS, Stopwatch
 
-MAX_WAITING = 4  # scored categories that wait in files, which bounds the disk space
+MAX_WAITING = 4  # scored categories whose data waits in files; bounds the disk space
 
 
 class CategoryWriter:
