@@ -20,6 +20,7 @@ from models.prompts import prompt_ensemble, spaced_words
 from utils.cli import label
 from utils.distributed.context import DistributedContext
 from utils.errors import InputError
+from utils.experiment.notes import notes_on_settings, notes_on_weights
 from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
 from utils.features.find import find_features
@@ -32,11 +33,6 @@ from utils.workers import reuse_freed_memory, worker_pool
 
 if TYPE_CHECKING:  # only runs with kept features load it
     from utils.features.kept import KeptFeatures
-
-PATCH_TOKENS_NOTE = (
-    "PATCH TOKENS ALONE: few-shot image scores compare patch tokens without windows, which is not "
-    "the paper's score"
-)
 
 
 @dataclass(frozen=True)
@@ -266,19 +262,6 @@ def log_model(settings: Settings, record: Mapping, clip: LoadedClip, side: int) 
     log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
 
 
-def notes_on_settings(settings: Settings, precision: str) -> list[str]:
-    """Return the warnings about settings to show beside every result."""
-    notes = []
-    if settings.method == "winclip" and not settings.maps and settings.few_shot:
-        notes.append(PATCH_TOKENS_NOTE)
-    if precision != EXACT:
-        notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")
-    if settings.multi_crop != "none":
-        crops = f'MULTI-CROP "{settings.multi_crop}", averaging {settings.multi_crop_average}'
-        notes.append(f"{crops}: a hypothesis, because the paper does not define this step")
-    return notes
-
-
 def describe_resizing(settings: Settings, side: int) -> str:
     """Return to which size images are resized for the encoder, whose input has `side` pixels."""
     if settings.resize == "squash":
@@ -294,15 +277,3 @@ def describe_resizing(settings: Settings, side: int) -> str:
 def describe_weights(weights: Weights) -> dict:
     """Return the entry of settings.json that identifies weights."""
     return {"sha256": weights.sha256, "description": weights.description}
-
-
-def notes_on_weights(weights: Weights, checkpoint: Weights | None) -> list[str]:
-    """Return the warnings about the model to show beside every result."""
-    notes = []
-    if weights.random:
-        notes.append("RANDOM WEIGHTS: the numbers only show that the program runs")
-    if checkpoint and checkpoint.random:
-        notes.append("RANDOM CHECKPOINT: the numbers only show that the program runs")
-    if weights.demo:
-        notes.append("DEMO MODEL: trained only on rendered images; use it to try out the program")
-    return notes
