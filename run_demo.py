@@ -14,6 +14,7 @@ from pathlib import Path
 import utils.startup  # first: handles Ctrl-C and broken packages during the imports
 
 from datasets.demo import render_if_needed
+from utils.experiment.settings import DemoSettings
 from utils.run.benchmark import main
 
 # --------------------------------------------------------------------------------------------------
@@ -41,4 +42,4 @@ RESULT_DIR = "auto"  # "auto": result/demo/
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
-    main(globals(), "demo", prepare=render_if_needed)
+    main(globals(), "demo", prepare=render_if_needed, kind=DemoSettings)

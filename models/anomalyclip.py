@@ -39,6 +39,7 @@ class AnomalyClip:
 
     image_size = IMAGE_SIZE
     has_maps = True
+    bank_leave_one_out = False
     map_blur = 4 / 14  # 4 pixels of the input, in patches
 
     def __init__(self, clip: LoadedClip, prompts: LearnedPrompts):

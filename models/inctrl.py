@@ -43,6 +43,7 @@ class InCtrl:
     """A `models.methods.Method` that scores images in few-shot runs; it has no maps."""
 
     has_maps, map_blur = False, 0.0
+    bank_leave_one_out = False
 
     def __init__(self, clip: LoadedClip, trained: TrainedHeads):
         self.model, self.tokenizer, self.image_size = clip.model, clip.tokenizer, clip.image_size

@@ -55,6 +55,7 @@ class Method(Protocol):
     device: torch.device  # of the model and of all banks
     image_size: int  # side of the square input in pixels
     has_maps: bool  # False: image scores only
+    bank_leave_one_out: bool  # True: `models.leave_one_out` scores references by the bank alone
     map_blur: float  # deviation of a Gaussian on upsampled maps, in patches; 0: none
     checkpoint: Weights | None  # what the method has learned besides the backbone, if anything
     notes: tuple[str, ...]  # warnings to show beside every result
@@ -97,6 +98,7 @@ class WinClip:
     normalise_prompts: bool
     crop_average: CropAverage
     has_maps: bool = True
+    bank_leave_one_out = True
     map_blur = 0.0
     checkpoint = None
     notes = ()

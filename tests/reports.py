@@ -13,16 +13,16 @@ from datasets.decode import make_thumbnail
 from datasets.official import OFFICIAL
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import Sample
-from utils.distributed import SINGLE_PROCESS
+from utils.category.results import CategoryResult
+from utils.distributed.context import SINGLE_PROCESS
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
 from utils.results.folder import ResultFolder
 from utils.results.methods import variant_of
 from utils.results.scores import Scores
 from utils.run.benchmark import finish
-from utils.run.category import CategoryWriter
-from utils.run.inference import CategoryResult
 from utils.run.session import Session
+from utils.run.writer import CategoryWriter
 from utils.stopwatch import Stopwatch
 
 HOSTILE = "</script><script>document.title='owned'</script>&\"'脏 é"  # a valid file name

@@ -22,9 +22,11 @@ from tests.layouts import make_mvtec
 from tests.test_custom_images import save
 from utils.cli import GIVEN
 from utils.errors import InputError
+from utils.experiment.custom import CustomSettings
 from utils.files import write_text
 from utils.results.scores import load_scores
-from utils.run.custom import CustomSettings, explain_scores, plan_custom, run_custom
+from utils.run.custom import plan_custom, run_custom
+from utils.run.verdicts import explain_scores
 
 
 def find(images: Path, references: Path | None = None, masks: Path | None = None) -> CustomImages:
@@ -274,6 +276,9 @@ def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
     assert done.stderr.splitlines()[-1].startswith(message)
     assert "broken.png" in done.stderr
     assert "Once they can be used, choose another result folder" in done.stderr
+    scores, results = (done.stdout.index(text) for text in ("scores of 11", "results are in"))
+    assert scores < results and "seconds per stage" not in done.stdout
+    assert "seconds per stage" in (tmp_path / "out" / "run.log").read_text()
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 
 
@@ -335,7 +340,7 @@ def test_additional_states_need_no_class_name(tmp_path):
 
 
 def test_results_of_different_images_never_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.run.custom.PROJECT", tmp_path / "project")
+    monkeypatch.setattr("utils.experiment.custom.PROJECT", tmp_path / "project")
     folders = [tmp_path / name / "test" for name in ("a/nut", "a/bolt", "b/nut")]
     names = []
     for folder in folders:

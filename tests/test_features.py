@@ -17,8 +17,9 @@ from models.clip.encoder import WindowedEncoder
 from models.clip.features import AllFeatures
 from models.clip.weights import build_clip, locate_clip
 from tests.clips import small_clip
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import InputError
+from utils.experiment.custom import CustomSettings
 from utils.experiment.settings import Settings
 from utils.features import space, store
 from utils.features.store import FeatureStore
@@ -27,7 +28,7 @@ from utils.files import sha256_of, write_text
 from utils.results.scores import Scores, load_scores
 from utils.run import session
 from utils.run.benchmark import run
-from utils.run.custom import CustomSettings, plan_custom
+from utils.run.custom import plan_custom
 
 ENCODING = {"model": "small", "precision": "fp32", "scales": [2, 3], "features_precision": "fp32"}
 KINDS = ("post_ln", "pre_ln", "penultimate")

@@ -24,8 +24,9 @@ from tests.fake_cuda import CUDA, computed, fake_cuda
 from tests.layouts import make_mvtec
 from tests.test_int8 import exact_products
 from utils.errors import InputError
+from utils.experiment.custom import CustomSettings
 from utils.files import sha256_of
-from utils.run.custom import CustomSettings, run_custom
+from utils.run.custom import run_custom
 
 RANDOM = Weights("random", "", "random")
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

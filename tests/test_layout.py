@@ -20,6 +20,7 @@ LAYERS = (
     ("runners", "tools", "benchmarks"),  # "runners": the modules beside README.md
     ("utils.ablation",),
     ("utils.run",),
+    ("utils.category",),
     ("utils.features",),
     ("utils.experiment",),
     ("utils.compare",),
@@ -227,7 +228,7 @@ def test_a_planted_violation_is_found(check, path, source):
         ("features.stores", "features.find", "from utils.features.find import find_features"),
         ("results.coco", "results.defects", "import utils.results.defects"),
         ("run.leave_one_out", "run.inference", "if TYPE_CHECKING:\n    import utils.run.inference"),
-        ("distributed", "run.processes", "def f():\n    from utils.run import processes"),
+        ("distributed.context", "distributed.join", "def f():\n    import utils.distributed.join"),
     ],
 )
 def test_a_planted_cycle_is_found(sources, lower, upper, planted):
@@ -276,7 +277,8 @@ def test_loading_the_runners_loads_nothing_that_few_runs_need_and_uses_no_networ
     late = (
         *("utils.report.page", "utils.report.charts", "datasets.render", "datasets.custom"),
         *("models.anomalyclip", "models.inctrl", "models.clip.checkpoints", "models.clip.int8"),
-        *("models.leave_one_out", "utils.features.store", "utils.features.kept", "utils.torchrun"),
+        *("models.leave_one_out", "utils.features.store", "utils.features.kept"),
+        "utils.distributed.torchrun",
     )
     assert [name for name in modules if name.startswith(late)] == []
 

@@ -11,8 +11,10 @@ from utils.log import log, log_to_console, log_to_file, progress_bar, suppress_o
 def test_messages_are_printed_and_logged(tmp_path, capsys):
     with log_to_console(quiet=False), log_to_file(tmp_path / "run.log"):
         log.info("loading")
+        log.debug("sha256")
     assert capsys.readouterr().out == "loading\n"
-    assert (tmp_path / "run.log").read_text().endswith(" loading\n")
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["loading", "sha256"]
 
 
 def test_quiet_prints_nothing_and_logs_everything(tmp_path, capsys):

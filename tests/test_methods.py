@@ -21,11 +21,12 @@ from models.winclip import TextBank, VisualBank
 from tests.layouts import make_mvtec
 from utils.errors import InputError
 from utils.evaluation.metrics import IMAGE_METRICS
+from utils.experiment.custom import CustomSettings
 from utils.experiment.settings import Settings
 from utils.results.scores import load_scores
 from utils.run import session
 from utils.run.benchmark import run
-from utils.run.custom import CustomSettings, plan_custom
+from utils.run.custom import plan_custom
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,7 @@ class NearestMean:
 
     device, image_size = torch.device("cpu"), 32
     has_maps, map_blur = False, 0.0
+    bank_leave_one_out = False
     checkpoint = Weights(RANDOM, "", "nothing learned")
     notes = ("A NOTE OF THE METHOD",)
 

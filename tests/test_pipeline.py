@@ -24,16 +24,19 @@ from datasets.images import ImageDataset, Item
 from models.clip.encoder import WindowedEncoder
 from models.winclip import Features
 from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
-from utils import torchrun, workers
+from utils import workers
+from utils.category.panels import Target
+from utils.category.results import CategoryResult
+from utils.distributed import torchrun
+from utils.distributed.torchrun import TorchrunContext, watch_peers
 from utils.errors import InputError
-from utils.experiment.plan import plan_benchmark
+from utils.experiment.plan import CategoryTask, plan_benchmark
 from utils.experiment.settings import Settings
 from utils.files import atomic_path
-from utils.run import category, session, stream
+from utils.run import session, stream
 from utils.run.benchmark import run
-from utils.run.category import MAX_WAITING, CategoryWriter
+from utils.run.writer import MAX_WAITING, CategoryWriter
 from utils.stopwatch import GPU, WORKERS, Stopwatch
-from utils.torchrun import TorchrunContext, watch_peers
 
 
 @pytest.fixture
@@ -100,17 +103,19 @@ def test_the_scores_of_some_images_are_theirs():
 )
 def test_workers_get_only_the_images_that_they_draw(tmp_path, monkeypatch, heatmaps, expected):
     calls = []
-    monkeypatch.setattr(category, "PANELS_PER_CALL", 3)
-    monkeypatch.setattr(category, "store_call", lambda path, call: calls.append(pickle.dumps(call)))
-    monkeypatch.setattr(category, "call_stored", lambda path: ({"metrics": []}, {}))
+    monkeypatch.setattr("utils.category.write.PANELS_PER_CALL", 3)
+    monkeypatch.setattr(
+        "utils.run.writer.store_call", lambda path, call: calls.append(pickle.dumps(call))
+    )
+    monkeypatch.setattr("utils.run.writer.call_stored", lambda path: ({"metrics": []}, {}))
     tests = samples_of("bottle", LABELS, "a")
     scores, masks = scores_of(tests, (60, 60), 1), [np.zeros((60, 60), bool)] * len(tests)
-    result = category.CategoryResult(scores, masks, [b"a JPEG file"] * len(tests))
+    result = CategoryResult(scores, masks, [b"a JPEG file"] * len(tests))
     with ThreadPoolExecutor(1) as pool:
         writing = replace(session_of(new_folder(tmp_path)), pool=pool)
         writing = replace(writing, settings=replace(writing.settings, heatmaps=heatmaps))
         with CategoryWriter(writing, lambda: None) as writer:
-            writer.write(category.CategoryTask("bottle", [], [], tests), result)
+            writer.write(CategoryTask("bottle", [], [], tests), result)
     images = [[i for i, s in enumerate(tests) if s.image.encode() in call] for call in calls]
     assert images == [list(range(len(tests))), *expected]
     assert [b"a JPEG file" in call for call in calls] == [True] + [False] * len(expected)
@@ -122,12 +127,13 @@ def kill_this_process(*_: object) -> None:
 
 def test_a_killed_decoding_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):
     monkeypatch.setattr(ImageDataset, "__getitem__", kill_this_process)
-    with pytest.raises(InputError, match=r"decodes images has died .* --num-workers 0"):
+    with pytest.raises(InputError, match=r"decodes images has died .* --num-workers 0") as caught:
         run(with_workers)
+    assert f"error: {caught.value}" in (with_workers.result_folder / "run.log").read_text()
 
 
 def test_a_killed_writing_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):
-    monkeypatch.setattr(category, "write_category", kill_this_process)
+    monkeypatch.setattr("utils.category.write.write_category", kill_this_process)
     with pytest.raises(InputError, match=r"writes results has died.* --num-workers 0"):
         run(with_workers)
     assert not (with_workers.result_folder / "done").exists()
@@ -143,7 +149,7 @@ def test_the_mistake_of_a_writing_worker_is_that_of_the_run(with_workers):
 
 def interrupt_the_run(*arguments: object) -> None:
     """Press Ctrl-C while a file is half written and a call waits for a worker."""
-    (target,) = (value for value in arguments if isinstance(value, category.Target))
+    (target,) = (value for value in arguments if isinstance(value, Target))
     with atomic_path(target.folder / "scores" / "bottle.npz"):
         while not (target.folder / ".bottle-1.part").exists():
             time.sleep(0.01)
@@ -167,7 +173,7 @@ def test_an_interrupted_run_unlocks_its_folder_last_and_leaves_no_temporary_file
                 alive.extend(child for child in processes if not child.daemon)  # they write
 
     monkeypatch.setattr(session, "lock_folder", observed_lock)
-    monkeypatch.setattr(category, "write_category", interrupt_the_run)
+    monkeypatch.setattr("utils.category.write.write_category", interrupt_the_run)
     with pytest.raises(KeyboardInterrupt):
         run(with_workers)
     assert not alive
@@ -288,18 +294,18 @@ def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, mon
         gate.wait(10)
         return {"metrics": [], "references": []}, {"metrics": 1.0}
 
-    monkeypatch.setattr(category, "call_stored", slow)
-    monkeypatch.setattr(category, "shown_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.run.writer.call_stored", slow)
+    monkeypatch.setattr("utils.category.write.shown_ranges", lambda scores: {})
     folder = new_folder(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         session = replace(session_of(folder), pool=pool)
         writer = CategoryWriter(session, lambda: finished.append(sorted(folder.finished())))
-        result = category.CategoryResult(None, [], [], [])
+        result = CategoryResult(None, [], [], [])
         for index, name in enumerate("abcd"):
             if index == MAX_WAITING:
                 assert not finished
                 gate.set()  # from here on, nothing can be submitted before something is finished
-            writer.write(category.CategoryTask(name, [], [], []), result)
+            writer.write(CategoryTask(name, [], [], []), result)
             assert len(writer.waiting) <= MAX_WAITING
         writer.collect(0)
     assert finished == [["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]
@@ -329,8 +335,8 @@ def test_scored_categories_are_finished_and_the_first_error_is_raised(
             raise InputError(path.name[1])
         return {"metrics": [], "references": []}, {}
 
-    monkeypatch.setattr(category, "call_stored", write)
-    monkeypatch.setattr(category, "shown_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.run.writer.call_stored", write)
+    monkeypatch.setattr("utils.category.write.shown_ranges", lambda scores: {})
     with (
         ThreadPoolExecutor(1) as pool,
         pytest.raises(InputError) as caught,
@@ -339,8 +345,8 @@ def test_scored_categories_are_finished_and_the_first_error_is_raised(
         for index, name in enumerate(names):
             if index == MAX_WAITING:
                 gate.set()
-            result = category.CategoryResult(None, [], [], [])
-            writer.write(category.CategoryTask(name, [], [], []), result)
+            result = CategoryResult(None, [], [], [])
+            writer.write(CategoryTask(name, [], [], []), result)
         gate.set()
         if error:
             raise error

@@ -22,6 +22,7 @@ from datasets.splits import read_split
 from models.clip.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
 from tests.reports import new_folder
+from utils.category.results import split_by_image
 from utils.errors import InputError
 from utils.evaluation.metrics import EXTRA_METRICS, IMAGE_METRICS, METRICS
 from utils.experiment.plan import plan_benchmark
@@ -30,7 +31,6 @@ from utils.results.folder import ResultFolder
 from utils.results.scores import load_scores
 from utils.run import benchmark
 from utils.run.benchmark import run
-from utils.run.inference import split_by_image
 
 
 def test_a_run_writes_all_its_files(mvtec_result):

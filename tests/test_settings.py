@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import run_demo
 import run_winclip
 from datasets.splits import RESERVED_SUFFIXES
 from utils.errors import InputError
-from utils.experiment.settings import Settings, parse_settings
+from utils.experiment.settings import DemoSettings, Settings, parse_settings
 from utils.files import PROJECT
 
 
@@ -70,12 +71,20 @@ def test_help_explains_every_setting(arguments, capsys):
     [
         (["--bogus", "3"], "Unrecognized options: --bogus"),
         (["--shotz", "3"], "(did you mean --shots?)"),
+        (["--batch-size", "x"], "--batch-size x: expected a whole number;"),
+        (["--batch-size", "1", "2"], "--batch-size 1 2: expected a whole number;"),
+        (["--limit=x"], "--limit=x: expected a whole number;"),
+        (["--temperature", "hot"], "--temperature hot: expected a number;"),
+        (["--no-maps=3"], "--no-maps=3: expected --maps or --no-maps, without a value;"),
+        (["--class-words", "maybe"], "--class-words maybe: expected True or False;"),
+        (["--protocol", "mine"], '--protocol mine: expected "paper" or "public";'),
+        (["--heatmaps", "x"], '--heatmaps x: expected a whole number or "all" or "none";'),
+        (["--shots", "zero"], "--shots zero: expected a whole number, or several separated by"),
         (
-            ["--shots", "zero"],
-            "--shots",
+            ["--eval-size", "big"],
+            '--eval-size big: expected a whole number or "source", or several',
         ),
-        (["--eval-size", "big"], "--eval-size"),
-        (["--protocol", "mine"], "--protocol"),
+        (["--data-root"], "--data-root: expected text;"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
@@ -156,6 +165,20 @@ def test_defaults_and_constants_that_serve_other_runs_are_accepted(monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["r.py", *words.split()])
     constants = {"__file__": "r.py", "__doc__": "", "HEATMAPS": 1, "SPLIT": "s", "DATA_ROOT": "d"}
     parse_settings(constants, "mvtec").resolve()
+
+
+def test_the_demo_runs_without_maps_but_refuses_a_number_of_heatmaps(monkeypatch):
+    def give(words: str, **constants) -> Settings:
+        monkeypatch.setattr(sys, "argv", ["run_demo.py", *words.split()])
+        values = vars(run_demo) | {"DATA_ROOT": "d"} | constants
+        return parse_settings(values, "demo", DemoSettings).resolve()
+
+    assert give("").heatmaps == run_demo.HEATMAPS
+    assert give("", MAPS=False).heatmaps == "none"
+    with pytest.raises(InputError, match="HEATMAPS = 3 has no effect with MAPS = False"):
+        give("", MAPS=False, HEATMAPS=3)
+    with pytest.raises(InputError, match="--heatmaps 3 has no effect with --no-maps"):
+        give("--no-maps --heatmaps 3")
 
 
 def test_settings_made_in_code_are_not_judged_by_the_command_line(monkeypatch):

@@ -13,8 +13,10 @@ from datasets.references import NO_SEED
 from datasets.splits import UNKNOWN
 from tests.clips import write_config
 from tests.layouts import make_mvtec
+from utils.category.evaluate import evaluate
 from utils.errors import InputError
 from utils.evaluation.metrics import PixelEvaluator
+from utils.experiment.custom import CustomSettings
 from utils.results.coco import coco
 from utils.results.defects import BELOW, find_defects, find_regions, find_thresholds
 from utils.results.scores import Scores, load_scores
@@ -28,10 +30,8 @@ from utils.results.thresholds import (
     explain_threshold,
     pixel_f1_threshold,
 )
-from utils.run import category
 from utils.run.benchmark import run
-from utils.run.category import evaluate
-from utils.run.custom import CustomSettings, plan_custom
+from utils.run.custom import plan_custom
 
 DEFECT = {"box": [1, 1, 3, 3], "area": 6, "peak": 0.9, "contours": [[[1, 1], [3, 1], [3, 3]]]}
 SCORES = [0.1, 0.5, 0.2, 0.4, 0.3]
@@ -247,7 +247,7 @@ def test_the_heading_of_a_panel_states_score_threshold_and_verdict(custom, tmp_p
         headings.append(name)
         return np.zeros((2, 2, 3), np.uint8)
 
-    monkeypatch.setattr(category, "draw_panel", draw)
+    monkeypatch.setattr("utils.category.panels.draw_panel", draw)
     drawn = replace(custom, heatmaps="all", result_dir=str(tmp_path))
     run(drawn, plan_custom(drawn))
     rows = json.loads((tmp_path / "scores.json").read_text())

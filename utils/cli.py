@@ -7,15 +7,15 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import tyro
 
 from utils.errors import InputError
+from utils.types import describe_option
 
 Options = TypeVar("Options")
 TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages
@@ -42,9 +42,9 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
     reads types and help from it. Messages quote the options from now on (`spell`). A wrong option
     is an `InputError` with exit status 2.
     """
-    names = [field.name for field in fields(default)]
+    hints = get_type_hints(type(default))
     OFFERED.clear()
-    OFFERED.update(names)
+    OFFERED.update(hints)
     record_options(sys.argv[1:])
     messages = io.StringIO()
     try:
@@ -54,28 +54,45 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
             )
     except SystemExit as end:
         if end.code:
-            raise InputError(usage_error(messages.getvalue(), script, names), status=2) from None
+            raise InputError(usage_error(messages.getvalue(), script, hints), status=2) from None
         raise  # --help
 
 
-def usage_error(message: str, script: Path, names: Sequence[str]) -> str:
-    """Return the first paragraph of tyro's error message as one sentence, without the frame.
+def usage_error(message: str, script: Path, hints: Mapping[str, object]) -> str:
+    """Return one sentence about a wrong command line from tyro's error message.
 
-    `names` are those of the options, with underscores; options that resemble a misspelt one are
-    suggested.
+    `hints` maps the names of the options, with underscores, to their types. A value that is refused
+    is quoted with what is allowed; options that resemble a misspelt one are suggested.
     """
     lines = [line.strip(TYRO_FRAME + " ") for line in message.splitlines()[1:]]
     paragraph = lines[: lines.index("")] if "" in lines else lines
     text = " ".join(paragraph).rstrip(".")
-    if match := re.fullmatch(r"Error parsing (--\S+): (.*) \[(.*)\]", text):
-        kind = re.match(r"no type matching (?:\{None\}\|)?(\S+)", match[2])
-        expected = f"expected {kind[1]}" if kind else "separate several values by spaces"
-        text = f"{match[1]} {match[3]}: not a valid value; {expected}"
-    options = [f"--{name.replace('_', '-')}" for name in names]
-    given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-    near = [get_close_matches(word, options, n=1) for word in given if word not in options]
-    hint = "".join(f" (did you mean {match}?)" for matches in near for match in matches)
-    return f"{text}{hint}; python {script.name} --help lists all options"
+    if name := refused_option(text, hints):
+        option = name.replace("_", "-")
+        flags = f"--{option} or --no-{option}, without a value"
+        expected = flags if hints[name] is bool else describe_option(hints[name])
+        text = f"{spell(name, None)}: expected {expected}"
+    else:
+        options = [f"--{name.replace('_', '-')}" for name in hints]
+        given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+        near = [get_close_matches(word, options, n=1) for word in given if word not in options]
+        text += "".join(f" (did you mean {match}?)" for matches in near for match in matches)
+    return f"{text}; python {script.name} --help lists all options"
+
+
+def refused_option(text: str, names: Iterable[str]) -> str | None:
+    """Return the option that tyro's error message names, or whose value it calls unrecognized.
+
+    None for an option that does not exist, or that was not given.
+    """
+    if option := re.search(r"--([\w-]+)", text):
+        name = option[1].replace("-", "_")
+        return name if name in GIVEN and name in names else None
+    value = text.rpartition(" ")[2]
+    for name, (option, *values) in GIVEN.items():
+        if name in names and value in (*values, option.partition("=")[2]):
+            return name
+    return None
 
 
 def record_options(words: Sequence[str]) -> None:

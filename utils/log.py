@@ -1,4 +1,7 @@
-"""Log to the console, unless a run is quiet, and to run.log in its result folder."""
+"""Log to the console, unless a run is quiet, and to run.log in its result folder.
+
+`log.debug` is for run.log alone: checksums, timings and other details that nobody waits for.
+"""
 
 import logging
 import os
@@ -15,7 +18,7 @@ PROGRESS_INTERVAL_S = 60.0  # between two states of a progress bar that is writt
 LINE_FORMAT = "%(asctime)s %(message)s"  # of run.log
 
 log = logging.getLogger("winclip")
-log.setLevel(logging.INFO)
+log.setLevel(logging.DEBUG)
 log.propagate = False
 
 
@@ -31,7 +34,7 @@ class LogFile(logging.FileHandler):
     """Append messages to a file; raise `InputError` when the file cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        """Turn a full disk, for example, into one sentence."""
+        """Raise `InputError` for a write error, such as a full disk."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -52,7 +55,7 @@ def progress_bar(work: Iterable | None = None, **options) -> tqdm:
 @contextmanager
 def log_to_console(quiet: bool) -> Iterator[None]:
     """Print the messages that are logged within the block, unless `quiet`."""
-    handler = Console()
+    handler = Console(logging.INFO)
     if not quiet:
         log.addHandler(handler)
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-GPU, WORKERS = " (GPU)", " (workers)"  # end the names of what runs beside the main process
+GPU, WORKERS = " (GPU)", " (workers)"  # suffixes of stages that run beside the main process
 
 
 class Stopwatch:
@@ -40,17 +40,17 @@ class Stopwatch:
         measured by events, without waiting, and added to the stage `name` + GPU.
         """
         on_gpu = device is not None and device.type == "cuda"
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * on_gpu)]
-        for event in events[:1]:
-            event.record()
+        if on_gpu:
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
         start = time.perf_counter()
         try:
             yield
         finally:
             self.add({name: time.perf_counter() - start})
-            for event in events[1:]:
-                event.record()
-                self.events.append((name, *events))
+            if on_gpu:
+                last.record()
+                self.events.append((name, first, last))
             self._read_events()
 
     def _read_events(self) -> None:

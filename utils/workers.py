@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-from utils.errors import InputError
+from utils.errors import InputError, describe_error
 
 WORKER_NICENESS = 5  # the encoder and the decoding workers go first
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -26,7 +26,7 @@ def worker_pool(processes: int) -> Iterator[Executor | None]:
     """Start worker processes that write results; None for 0, and where forking is not safe.
 
     They are forked at once, before CUDA and threads start, so that they need no imports. An error
-    in the block kills them: files are written to temporary paths.
+    in the block kills them, which damages no file: all are first written to temporary paths.
     """
     if not processes or sys.platform != "linux":
         yield None
@@ -71,13 +71,17 @@ def start_workers() -> Iterator[None]:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Raise `InputError` if a process of `worker_pool` has died."""
+    """Raise `InputError` if a process that decodes images or writes results has died."""
     try:
         yield
-    except BrokenProcessPool as error:
+    except RuntimeError as error:
+        writes = isinstance(error, BrokenProcessPool)
+        if not writes and "DataLoader" not in str(error):
+            raise
+        work = "writes results has died" if writes else "decodes images has died or hangs"
         raise InputError(
-            "a process that writes results has died, probably for lack of memory; start the run "
-            "again with --num-workers 0: finished work is kept"
+            f"a process that {work} ({describe_error(error)}), probably for lack of memory; start "
+            "the run again with --num-workers 0: finished work is kept"
         ) from error
 
 

@@ -16,11 +16,11 @@ from models.clip.weights import LoadedClip
 from utils.ablation.scoring import VariantScorer, text_banks
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import Variant
+from utils.category.evaluate import Masks, evaluate
+from utils.category.results import CategoryResult, collect, split_by_image
 from utils.experiment.plan import CategoryTask
 from utils.experiment.settings import Settings
 from utils.results.scores import Scores
-from utils.run.category import Masks, evaluate
-from utils.run.inference import CategoryResult, collect, split_by_image
 from utils.stopwatch import Stopwatch
 
 PER_COLUMN = ("shots", "seed", "image_scores", "maps")  # the fields of `Scores` of each column

@@ -24,7 +24,8 @@ from utils.ablation.settings import AblationSettings
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import FEW_SHOT_SWITCH, Variant, corners, departures
 from utils.cli import exit_on_error
-from utils.distributed import SINGLE_PROCESS, DistributedContext
+from utils.distributed.context import SINGLE_PROCESS, DistributedContext
+from utils.distributed.join import init_distributed
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, images_of, plan_benchmark
 from utils.experiment.settings import NOT_FINGERPRINTED, Settings, parse_settings
@@ -41,8 +42,7 @@ from utils.results.folder import (
 )
 from utils.results.scores import load_arrays
 from utils.run import benchmark
-from utils.run.category import call_stored, store_call
-from utils.run.processes import init_distributed
+from utils.run.writer import call_stored, store_call
 from utils.stopwatch import WORKERS, Stopwatch
 from utils.workers import worker_errors, worker_pool
 
@@ -97,7 +97,7 @@ def encode(settings: Settings, rescore: bool, context: DistributedContext) -> No
             with lock_folder(folder):
                 features = find_features(settings, experiment, source, tasks, SINGLE_PROCESS)
                 for task in tasks:
-                    if features.missing(images_of([task])):
+                    if not features.missing.isdisjoint(images_of([task])):
                         (folder / "done" / f"{task.category}.json").unlink()
     context.barrier()
     benchmark.run(settings, context=context)
@@ -154,8 +154,7 @@ def score_and_compare(settings: AblationSettings, runs: Runs, rescore: bool) -> 
         order = [name for name in settings.order if name != "resize" or len(runs) > 1]
         page = compare(folder, variants, order)
         folder.write_times(clock)
-        log.info(f"\nresults are in {path}\n")
-        log.info(page)
+        log.info(f"\n{page.rstrip()}\n\nresults are in {path}")
     return page
 
 

@@ -10,8 +10,8 @@ from utils.cli import default_text, spell
 from utils.errors import InputError
 from utils.experiment.options import DataOptions, MachineOptions, ModelOptions, NameOption
 from utils.experiment.settings import FolderSettings, Settings
-from utils.experiment.types import describe_type, has_type
 from utils.files import PROJECT, user_path
+from utils.types import describe_type, has_type
 
 DEMO_MODEL = PROJECT / "models/demo_clip/demo-clip"  # .json and .safetensors
 

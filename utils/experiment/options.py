@@ -105,7 +105,7 @@ class ScoringOptions:
     multi_crop_average: Annotated[CropAverage | None, by_protocol(get_args(CropAverage))] = None
     """Average the embeddings of the crops, or their scores."""
     kept_crops: Annotated[tuple[CropVariant, ...], tyro.conf.Suppress] = ()
-    """Variants of MULTI_CROP whose crops an ablation keeps besides."""
+    """Further variants of MULTI_CROP whose crops an ablation keeps."""
     tile: int = 0
     """Cut images into overlapping tiles of this many pixels, for small defects on large images.
     The image score is the highest of its tiles; 0: cut as --resize says."""

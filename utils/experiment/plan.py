@@ -26,7 +26,7 @@ from datasets.splits import (
     read_split,
 )
 from utils.cli import label
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.settings import Settings
 from utils.files import real_path, sha256_of
@@ -79,6 +79,7 @@ class Experiment:
     mask_reader: MaskReader | None = None  # see `ImageDataset`
     messages: list[str] = field(default_factory=list)  # logged once when the run starts
     after_run: Callable[[Path], None] = lambda folder: None  # called with the finished folder
+    faults: str = ""  # files that had to be left out: an error once all results are written
 
 
 def images_of(tasks: Sequence[CategoryTask]) -> list[str]:

@@ -9,8 +9,8 @@ from utils.cli import GIVEN, label, spell
 from utils.errors import InputError
 from utils.experiment.options import RunOptions
 from utils.experiment.presets import DEFAULT, FIXED, WITHOUT_MAPS
-from utils.experiment.types import describe_type, has_type
 from utils.files import is_printable_name
+from utils.types import describe_type, has_type
 
 MAX_EVAL_SIZE = 8192  # a map of this size takes 268 MB
 MINIMA = {"batch_size": 1, "limit": 1, "num_workers": 0, "heatmap_size": 64, "tile": 0}
@@ -46,13 +46,13 @@ def check_values(options: RunOptions) -> None:
 
 
 def expect(valid: object, options: RunOptions, name: str, text: str) -> None:
-    """Raise `InputError` that says what values a setting may have, unless its value is valid."""
+    """Raise `InputError` with `text`, the values that a setting may have, unless it is valid."""
     if not valid:
         raise InputError(f"{spell(name, getattr(options, name))}: expected {text}")
 
 
 def fixed_values(options: RunOptions) -> dict:
-    """Return the values that METHOD and MAPS leave no choice of."""
+    """Return the settings that METHOD and MAPS determine."""
     values = FIXED[options.method]
     if not values.get("maps", options.maps):
         values = WITHOUT_MAPS | values
@@ -70,8 +70,8 @@ def fixed_values(options: RunOptions) -> dict:
 def check_effects(options: RunOptions) -> None:
     """Raise `InputError` that names all settings without effect.
 
-    A setting with its default value is accepted, and a constant of the runner beside an option that
-    makes it ineffective: it may serve other runs.
+    Two kinds are accepted: those with their default value, and constants of the runner that an
+    option makes ineffective, because they may serve other runs.
     """
     causes, fixed = unused_options(options), fixed_values(options)
     by_method = FIXED[options.method]

@@ -107,10 +107,10 @@ class Settings(RunOptions):
 
     @property
     def folder_suffix(self) -> str:
-        """Return what names the method in the result folder's name.
+        """Return the end of the result folder's name, which names the method.
 
-        Runs without maps and random weights never share a folder with others. The ends of these
-        names are reserved in `datasets.splits`.
+        Runs without maps and random weights never share a folder with others. These ends are
+        reserved in `datasets.splits`.
         """
         random = RANDOM in (self.pretrained, self.checkpoint)
         method = f"-{self.method}"
@@ -131,9 +131,9 @@ class Settings(RunOptions):
         return user_path(self.features) / FEATURES_FOLDER if named else None
 
     def features_folders(self) -> dict[Path, bool]:
-        """Return the folders in which kept features are looked for, in the order of preference.
+        """Map the folders that may have kept features to whether the features must fit.
 
-        Each is mapped to whether its features must fit: those of the default folder need not.
+        The preferred folder comes first; features in default result folders need not fit.
         """
         if self.features == "off":
             return {}
@@ -195,6 +195,14 @@ class Settings(RunOptions):
 
 
 @dataclass(frozen=True)
+class DemoSettings(Settings):
+    """The settings of the demo, which draws few heatmaps unless more are asked for."""
+
+    heatmaps: int | Literal["all", "none"] = 1
+    """Heatmaps to draw: all, none, or the first N of each defect and of the good images."""
+
+
+@dataclass(frozen=True)
 class FolderSettings(Settings, NameOption):
     """The settings of a user's own benchmark: `Settings`, and its name."""
 
@@ -216,13 +224,13 @@ class FolderSettings(Settings, NameOption):
         return self.name
 
 
-def core_share(most: int) -> int:
-    """Return this process's share of the cores of its machine: 1 to `most`."""
+def core_share(limit: int) -> int:
+    """Return this process's share of the cores of its machine: 1 to `limit`."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))  # those that a job scheduler grants
     else:
         cores = os.cpu_count() or 1
-    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), most)
+    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), limit)
 
 
 def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Settings) -> Settings:

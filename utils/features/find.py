@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.clip.weights import ClipSource
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
 from utils.results.folder import FEATURES_JSON
@@ -34,7 +34,7 @@ def find_features(
 
 
 def may_use_features(settings: Settings) -> bool:
-    """Return whether a run keeps or names features, or finds some, or a run that it resumes."""
+    """Return whether a run keeps or names features, finds some, or resumes an earlier run."""
     files = [folder / FEATURES_JSON for folder in settings.features_folders()]
     files.append(Path(settings.result_dir) / "settings.json")
     return settings.features not in ("auto", "off") or any(file.exists() for file in files)

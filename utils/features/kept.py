@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from datasets.images import Item
-from datasets.tiles import MultiCrop, distinct_crops, multi_crop
+from datasets.tiles import distinct_crops, multi_crop
 from models.clip.encoder import WindowedEncoder
-from models.clip.features import AllFeatures, PatchTokens
+from models.clip.features import AllFeatures
 from models.winclip import Features
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
+from utils.experiment.settings import Settings
 from utils.features.space import check_space
 from utils.features.store import FeatureStore
 from utils.files import atomic_path
@@ -26,57 +27,49 @@ from utils.log import log
 class KeptFeatures:
     """The stores of a run, all in one precision."""
 
-    store_of: Mapping[str, FeatureStore]  # of the images that have kept features
-    rounding: FeatureStore  # rounds new features
-    writer: FeatureStore | None  # the store that gets them
+    settings: Settings
     root: Path  # of the images' paths
-    patch_tokens: PatchTokens  # those that are scored
-    multi_crop: MultiCrop  # the crops that are scored
-    scales: tuple[int, ...]  # of the windows that are scored
-    variants: tuple[MultiCrop, ...]  # of crops that all features have
-    without_crops: Collection[str]  # the images whose kept features lack some of them
+    store: FeatureStore  # in the run's folder: rounds new features, and gets them if they are kept
+    store_of: Mapping[str, FeatureStore]  # of the images that have kept features
+    without_crops: frozenset[str]  # the images whose kept features lack some of the crops
+    missing: frozenset[str]  # of this process's images: their tiles or crops must be encoded
 
     def read(self, images: Sequence[str], device: torch.device) -> AllFeatures:
         """Return the kept features of all tiles of some images, on a device.
 
         They have no crops if an image is in `without_crops`; then all must be.
         """
-        variants = () if images[0] in self.without_crops else self.variants
-        stored = [self.store_of[image].read(image, variants, self.scales) for image in images]
+        variants = () if images[0] in self.without_crops else self.settings.encoded_crops
+        scales = self.settings.scales
+        stored = [self.store_of[image].read(image, variants, scales) for image in images]
         features = AllFeatures.concatenate(stored).map(lambda tensor: tensor.to(device))
         return replace(features, ln_post=features.ln_post.to(device))
-
-    def missing(self, images: Sequence[str]) -> list[str]:
-        """Return the images whose tiles or crops must be encoded."""
-        return [
-            image for image in images if image not in self.store_of or image in self.without_crops
-        ]
 
     def prepare(
         self, images: Sequence[str], encoder: WindowedEncoder | None, context: DistributedContext
     ) -> None:
-        """Create the store that gets new features, after announcing their size, and copy features.
+        """Create the store, after announcing its size; copy features from other folders into it.
 
-        Those in other folders are copied into it. `images` are those of this process, `encoder` is
-        None if nothing is encoded. Raises `InputError` if the disk has too little space.
+        `images` are those of this process, `encoder` is None if nothing is encoded. Raises
+        `InputError` if the disk has too little space.
         """
-        missing, copied = self.missing(images), self.to_copy(images)
-        counts = context.all_gather((len(missing), len(copied)))
+        copied = self.to_copy(images)
+        counts = context.all_gather((len(self.missing), len(copied)))
         count, copies = map(sum, zip(*counts, strict=True))
         if not count:
             log.info("there is nothing to encode, so no features are computed")
         if context.is_main and count:
             side = encoder.visual.image_size[0]
-            crops = sum(len(multi_crop(name, side)) for name in self.variants)
-            paths = [self.root / image for image in missing]
-            check_space(self.writer, paths, count, encoder, crops)
+            crops = sum(len(multi_crop(name, side)) for name in self.settings.encoded_crops)
+            paths = [self.root / image for image in images if image in self.missing]
+            check_space(self.store, paths, count, encoder, crops)
         if context.is_main and (count or copies):
             tower = encoder.visual if encoder else next(iter(self.store_of.values()))
-            self.writer.create(tower.ln_post)
+            self.store.create(tower.ln_post)
         context.barrier()  # no process writes before
         self.copy(copied)
         if copies:
-            log.info(f"features of {copies} images are copied to {self.writer.folder}")
+            log.info(f"features of {copies} images are copied to {self.store.folder}")
 
     def to_copy(self, images: Sequence[str]) -> list[str]:
         """Return the images whose features are complete, but not yet in the store of this run."""
@@ -85,15 +78,15 @@ class KeptFeatures:
             for image in images
             if image in self.store_of
             and image not in self.without_crops
-            and self.store_of[image].folder != self.writer.folder
+            and self.store_of[image].folder != self.store.folder
         ]
 
     def copy(self, images: Sequence[str]) -> None:
         """Copy the files of some images into the store of this run, by hard links if possible."""
         for image in images:
-            store = self.store_of[image]
-            source = store.find(image)
-            target = self.writer.folder / source.relative_to(store.folder)
+            earlier = self.store_of[image]
+            source = earlier.find(image)
+            target = self.store.folder / source.relative_to(earlier.folder)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.link(source, target)
@@ -106,24 +99,25 @@ class KeptFeatures:
 
         `side` is the side of a crop in pixels.
         """
-        columns = {crop: i for i, crop in enumerate(distinct_crops(self.variants, side))}
+        variants = self.settings.encoded_crops
+        columns = {crop: i for i, crop in enumerate(distinct_crops(variants, side))}
         crops = {
             name: embeddings[:, [columns[crop] for crop in multi_crop(name, side)]]
-            for name in self.variants
+            for name in variants
         }
         return replace(features, crops=crops)
 
     def select(self, features: AllFeatures) -> Features:
         """Return the features that are scored."""
-        return features.select(self.patch_tokens, self.multi_crop)
+        return features.select(self.settings.patch_tokens, self.settings.multi_crop)
 
     def keep(self, items: Sequence[Item], features: AllFeatures) -> AllFeatures:
         """Round the features of all tiles of some images; write them if the run keeps features."""
-        features = self.rounding.round(features)
+        features = self.store.round(features)
         start = 0
-        for item in items if self.writer else ():
+        for item in items if self.settings.features == "keep" else ():
             rows = slice(start, start + len(item.tiles))
             start = rows.stop
             tensors = features.map(itemgetter(rows))
-            self.writer.write(item.image, item.sha256, item.size, tensors)
+            self.store.write(item.image, item.sha256, item.size, tensors)
         return features

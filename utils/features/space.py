@@ -20,9 +20,10 @@ MAX_MEASURED = 100  # images whose number of tiles is read to estimate the size 
 def check_space(
     store: FeatureStore, paths: Sequence[Path], count: int, encoder: WindowedEncoder, crops: int
 ) -> None:
-    """Announce the size of the features of `count` images, some at `paths`, that `store` will get.
+    """Announce the size of the features that `store` will get.
 
-    Each tile has so many `crops`. Raises `InputError` if the disk has too little space.
+    They are those of `count` images, of which `paths` are some; each tile has so many `crops`.
+    Raises `InputError` if the disk has too little space.
     """
     measured = paths[:: len(paths) // MAX_MEASURED + 1]
     tiles = mean_tiles(measured, store.resize, store.encoding["tile"])

@@ -48,7 +48,7 @@ class FeatureStore:
 
     `encoding` is a JSON object: what the features depend on besides the images. Its keys scales
     and features_precision ("fp16" or "fp32") are read here. In a `strict` store, damaged files and
-    features of changed images are errors; in others, `find_kept` passes them over.
+    features of changed images are errors; in others, `match_stores` passes them over.
     """
 
     folder: Path
@@ -230,5 +230,5 @@ def damaged_file(file: Path) -> Iterator[None]:
         deleted = file.parent if file.name == LN_POST else file
         raise InputError(
             f"{file} is missing or damaged ({describe_error(error)}); delete {deleted} and start "
-            "again: what it holds is then encoded again"
+            "again: its features are then encoded again"
         ) from error

@@ -12,7 +12,7 @@ from datasets.decode import THREADS
 from datasets.tiles import MultiCrop, Resize
 from models.clip.weights import ClipSource, describe_model
 from utils.cli import label, offers, spell
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
@@ -47,23 +47,20 @@ def open_features(
     encoding["features_precision"] = precision
     store = FeatureStore(Path(settings.result_dir) / FEATURES_FOLDER, encoding, settings.resize)
     images = images_of(shards)
-    store_of, reasons = find_kept(stores, images, experiment.root)
+    store_of, reasons = match_stores(stores, images, experiment.root)
     variants = settings.encoded_crops
-    without_crops = {
+    without_crops = frozenset(
         image
         for image, source_store in store_of.items()
         if variants and not source_store.has_crops(image, variants)
-    }
+    )
     kept_features = KeptFeatures(
-        store_of=store_of,
-        rounding=store,
-        writer=store if settings.features == "keep" else None,
+        settings=settings,
         root=experiment.root,
-        patch_tokens=settings.patch_tokens,
-        multi_crop=settings.multi_crop,
-        scales=settings.scales,
-        variants=variants,
+        store=store,
+        store_of=store_of,
         without_crops=without_crops,
+        missing=without_crops.union(image for image in images if image not in store_of),
     )
     counts = Counter(store.folder for store in store_of.values())
     log_counts(context.all_gather((len(images), len(without_crops), counts, reasons)), variants)
@@ -120,8 +117,8 @@ def open_stores(
 ) -> list[FeatureStore]:
     """Open the stores of some folders that have features of one or more of the images.
 
-    `folders` maps each folder to whether its features must fit; others are passed over, and the
-    log says why. An `encoding` without scales fits features of any. `precision` is that of the
+    `folders` maps each folder to whether its features must fit; the log says why others are passed
+    over. An `encoding` without scales fits features of any scales. `precision` is that of the
     features; None: that of the first store.
     """
     stores = []
@@ -167,7 +164,7 @@ def has_file(store: FeatureStore, image: str) -> bool:
         return True
 
 
-def find_kept(
+def match_stores(
     stores: Sequence[FeatureStore], images: Sequence[str], root: Path
 ) -> tuple[dict[str, FeatureStore], list[str]]:
     """Return the first store that has the features of each image; others are left out.
@@ -215,7 +212,7 @@ def log_counts(
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:
     """Return what features depend on besides the images: a JSON object."""
-    scales = {"scales": list(settings.scales)} if settings.maps else {}  # any scales are used
+    scales = {"scales": list(settings.scales)} if settings.maps else {}  # else any scales fit
     encoding = {
         **describe_model(settings.model, source),
         "precision": settings.precision,

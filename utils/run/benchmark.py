@@ -16,7 +16,8 @@ import torch
 
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error, offers
-from utils.distributed import SINGLE_PROCESS, DistributedContext
+from utils.distributed.context import SINGLE_PROCESS, DistributedContext
+from utils.distributed.join import init_distributed
 from utils.errors import InputError, describe_error
 from utils.experiment.plan import Experiment, plan_benchmark
 from utils.experiment.settings import Settings, parse_settings
@@ -27,10 +28,10 @@ from utils.report.summary_tex import write_summary_tex
 from utils.results.defects import write_defects
 from utils.results.folder import FEATURES_FOLDER, FEATURES_JSON
 from utils.results.summary import COLUMNS, published_beside, write_tables
-from utils.run.category import CategoryWriter
 from utils.run.inference import score_category
-from utils.run.processes import init_distributed
 from utils.run.session import Session, open_session
+from utils.run.writer import CategoryWriter
+from utils.workers import worker_errors
 
 TABLES_INTERVAL_S = 60.0  # between two states of the tables, which take up to 1 s each
 
@@ -67,9 +68,9 @@ def run(
     """
     settings = settings.resolve()
     experiment = experiment or plan_benchmark(settings)
-    with device_errors(settings), open_session(settings, experiment, context) as session:
+    with gpu_errors(settings), open_session(settings, experiment, context) as session:
         writer = CategoryWriter(session, at_most_every(TABLES_INTERVAL_S, write_summary, session))
-        with tables_after_error(session), session.progress, writer:
+        with worker_errors(), tables_after_error(session), session.progress, writer:
             for task in session.pending:
                 session.progress.set_description(task.category, refresh=False)
                 result = score_category(task, session, writer.collect)
@@ -81,8 +82,8 @@ def run(
 
 
 @contextmanager
-def device_errors(settings: Settings) -> Iterator[None]:
-    """Raise `InputError` for a GPU without memory and for a decoding process that has died."""
+def gpu_errors(settings: Settings) -> Iterator[None]:
+    """Raise `InputError` for a GPU that has too little memory."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
@@ -92,17 +93,10 @@ def device_errors(settings: Settings) -> Iterator[None]:
             f"the GPU has too little free memory ({describe_error(error)}); use {smaller}"
             "--precision fp16, or end the other programs on this GPU"
         ) from error
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        raise InputError(
-            f"a process that decodes images has died or hangs ({describe_error(error)}), probably "
-            "for lack of memory; start the run again with --num-workers 0: finished work is kept"
-        ) from error
 
 
 def at_most_every(seconds: float, function: Callable, *arguments: object) -> Callable[[], None]:
-    """Return a function that calls `function`, at most every so many `seconds` from now on."""
+    """Return a function that calls `function`, but ignores calls within `seconds` of the last."""
     last_call = time.monotonic()
 
     def call() -> None:
@@ -158,29 +152,35 @@ def load_report() -> None:
 
 
 def finish(session: Session) -> str:
-    """Write the tables and the report, print the summary, and return it."""
+    """Write the tables and the report, print the scores and the summary, and return the summary.
+
+    Raises `InputError` for the files that the experiment had to leave out.
+    """
     from utils.report.page import write_report  # Jinja and charts, only when they are needed
 
-    folder, clock = session.folder, session.clock
+    folder, clock, experiment = session.folder, session.clock, session.experiment
     folder.write_times(clock)  # the report shows them
     with clock.stage("report"):
         summary = write_summary(session)
         write_defects(folder.path)
         write_report(folder.path)
     folder.write_times(clock)
-    log.info(f"\nseconds per stage\n{clock.table()}\n\nresults are in {folder.path}\n")
-    log.info(summary)
+    log.debug(f"seconds per stage\n{clock.table()}")
+    experiment.after_run(folder.path)
+    log.info(f"\n{summary.rstrip()}")
     if session.settings.features == "keep" and offers("features"):
         log.info(f"\n{explain_kept_features(session.settings)}")
-    session.experiment.after_run(folder.path)
+    log.info(f"\nresults are in {folder.path}")
+    if experiment.faults:
+        raise InputError(experiment.faults)
     return summary
 
 
 def explain_kept_features(settings: Settings) -> str:
-    """Return how the features that a run has kept are scored again."""
+    """Explain how to score again the features that a run has kept."""
     folder = Path(settings.result_dir) / FEATURES_FOLDER
     if not (folder / FEATURES_JSON).exists():  # all categories were finished before
-        return "no features are kept: all categories were finished before; use a new result folder"
+        return "no features were kept: all categories were finished; use a new result folder"
     default = folder in settings.default_features()
     option = "" if default else f" --features {shlex.quote(settings.result_dir)}"
     return (

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 
 from datasets.images import Item
-from models.methods import ImageFeatures, WinClip
+from models.methods import ImageFeatures
 from models.winclip import TextBank, VisualBank, score_zero_shot
 from utils.experiment.plan import CategoryTask
 from utils.run.session import Session
@@ -20,9 +19,9 @@ class References:
 
     bank: VisualBank | None  # None without reference images
     rows: dict[str, torch.Tensor]  # for each image, the bank rows of its tiles
-    # For leave-one-out, WinCLIP: scores (M,) and maps (M, G_h, G_w) of the bank rows.
+    # For leave-one-out by the bank: scores (M,) and maps (M, G_h, G_w) of its rows.
     zero_shot: tuple[torch.Tensor, ...]
-    # For leave-one-out, other methods: the features of this process's images, one by one.
+    # For leave-one-out by other methods: the features of this process's images, one by one.
     features: list[tuple[Item, ImageFeatures]]
 
     def rows_of(self, images: Sequence[str]) -> torch.Tensor | None:
@@ -30,18 +29,11 @@ class References:
         return torch.cat([self.rows[image] for image in images]) if images else None
 
 
-class LeaveOneOut(NamedTuple):
-    """The reference images, each scored against all others; both become part of done/*.json."""
-
-    leave_one_out: list[float]  # image scores
-    leave_one_out_peaks: list[float] | None = None  # the highest value of each image's map
-
-
 def encode_references(shard: CategoryTask, text: TextBank, session: Session) -> References:
     """Encode this process's reference images and join the banks of all processes."""
     context, method = session.context, session.method
     counts, entries, zero_shot, by_image = [], [], [], []
-    keep_features = shard.leave_one_out and not isinstance(method, WinClip)
+    keep_features = shard.leave_one_out and not method.bank_leave_one_out
     for items, features in session.stream.take(len(shard.references), one_by_one=keep_features):
         counts += [(item.image, len(item.tiles)) for item in items]
         entries.append(method.visual_bank(features).entries)

@@ -1,6 +1,6 @@
 """Set up a run: lock, log, clock, model, result folder and feature stream."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,8 +18,9 @@ from models.clip.weights import LoadedClip, Weights, build_clip, describe_model,
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
 from utils.cli import label, offers
-from utils.distributed import DistributedContext
+from utils.distributed.context import DistributedContext
 from utils.errors import InputError
+from utils.experiment.notes import notes_on_settings, notes_on_weights
 from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
 from utils.features.find import find_features
@@ -32,11 +33,6 @@ from utils.workers import reuse_freed_memory, worker_pool
 
 if TYPE_CHECKING:  # only runs with kept features load it
     from utils.features.kept import KeptFeatures
-
-PATCH_TOKENS_NOTE = (
-    "PATCH TOKENS ALONE: few-shot image scores compare patch tokens without windows, which is not "
-    "the paper's score"
-)
 
 
 @dataclass(frozen=True)
@@ -81,15 +77,15 @@ def open_session(
             clip, method, kept_features = load(settings, experiment, shards, context)
         folder = None
         if context.is_main:
-            precision = kept_features.rounding.precision if kept_features else EXACT
+            precision = kept_features.store.precision if kept_features else EXACT
             folder = open_folder(settings, experiment, clip, method, precision, context.world_size)
             clock.add_earlier(*folder.earlier_times())
-        if kept_features and kept_features.writer:
+        if kept_features and settings.features == "keep":
             kept_features.prepare(images_of(shards), method.encoder, context)
         for task in experiment.tasks:
             if task.category in finished:
                 log.info(f"{task.category}: already finished, skipped")
-        complete = kept_features and not kept_features.missing(images_of(shards))
+        complete = kept_features and not kept_features.missing
         variants = () if complete else settings.encoded_crops
         loader = make_loader(settings, experiment, shards, method.image_size, variants)
         progress = progress_bar(
@@ -99,10 +95,17 @@ def open_session(
             disable=settings.quiet or not context.is_main or not pending,
         )
         tf32 = settings.precision == "tf32"
-        stream = FeatureStream(loader, clip, method, clock, kept_features, tf32)
         yield Session(
-            *(settings, experiment, context, pending, method),
-            *(stream, folder, clock, progress, pool),
+            settings=settings,
+            experiment=experiment,
+            context=context,
+            pending=pending,
+            method=method,
+            stream=FeatureStream(loader, clip, method, clock, kept_features, tf32),
+            folder=folder,
+            clock=clock,
+            progress=progress,
+            pool=pool,
         )
 
 
@@ -131,7 +134,7 @@ def load(
     log.info(f"loading {settings.model}, {settings.pretrained}")
     source = locate_clip(settings.model, settings.pretrained)
     kept_features = find_features(settings, experiment, source, shards, context)
-    complete = kept_features is not None and not kept_features.missing(images_of(shards))
+    complete = kept_features is not None and not kept_features.missing
     text_only = all(context.all_gather(complete))
     device = claim_device(settings, context, text_only)
     clip = build_clip(source, text_only)
@@ -193,8 +196,13 @@ def winclip_method(settings: Settings, clip: LoadedClip, reads_patches: bool) ->
         tf32 = settings.precision == "tf32"
         encoder = WindowedEncoder(visual, settings.scales, patch_tokens, tf32)
     return WinClip(
-        *(clip, encoder, partial(compose_prompts, settings), settings.temperature),
-        *(settings.normalise_prompts, settings.multi_crop_average, settings.maps),
+        clip,
+        encoder,
+        prompts=partial(compose_prompts, settings),
+        temperature=settings.temperature,
+        normalise_prompts=settings.normalise_prompts,
+        crop_average=settings.multi_crop_average,
+        has_maps=settings.maps,
     )
 
 
@@ -217,41 +225,41 @@ def open_folder(
         fingerprint["checkpoint"] = checkpoint.sha256 or checkpoint.description
     if precision != EXACT:  # otherwise as before there were kept features
         fingerprint["features_precision"] = precision
-    notes = [*notes_on_weights(weights, checkpoint), *method.notes, *experiment.notes]
-    if settings.method == "winclip" and not settings.maps and settings.few_shot:
-        notes.append(PATCH_TOKENS_NOTE)
-    if precision != EXACT:
-        notes.append(f"FEATURES KEPT IN {precision.upper()}: scores are those of rounded features")
-    if settings.multi_crop != "none":
-        crops = f'MULTI-CROP "{settings.multi_crop}", averaging {settings.multi_crop_average}'
-        notes.append(f"{crops}: a hypothesis, because the paper does not define this step")
     record = {
         "title": experiment.title,
         "categories": experiment.categories,
         "draws_references": experiment.draws_references,
         "settings": asdict(settings),
-        "notes": notes,
+        "notes": [
+            *notes_on_weights(weights, checkpoint),
+            *method.notes,
+            *experiment.notes,
+            *notes_on_settings(settings, precision),
+        ],
         "weights": describe_weights(weights),
         **({"checkpoint": describe_weights(checkpoint)} if checkpoint else {}),
         "device": describe_device(method.device),
         "processes": processes,
     }
     folder = ResultFolder(Path(settings.result_dir), record, fingerprint | experiment.fingerprint)
-    for name, file in (("weights", weights), ("checkpoint", checkpoint)):
-        if file:
-            log.info(f"{name}: {file.description}")
-        if file and file.sha256:
-            log.info(f"sha256 of the {name}: {file.sha256}")
-    log.info(describe_resizing(settings, method.image_size))
-    log.info(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
+    log_model(settings, record, clip, method.image_size)
+    for line in [*(f"note: {note}" for note in record["notes"]), *experiment.messages]:
+        log.info(line)
+    return folder
+
+
+def log_model(settings: Settings, record: Mapping, clip: LoadedClip, side: int) -> None:
+    """Log weights, checkpoint, preprocessing, method and device; `side` is that of the input."""
+    for name in ("weights", "checkpoint"):
+        if file := record.get(name):
+            log.info(f"{name}: {file['description']}")
+            if file["sha256"]:
+                log.debug(f"sha256 of the {name}: {file['sha256']}")
+    log.info(describe_resizing(settings, side))
+    log.debug(f"images normalised with mean {clip.mean}, standard deviation {clip.std}")
     protocol = f", protocol {settings.protocol}" if settings.method == "winclip" else ""
     name = method_name(record["settings"])
     log.info(f"method: {name}{protocol}, {settings.precision} on {record['device']}")
-    for note in notes:
-        log.info(f"note: {note}")
-    for message in experiment.messages:
-        log.info(message)
-    return folder
 
 
 def describe_resizing(settings: Settings, side: int) -> str:
@@ -270,15 +278,3 @@ def describe_resizing(settings: Settings, side: int) -> str:
 def describe_weights(weights: Weights) -> dict:
     """Return the entry of settings.json that identifies weights."""
     return {"sha256": weights.sha256, "description": weights.description}
-
-
-def notes_on_weights(weights: Weights, checkpoint: Weights | None) -> list[str]:
-    """Return the warnings about the model to show beside every result."""
-    notes = []
-    if weights.random:
-        notes.append("RANDOM WEIGHTS: the numbers only show that the program runs")
-    if checkpoint and checkpoint.random:
-        notes.append("RANDOM CHECKPOINT: the numbers only show that the program runs")
-    if weights.demo:
-        notes.append("DEMO MODEL: trained only on rendered images; use it to try out the program")
-    return notes

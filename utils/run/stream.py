@@ -1,4 +1,4 @@
-"""The features of all images of a run: decoded ahead by worker processes, encoded once each."""
+"""Stream the features of a run's images: decoded ahead by workers, encoded once each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -140,7 +140,7 @@ class FeatureStream:
                     features = stores.read([item.image for item in batch], self.device)
             else:
                 features = self._encode_tiles(batch, self.method.encoder.encode_all)
-            if stores.variants and not has_crops:
+            if stores.settings.encoded_crops and not has_crops:
                 side = batch[0].tiles.shape[-1]
                 features = stores.add_crops(features, self._encode_crops(batch), side)
             if not has_crops:
@@ -181,8 +181,8 @@ def make_loader(
     """
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
     height = settings.heatmap_size
-    most = PREVIEW_BYTES // (3 * MAX_ASPECT * height**2)
-    drawn = [sample for task in tasks for sample in task.drawn(settings.heatmaps)[:most]]
+    max_previews = PREVIEW_BYTES // (3 * MAX_ASPECT * height**2)
+    drawn = [sample for task in tasks for sample in task.drawn(settings.heatmaps)[:max_previews]]
     dataset = ImageDataset(
         experiment.root,
         [sample for rows in groups for sample in rows],

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.distributed import SINGLE_PROCESS, DistributedContext
+from utils.distributed.context import SINGLE_PROCESS, DistributedContext
 
 
 @contextmanager
@@ -13,7 +13,8 @@ def init_distributed() -> Iterator[DistributedContext]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
         yield SINGLE_PROCESS
         return
-    from utils.torchrun import join_processes  # needs torch.distributed, which some builds lack
+    # Late, because some builds of torch lack torch.distributed.
+    from utils.distributed.torchrun import join_processes
 
     with join_processes() as context:
         yield context

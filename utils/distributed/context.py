@@ -1,7 +1,7 @@
 """The processes of a run, over which the images of a category are sharded.
 
 Only the main process holds the result folder, evaluates and prints. Without torchrun, a run has the
-single process SINGLE_PROCESS; `utils.torchrun` manages those that torchrun starts.
+single process SINGLE_PROCESS; `utils.distributed.torchrun` manages those that torchrun starts.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from utils.cli import print_stderr, spell
-from utils.distributed import DistributedContext, T
+from utils.distributed.context import DistributedContext, T
 from utils.errors import InputError, describe_error
 
 JOIN_TIMEOUT = timedelta(minutes=10)  # from the start of the first process to that of the last

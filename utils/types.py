@@ -1,6 +1,7 @@
-"""Check that the values of a runner's constants have the types of the settings."""
+"""The types of settings: check the value of a constant, and say what a value may be."""
 
-from types import UnionType
+from pathlib import Path
+from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin
 
 
@@ -25,7 +26,7 @@ def has_type(value: object, hint: object) -> bool:
 
 
 def describe_type(hint: object) -> str:
-    """Return a setting's type in words.
+    """Return in words what a constant of a runner may be.
 
     >>> describe_type(int | Literal["all"])
     'a whole number or "all"'
@@ -42,3 +43,19 @@ def describe_type(hint: object) -> str:
         return f"a tuple, each entry {entry}; a single entry needs a comma: (x,)"
     words = {str: "text in quotes", int: "a whole number", float: "a number", bool: "True or False"}
     return words.get(hint, "None")
+
+
+def describe_option(hint: object) -> str:
+    """Return in words what the value of an option may be on the command line.
+
+    >>> describe_option(int | None)
+    'a whole number'
+    >>> describe_option(tuple[int, ...])
+    'a whole number, or several separated by spaces'
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(describe_option(kind) for kind in arguments if kind is not NoneType)
+    if origin is tuple:
+        return f"{describe_option(arguments[0])}, or several separated by spaces"
+    return {str: "text", Path: "a path"}.get(hint) or describe_type(hint)
