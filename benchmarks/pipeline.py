@@ -1,6 +1,7 @@
 """Measure how busy a run keeps its encoder: the share of time, and images per second.
 
     python benchmarks/pipeline.py --data-root DIR [--speed N] [--repeat N] [--heatmaps N]
+    python benchmarks/pipeline.py --data-root DIR [--repeat N] --one-process
 
 A stand-in takes the encoder's place and returns random features. It behaves like a GPU of N
 images/s: a launch returns at once, batches are encoded one after another while the CPU goes on,
@@ -10,11 +11,15 @@ All else is a real run of 0, 1, 2 and 4 shots x 5 seeds: decoding, scoring, metr
 heatmaps and report, with as many writing processes as beside a GPU. DIR has images in MVTec AD's
 layout; each test image is used `--repeat` times. Time counts from the first image to the end of the
 run. Writes only temporary files.
+
+With `--one-process`, the encoder is instant, nothing runs in other processes and all heatmaps are
+drawn: prints the time an image that metrics, heatmaps and report data take on one core.
 """
 
 import argparse
 import datetime
 import json
+import math
 import os
 import sys
 import tempfile
@@ -36,11 +41,13 @@ from datasets.splits import read_split, write_split
 from models.winclip import Features
 from utils.cli import run_cli
 from utils.experiment.settings import Settings
+from utils.results.folder import read_json
 from utils.run import inference, session
 from utils.run.benchmark import run
 from utils.run.stream import TILES_PER_PASS, FeatureStream, HostCopy
 
 WIDTH = 32  # of the features, so that scoring them on the CPU takes little time
+AROUND_THE_ENCODER = ("metrics", "heatmaps", "report")  # stages of a run
 GRID, SCALES, SIDE = (15, 15), (2, 3), 240  # those of the paper's backbone
 MODEL = {  # only its text tower is used
     "embed_dim": WIDTH,
@@ -122,11 +129,13 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=15, help="images/s of the stand-in")
     parser.add_argument("--repeat", type=int, default=4, help="uses of each test image")
     parser.add_argument("--heatmaps", type=int, default=3, help="heatmaps of each defect")
+    parser.add_argument("--one-process", action="store_true", help="time the work of one core")
     options = parser.parse_args()
-    encoder, make_method = StandIn(options.speed), session.winclip_method
+    alone = options.one_process
+    encoder, make_method = StandIn(math.inf if alone else options.speed), session.winclip_method
     session.winclip_method = lambda *arguments: replace(make_method(*arguments), encoder=encoder)
     session.FeatureStream, inference.HostCopy = BatchedStream, encoder.copy_to_host
-    session.pool_size = lambda settings: settings.num_workers  # as for a GPU
+    session.pool_size = lambda settings: 0 if alone else settings.num_workers  # as for a GPU
     torch.set_num_threads(1)  # threads for small products would wait for the worker processes
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -138,16 +147,23 @@ def main() -> None:
             model=str(folder / "tiny.json"),
             pretrained="random",
             device="cpu",
-            heatmaps=options.heatmaps,
+            heatmaps="all" if alone else options.heatmaps,
             result_dir=str(folder / "result"),
+            num_workers=0 if alone else "auto",
         )
         run(settings)
-    seconds = time.perf_counter() - encoder.began
-    busy = encoder.images / encoder.speed
+        seconds = time.perf_counter() - encoder.began
+        stages = read_json(folder / "result/settings.json", "seconds")["seconds"]
+    print(f"\n{os.cpu_count()} cores, {datetime.date.today()}: {encoder.images} images ", end="")
+    if alone:
+        times = {stage: 1000 * stages[stage] / encoder.images for stage in AROUND_THE_ENCODER}
+        parts = ", ".join(f"{stage} {milliseconds:.1f}" for stage, milliseconds in times.items())
+        print(f"in one process: {sum(times.values()):.1f} ms an image ({parts})")
+        return
     print(
-        f"\n{os.cpu_count()} cores, {datetime.date.today()}: {encoder.images} images in "
-        f"{seconds:.1f} s, {encoder.images / seconds:.1f} images/s; the encoder of "
-        f"{encoder.speed:g} images/s was busy {busy / seconds:.0%} of the time"
+        f"in {seconds:.1f} s, {encoder.images / seconds:.1f} images/s; the encoder of "
+        f"{encoder.speed:g} images/s was busy {encoder.images / encoder.speed / seconds:.0%} of "
+        "the time"
     )
 
 
