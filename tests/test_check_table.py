@@ -69,7 +69,7 @@ def constant_windows(encoder: WindowedEncoder, pixels: torch.Tensor) -> Features
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory) -> Settings:
+def mvtec(tmp_path_factory) -> Settings:
     """Return a small MVTec AD, in which the masks of metal_nut are missing."""
     folder = tmp_path_factory.mktemp("check")
     root = make_mvtec(folder / "raw", train=1, good=4, each=8)
@@ -90,7 +90,7 @@ RUNS = {  # the encoder, and which of its states is anomalous
 
 
 @pytest.fixture(scope="module")
-def runs(benchmark, tmp_path_factory) -> dict[str, Path]:
+def runs(mvtec, tmp_path_factory) -> dict[str, Path]:
     """Return the result folder of each of RUNS."""
     folder = tmp_path_factory.mktemp("runs")
     for name, (encode, anomalous) in RUNS.items():
@@ -98,7 +98,7 @@ def runs(benchmark, tmp_path_factory) -> dict[str, Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(WindowedEncoder, "encode_images", encode)
             patch.setattr(WinClip, "text_bank", lambda method, name, s=states: TextBank(s, 0.07))
-            run(replace(benchmark, result_dir=str(folder / name)))
+            run(replace(mvtec, result_dir=str(folder / name)))
     return {name: folder / name for name in RUNS}
 
 
@@ -139,8 +139,8 @@ def test_a_fault_in_a_whole_run_is_found(runs, name):
     assert faults(read_run(runs[name])) == ([] if name == "sound" else [name])
 
 
-def test_mean_iou_in_place_of_aupro_is_found(runs, benchmark):
-    iou = mean_iou(runs["sound"], Path(benchmark.data_root) / "bottle/ground_truth")
+def test_mean_iou_in_place_of_aupro_is_found(runs, mvtec):
+    iou = mean_iou(runs["sound"], Path(mvtec.data_root) / "bottle/ground_truth")
     rows = read_run(runs["sound"])
     assert rows.query("metric == 'pixel_aupro'")["value"].max() > 50
     assert faults(replaced(rows, {"pixel_aupro": 100 * iou})) == ["mean IoU reported as PRO"]
