@@ -42,4 +42,4 @@ RESULT_DIR = "auto"  # "auto": result/demo/
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
-    main(globals(), "demo", prepare=render_if_needed, kind=DemoSettings)
+    main(globals(), "demo", prepare=render_if_needed, settings_class=DemoSettings)

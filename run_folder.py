@@ -41,4 +41,4 @@ RESULT_DIR = "auto"  # "auto": result/NAME/
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
-    main(globals(), "folder", kind=FolderSettings)
+    main(globals(), "folder", settings_class=FolderSettings)

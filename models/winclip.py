@@ -81,13 +81,13 @@ class VisualBank:
     @staticmethod
     def from_features(references: Features) -> "VisualBank":
         """Build the bank of reference images; its rows are in the order of `references`."""
-        scales = (*references.windows, references.patches)
-        return VisualBank(tuple(F.normalize(scale, dim=-1) for scale in scales))
+        embeddings = (*references.windows, references.patches)
+        return VisualBank(tuple(F.normalize(scale, dim=-1) for scale in embeddings))
 
     def distances(self, features: Features) -> list[Tensor]:
         """Compute equation 4 at every scale: per scale (M, B, W_s), then (M, B, N)."""
-        scales = (*features.windows, features.patches)
-        return [visual_association_score(*pair) for pair in zip(scales, self.entries, strict=True)]
+        queries = (*features.windows, features.patches)
+        return [visual_association_score(*pair) for pair in zip(queries, self.entries, strict=True)]
 
 
 def winclip(
@@ -99,18 +99,21 @@ def winclip(
 ) -> tuple[Tensor, Tensor]:
     """Return scores (R, B) and maps (R, B, G_h, G_w), one per reference set, in order.
 
-    A reference set is a tensor of row indices into `visual`; None means zero-shot. `crop_average`
-    is that of `score_crops`.
+    A reference set is a tensor of row indices into `visual`; None means zero-shot. For
+    `crop_average`, see `score_crops`.
     """
     # Section 4, WinCLIP: compare the image and its windows with the two states.
     zero_shot = score_zero_shot(features, text, crop_average)
     # Section 5, WinCLIP+: compare windows and patches with those of reference images.
-    few_shot = iter(())
-    if few_shot_sets := [rows for rows in reference_sets if rows is not None]:
-        distances = nearest_distances(visual.distances(features), few_shot_sets)  # equation 4
+    runs = [zero_shot] * len(reference_sets)
+    few_shot = [run for run, rows in enumerate(reference_sets) if rows is not None]
+    if few_shot:
+        sets = [reference_sets[run] for run in few_shot]
+        distances = nearest_distances(visual.distances(features), sets)  # equation 4
         visual_maps = average_scales(distances, features.grid, features.scales)
-        few_shot = zip(*add_visual_maps(zero_shot, visual_maps), strict=True)
-    runs = [zero_shot if rows is None else next(few_shot) for rows in reference_sets]
+        scores, maps = add_visual_maps(zero_shot, visual_maps)
+        for index, run in enumerate(few_shot):
+            runs[run] = scores[index], maps[index]
     scores, maps = map(torch.stack, zip(*runs, strict=True))
     return scores, maps
 
@@ -120,7 +123,7 @@ def score_zero_shot(
 ) -> tuple[Tensor, Tensor]:
     """Return WinCLIP's scores (B,) and maps (B, G_h, G_w).
 
-    `crop_average` is that of `score_crops`; the maps do not depend on crops.
+    For `crop_average`, see `score_crops`; the maps do not depend on crops.
     """
     scores = text.score(features.image)  # equation 2
     maps = [scores[:, None, None].expand(-1, *features.grid)]
@@ -188,15 +191,15 @@ def average_scales(
     """
     *windows, patches = distances
     maps = [patches.unflatten(-1, grid)]
-    for scores, size in zip(windows, scales, strict=True):
-        maps.append(harmonic_aggregation(scores, grid, size))
+    for window_distances, size in zip(windows, scales, strict=True):
+        maps.append(harmonic_aggregation(window_distances, grid, size))
     return torch.stack(maps).mean(dim=0)
 
 
 def add_visual_maps(zero_shot: tuple[Tensor, Tensor], visual_maps: Tensor) -> tuple[Tensor, Tensor]:
     """Turn WinCLIP's scores (B,) and maps into WinCLIP+'s, (R, B) and (R, B, G_h, G_w).
 
-    `visual_maps` (R, B, G_h, G_w) are those of `average_scales`.
+    `visual_maps` (R, B, G_h, G_w) come from `average_scales`.
     """
     scores, maps = zero_shot
     return (scores + visual_maps.amax(dim=(-2, -1))) / 2, (maps + visual_maps) / 2  # equation 5

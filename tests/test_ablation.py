@@ -491,7 +491,7 @@ def test_the_page_says_why_an_interval_is_not_available():
 
 def test_a_category_is_scored_in_several_passes(ablation, ablation_settings, tmp_path, monkeypatch):
     """Also: without multi-crop, all variants are scored again from the same features."""
-    sizes, collect = [], category.collect
+    sizes, collect = [], category.collect_results
 
     def record_size(*arguments):
         result = collect(*arguments)
@@ -499,7 +499,7 @@ def test_a_category_is_scored_in_several_passes(ablation, ablation_settings, tmp
         return result
 
     monkeypatch.setattr(category, "MAX_VALUES", 2**14)
-    monkeypatch.setattr(category, "collect", record_size)
+    monkeypatch.setattr(category, "collect_results", record_size)
     monkeypatch.setattr(WindowedEncoder, "encode_all", None)  # no image is encoded again
     folder = shutil.copytree(ablation, tmp_path / "r")
     changes = {"result_dir": str(folder), "multi_crops": (), "categories": ("capsules",)}

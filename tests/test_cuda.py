@@ -102,13 +102,13 @@ def test_tensors_of_two_devices_never_mix(config, left_on_cpu):
 
 def test_attention_goes_by_rows_of_windows_on_cuda_only(config):
     cpu = WindowedEncoder(load_clip(config, "random").model.visual)
-    assert [(length, mask is None) for length, mask in cpu.attended] == [
+    assert [(length, mask is None) for length, mask in cpu.attention_layout] == [
         *((226, True), (5, True), (10, True)),
     ]
     with fake_cuda():
         clip = load_clip(config, "random")
         to_device(clip.model, CUDA, "bf16")
-        full, *windows = WindowedEncoder(clip.model.visual).attended
+        full, *windows = WindowedEncoder(clip.model.visual).attention_layout
         assert full == (226, None)
         for tokens, (length, mask) in zip((14 * 5, 13 * 10), windows, strict=True):
             assert length == tokens and mask.shape == (tokens, tokens)

@@ -218,7 +218,7 @@ def test_heatmaps_are_counted_by_the_labels_that_masks_give(tmp_path):
     images, masks = str(root / "test/crack"), str(root / "ground_truth/crack")
     (task,) = plan_custom(settings(tmp_path, images=images, masks=masks)).tasks
     for count in (1, 2):
-        assert sorted(s.label for s in task.drawn(count)) == [0] * count + [1] * count
+        assert sorted(s.label for s in task.images_with_panel(count)) == [0] * count + [1] * count
 
 
 def test_labels_and_masks_give_all_metrics(done):

@@ -64,7 +64,7 @@ def test_previews_are_made_of_the_images_that_are_drawn(mvtec_settings):
     experiment = plan_benchmark(settings)
     loader = stream.make_loader(settings, experiment, experiment.tasks, 240)
     previewed = {i.image for items in loader for i in items if i.preview is not None}
-    assert previewed == {s.image for task in experiment.tasks for s in task.drawn(1)}
+    assert previewed == {s.image for task in experiment.tasks for s in task.images_with_panel(1)}
 
 
 def test_heatmaps_without_previews_are_the_same(with_workers, tmp_path, monkeypatch):
@@ -295,7 +295,7 @@ def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, mon
         return {"metrics": [], "references": []}, {"metrics": 1.0}
 
     monkeypatch.setattr("utils.run.writer.call_stored", slow)
-    monkeypatch.setattr("utils.category.write.shown_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.category.write.colour_ranges", lambda scores: {})
     folder = new_folder(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         session = replace(session_of(folder), pool=pool)
@@ -307,7 +307,7 @@ def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, mon
                 gate.set()  # from here on, nothing can be submitted before something is finished
             writer.write(CategoryTask(name, [], [], []), result)
             assert len(writer.waiting) <= MAX_WAITING
-        writer.collect(0)
+        writer.finish_written(0)
     assert finished == [["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]
     assert session.clock.seconds["metrics" + WORKERS] == 4
 
@@ -336,7 +336,7 @@ def test_scored_categories_are_finished_and_the_first_error_is_raised(
         return {"metrics": [], "references": []}, {}
 
     monkeypatch.setattr("utils.run.writer.call_stored", write)
-    monkeypatch.setattr("utils.category.write.shown_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.category.write.colour_ranges", lambda scores: {})
     with (
         ThreadPoolExecutor(1) as pool,
         pytest.raises(InputError) as caught,

@@ -322,7 +322,7 @@ INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
         ({"maps": False, "extra_metrics": True}, "EXTRA_METRICS = .* no effect"),
         ({"maps": False, "heatmap_size": 99}, "HEATMAP_SIZE = .* no effect"),
         ({"maps": False, "coco": True}, "COCO = .* no effect with MAPS = False"),
-        ({"maps": False, "features": "keep"}, "no windows are encoded that could be kept"),
+        ({"maps": False, "features": "keep"}, "there is nothing to keep"),
         ({"resize": "centre_crop"}, "maps must cover the whole image; add --no-maps"),
         ({"maps": False, "resize": "centre_crop", "tile": 300}, "cropped images have no tiles"),
         ({"pretrained": "checkpoint"}, "is for InCTRL alone"),

@@ -25,7 +25,7 @@ OFFERED: set[str] = set()  # the names of the script's options; empty without a 
 
 
 def default_text(text: str, metavar: str | None = None) -> object:
-    """Annotate an option whose empty default --help describes by `text`.
+    """Make --help show `text` as the default of an option whose default is empty.
 
     Another default, from a runner's constant, is shown as it is.
     """
@@ -36,11 +36,11 @@ def default_text(text: str, metavar: str | None = None) -> object:
 
 
 def parse_options(default: Options, description: str, script: Path) -> Options:
-    """Return `default` with what the command line overrides.
+    """Return `default` with the command line's overrides applied.
 
     `default` is an instance of a dataclass whose fields are documented by strings below them; tyro
-    reads types and help from it. Messages quote the options from now on (`spell`). A wrong option
-    is an `InputError` with exit status 2.
+    reads types and help from it. Messages quote the options from now on (`spell`). Raises
+    `InputError` (exit status 2) for a wrong option.
     """
     hints = get_type_hints(type(default))
     OFFERED.clear()
@@ -107,7 +107,7 @@ def record_options(words: Sequence[str]) -> None:
 
 
 def offers(name: str) -> bool:
-    """Return whether the script has an option: the runs inside an ablation lack some of a run's."""
+    """Return whether the script has this option; an ablation offers only some of a runner's."""
     return not OFFERED or name in OFFERED
 
 

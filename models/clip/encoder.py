@@ -13,9 +13,11 @@ All sequences lie side by side in one list of tokens, so that each layer runs on
     3 x 3 windows  169 sequences of 1 class token +   9 patches = 1,690 tokens (169 x 10)
 
 With B images, the list is group-major: B x 226 tokens of full images, then B x 980, then B x 1,690.
-Each group is contiguous, so splitting its heads is a view. On CUDA, attention takes a whole row of
-windows as one sequence (14 x 5 = 70 tokens, or 13 x 10 = 130), with a mask between its windows: the
-kernels work on blocks of 64 or more tokens, most of which a single window would leave empty.
+Each group is contiguous, so splitting its heads is a view. Below, T is the number of tokens of an
+image, and T_g of those in group g, which are S_g sequences of L_g tokens. On CUDA, attention takes
+a whole row of windows as one sequence (14 x 5 = 70 tokens, or 13 x 10 = 130), with a mask between
+its windows: the kernels work on blocks of 64 or more tokens, most of which a single window would
+leave empty.
 
 open_clip's modules and weights compute everything. What sequences share (patch embedding, ln_pre,
 the first block's queries, keys and values) is computed once; the last block computes only the
@@ -46,7 +48,7 @@ from models.windows import window_indices
 class WindowedEncoder:
     """Embed images and their windows with a frozen vision tower (`model.visual` of open_clip).
 
-    `scales` are the windows' sizes in patches. `patch_tokens` are those that are read; with None,
+    `scales` are the windows' sizes in patches. `patch_tokens` selects those to return; with None,
     features have none (N = 0) and the last block is computed for class tokens alone. `tf32` runs
     fp32 matrix products in TF32 on CUDA. `by_rows`: compute attention by rows of windows (None: on
     CUDA). Raises InputError for a tower that is not a plain transformer with a class token and two
@@ -91,7 +93,7 @@ class WindowedEncoder:
         self.group_tokens = [count * length for count, length in self.group_shapes]
         self.token_index = torch.cat([group.flatten() for group in groups]).to(self.device)
         # For each group: the tokens that attention takes as one sequence, and the mask (or None).
-        self.attended = [(length, None) for _, length in self.group_shapes]
+        self.attention_layout = [(length, None) for _, length in self.group_shapes]
         if by_rows:
             for group, size in enumerate(self.scales, start=1):
                 windows, length = self.grid[1] - size + 1, size * size + 1
@@ -99,7 +101,7 @@ class WindowedEncoder:
                 mask = row_mask(windows, length).to(self.device, self.dtype)
                 # Attention copies a mask at every call unless its rows are aligned to 8 elements.
                 mask = F.pad(mask, (0, -tokens % 8))[:, :tokens]
-                self.attended[group] = (tokens, mask)
+                self.attention_layout[group] = (tokens, mask)
 
     def encode_images(self, pixels: Tensor) -> Features:
         """Embed B images and all their windows.
@@ -107,7 +109,7 @@ class WindowedEncoder:
         `pixels` (B, 3, H, W), normalised as open_clip's transform does; returns float32 features.
         """
         features = self.encode_all(pixels)
-        return features.select(self.patch_tokens or "pre_ln")  # None: there are none of any kind
+        return features.select(self.patch_tokens or "pre_ln")  # with None, `pre_ln` is empty
 
     @torch.inference_mode()
     def encode_all(self, pixels: Tensor) -> AllFeatures:
@@ -152,12 +154,12 @@ class WindowedEncoder:
         batch, full, _ = tokens.shape
         starts = torch.arange(batch, device=tokens.device)[:, None] * full
         groups = self.token_index.split(self.group_tokens)
-        rows = torch.cat([(starts + group).flatten() for group in groups])
+        sources = torch.cat([(starts + group).flatten() for group in groups])
         tokens = tokens.flatten(0, 1)
-        x = tokens[rows]
+        x = tokens[sources]
         for index, block in enumerate(self.visual.transformer.resblocks[:-1]):
             # The first block computes queries, keys and values once per patch, for all windows.
-            qkv = project_qkv(block, x) if index else project_qkv(block, tokens)[rows]
+            qkv = project_qkv(block, x) if index else project_qkv(block, tokens)[sources]
             attended = self._attend(block, qkv)
             del qkv
             x = add_attention(block, x, attended)
@@ -169,7 +171,7 @@ class WindowedEncoder:
     def _attend(self, block: nn.Module, qkv: Tensor) -> Tensor:
         """Compute attention within each sequence: (B * T, 3 * D) to (B * T, D)."""
         attended = []
-        for group, (length, mask) in zip(self._groups(qkv), self.attended, strict=True):
+        for group, (length, mask) in zip(self._groups(qkv), self.attention_layout, strict=True):
             queries, keys, values = group.unflatten(0, (-1, length)).chunk(3, dim=-1)
             attended.append(attend(queries, keys, values, block.attn.num_heads, mask).flatten(0, 1))
         return torch.cat(attended)
@@ -191,8 +193,7 @@ def row_mask(windows: int, length: int) -> Tensor:
             [0., 0., 1., 1.],
             [0., 0., 1., 1.]])
     """
-    own = torch.block_diag(*torch.ones(windows, length, length))
-    return own.log()
+    return torch.block_diag(*torch.ones(windows, length, length)).log()
 
 
 def embed_patches(visual: nn.Module, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The features of the encoder with all kinds of patch tokens, for ablations and kept features."""
+"""The encoder's output, before one kind of patch tokens is selected."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

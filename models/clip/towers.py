@@ -1,4 +1,4 @@
-"""Tell which of open_clip's towers can be computed step by step, and advise where one cannot.
+"""Check that a tower of open_clip can be computed step by step; suggest a model if it cannot.
 
 The contents of a block decide, not its class: its attention is torch's MultiheadAttention up to
 open_clip 3 and open_clip's own from 4.0 on.

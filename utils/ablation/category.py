@@ -17,7 +17,7 @@ from utils.ablation.scoring import VariantScorer, text_banks
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import Variant
 from utils.category.evaluate import Masks, evaluate
-from utils.category.results import CategoryResult, collect, split_by_image
+from utils.category.results import CategoryResult, collect_results, split_by_image
 from utils.experiment.plan import CategoryTask
 from utils.experiment.settings import Settings
 from utils.results.scores import Scores
@@ -80,7 +80,7 @@ def score_category(
                 scores, maps = (tensor.cpu().numpy() for tensor in scorer.score(features))
                 results += split_by_image([item], scores, maps, maximum=False)
             columns = replace(task, shot_settings=list(task.shot_settings) * len(batch))
-            result = VariantResult(batch, task, collect(columns, results, None, 0))
+            result = VariantResult(batch, task, collect_results(columns, results, None, 0))
         yield result
 
 

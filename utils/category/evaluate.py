@@ -27,10 +27,10 @@ def evaluate(
     """Return the rows of metrics.csv, curves by run index, and the pixel F1-max threshold.
 
     A row is (category, shots, seed, metric, value); the value is None where undefined. There are no
-    rows if all labels are unknown. Curves are those of the first run of each number of shots, and
-    the threshold is that of the last of these runs; both are those of `masks`. Images whose label
-    is unknown are left out, and from pixel metrics also anomalous images without a mask. Without
-    maps, there are only image metrics and curves.
+    rows if all labels are unknown. Curves come from the first run of each number of shots, and the
+    threshold from the last of these runs; both use `masks`. Images with an unknown label are
+    ignored; pixel metrics also ignore anomalous images without a mask. Without maps, there are only
+    image metrics and curves.
 
     `further_masks` adds the pixel metrics at its evaluation sizes, named `<metric>@<size>`, and
     `extra` the EXTRA_METRICS at each size.
@@ -44,8 +44,8 @@ def evaluate(
             rows += metric_rows(category, scores, run, values, None)
     sizes = {} if scores.maps is None else {None: masks, **further_masks}
     for size, size_masks in sizes.items():
-        usable = [row for row, mask in enumerate(size_masks) if labels[row] == 0 or mask.any()]
-        usable_masks = [size_masks[row] for row in usable]
+        usable = [i for i, mask in enumerate(size_masks) if labels[i] == 0 or mask.any()]
+        usable_masks = [size_masks[i] for i in usable]
         pixels = PixelEvaluator(usable_masks)
         for run, values in enumerate(image_values):
             maps = Subset(scores.stitched(run, [mask.shape for mask in size_masks]), usable)

@@ -36,14 +36,14 @@ def panel_paths(task: CategoryTask, heatmaps: int | str) -> dict[str, str]:
     """Return the heatmap file of every image to draw: image path to path in the result folder.
 
     `heatmaps` is the setting. Files are named heatmaps/<category>/<defect>/<stem>.png; where two
-    images of a defect share a stem, the suffix is kept, and where they share the whole name, as in
-    folders by date, the path.
+    images of a defect share a stem, the suffix is kept, and if they also share the full name, as in
+    folders by date, the whole path is used.
     """
     paths = [(sample.defect, Path(sample.image)) for sample in task.tests]
     stems = Counter((defect, path.stem) for defect, path in paths)
     names = Counter((defect, path.name) for defect, path in paths)
     panels = {}
-    for sample in task.drawn(heatmaps):
+    for sample in task.images_with_panel(heatmaps):
         path = Path(sample.image)
         name = path.stem if stems[sample.defect, path.stem] == 1 else path.name
         if names[sample.defect, path.name] > 1:
@@ -64,8 +64,8 @@ def describe_verdict(score: float, run: str, threshold: Threshold | None) -> str
     return f"   {run} score {score:.3f}: {side} the threshold {threshold.value:.3f}"
 
 
-def shown_ranges(scores: Scores) -> dict[int, ColourRange]:
-    """Return the colour range of each shown run, which all panels of a category share."""
+def colour_ranges(scores: Scores) -> dict[int, ColourRange]:
+    """Return the colours of the first run of each number of shots, the same in all panels."""
     return {run: colour_range(scores.maps[run]) for run in scores.first_runs()}
 
 
@@ -79,8 +79,8 @@ def draw_heatmaps(
 ) -> None:
     """Draw the panels of some test images, with one map per number of shots (its first run).
 
-    `paths` are those of the panels in the result folder, and `result` is that of the images
-    `samples`. An image without a preview is decoded again.
+    `result` has these images only, and `paths`, relative to the result folder, are their panels.
+    An image without a preview is decoded again.
     """
     with clock.stage("heatmaps"):
         scores, masks, names = result.scores, result.masks, result.scores.run_names()

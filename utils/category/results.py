@@ -70,7 +70,7 @@ def split_by_image(
     ]
 
 
-def collect(
+def collect_results(
     task: CategoryTask,
     results: Sequence[ImageResult],
     leave_one_out: LeaveOneOut | None,

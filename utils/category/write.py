@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from datasets.references import reference_rows
 from utils.category.evaluate import evaluate
-from utils.category.panels import Target, draw_heatmaps, shown_ranges
+from utils.category.panels import Target, colour_ranges, draw_heatmaps
 from utils.category.results import CategoryResult
 from utils.experiment.plan import CategoryTask
 from utils.report.data import category_data, write_category_data
@@ -24,13 +24,13 @@ PANELS_PER_CALL = 16  # images whose panels one worker draws
 def category_calls(
     task: CategoryTask, result: CategoryResult, panels: Mapping[str, str], target: Target
 ) -> Iterator[tuple]:
-    """Yield the functions that write a category with their arguments, `write_category` first.
+    """Yield the calls that write a category, as (function, *arguments); `write_category` first.
 
     Each call has only the data that it needs, because a worker process reads it from a file.
     """
     yield write_category, task, replace(result, previews={}), panels, target
     rows = [row for row, sample in enumerate(task.tests) if sample.image in panels]
-    ranges = shown_ranges(result.scores) if rows else {}
+    ranges = colour_ranges(result.scores) if rows else {}
     for start in range(0, len(rows), PANELS_PER_CALL):
         batch = rows[start : start + PANELS_PER_CALL]
         samples = [task.tests[row] for row in batch]

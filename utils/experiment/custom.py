@@ -65,9 +65,9 @@ class CustomSettings(Settings, CustomOptions):
     STATE_FORM = 'a state with one {} for the class name, as in "{} with rust"'
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for a rate out of range, and a class name that no file can have.
+        """Raise `InputError` for a rate out of range, or a class name unfit for file names.
 
-        States without a class, such as "{} with a scratch", are those of the class name.
+        States without a class name, such as "{} with a scratch", get this one.
         """
         super().__post_init__()
         for name in EXTRA_STATES:

@@ -23,7 +23,7 @@ def notes_on_weights(weights: Weights, checkpoint: Weights | None) -> list[str]:
 
 
 def notes_on_settings(settings: Settings, precision: str) -> list[str]:
-    """Return the warnings about settings; `precision` is that of the features."""
+    """Return the warnings about settings; `precision` is that of kept features."""
     notes = []
     if settings.method == "winclip" and not settings.maps and settings.few_shot:
         notes.append(PATCH_TOKENS_NOTE)

@@ -47,7 +47,7 @@ class CategoryTask:
     tests: list[Sample]
     leave_one_out: bool = False  # also score each reference image against the others
 
-    def drawn(self, heatmaps: int | str) -> list[Sample]:
+    def images_with_panel(self, heatmaps: int | str) -> list[Sample]:
         """Return the test images that get a heatmap panel; `heatmaps` is the setting."""
         count = {"all": len(self.tests), "none": 0}.get(heatmaps, heatmaps)
         return [self.tests[row] for row in first_of_each_defect(self.tests, count)]

@@ -1,4 +1,4 @@
-"""The rules for settings: their types and ranges, and which have no effect beside others."""
+"""The rules for settings: their types and ranges, and those without effect in combination."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -89,7 +89,7 @@ def check_effects(options: RunOptions) -> None:
 
 
 def unused_options(options: RunOptions) -> dict[str, str]:
-    """Return the options that have no effect beside other settings, each with the cause.
+    """Return the options that have no effect with the other settings, each with the cause.
 
     Zero-shot runs accept --seeds and --patch-tokens, so that a script can vary --shots alone.
     """
@@ -104,7 +104,7 @@ def unused_options(options: RunOptions) -> dict[str, str]:
 
 
 def given_option(options: RunOptions, name: str) -> bool:
-    """Return whether the command line gives an option another value than the default."""
+    """Return whether the command line gives an option a value other than its default."""
     return name in GIVEN and getattr(options, name) != getattr(type(options), name)
 
 
@@ -135,8 +135,8 @@ def check_combinations(options: RunOptions) -> None:
         )
     if not options.maps and options.features == "keep":
         raise InputError(
-            f"{spell('features', 'keep')}: without maps, no windows are encoded that could be "
-            "kept; keep features in a run with maps, whose features this one can use"
+            f"{spell('features', 'keep')}: without maps, no windows are encoded, so there "
+            "is nothing to keep; keep features in a run with maps, whose features this one can use"
         )
     if options.tile and options.resize != "tile":
         images = {"squash": "squashed", "centre_crop": "cropped"}[options.resize]

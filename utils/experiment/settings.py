@@ -107,10 +107,10 @@ class Settings(RunOptions):
 
     @property
     def folder_suffix(self) -> str:
-        """Return the end of the result folder's name, which names the method.
+        """Return the suffix of the result folder's name, which names the method.
 
-        Runs without maps and random weights never share a folder with others. These ends are
-        reserved in `datasets.splits`.
+        Runs without maps and random weights never share a folder with others. `datasets.splits`
+        reserves these suffixes.
         """
         random = RANDOM in (self.pretrained, self.checkpoint)
         method = f"-{self.method}"
@@ -131,9 +131,9 @@ class Settings(RunOptions):
         return user_path(self.features) / FEATURES_FOLDER if named else None
 
     def features_folders(self) -> dict[Path, bool]:
-        """Map the folders that may have kept features to whether the features must fit.
+        """Return the folders to search for kept features: preferred first; True if they must fit.
 
-        The preferred folder comes first; features in default result folders need not fit.
+        Features in default result folders need not fit.
         """
         if self.features == "off":
             return {}
@@ -172,16 +172,15 @@ class Settings(RunOptions):
         return states
 
     def check_state(self, setting: str, entry: str, state: str) -> None:
-        """Raise `InputError` that quotes an entry of a setting unless its state has one {}."""
+        """Raise an `InputError` that quotes an entry of a setting unless its state has one {}."""
         if state.count("{}") != 1 or set(state.replace("{}", "")) & set("{}"):
             raise InputError(f'{label(setting)} "{entry}": expected {self.STATE_FORM}')
 
     def fingerprint(self) -> dict:
         """Return the resolved settings that determine the results.
 
-        Results made with different ones are never mixed. WinCLIP with maps, one evaluation size,
-        the seven metrics and no crops are recorded as before there was a choice, so that older
-        folders can be continued.
+        Results made with different ones are never mixed. Settings that were added later are left
+        out at their original values, so that older folders can be resumed.
         """
         settings = asdict(self)
         if len(self.eval_size) == 1:
@@ -233,8 +232,10 @@ def core_share(limit: int) -> int:
     return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), limit)
 
 
-def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Settings) -> Settings:
-    """Return the settings of a runner as a `kind`: its constants, overridden by the command line.
+def parse_settings(
+    constants: dict, dataset: str, settings_class: type[Settings] = Settings
+) -> Settings:
+    """Return a runner's settings: its constants, overridden by the command line.
 
     `constants` is the runner's globals(). Raises `InputError` for an unknown constant (exit status
     1) and for a wrong option (2).
@@ -242,7 +243,7 @@ def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Setting
     script = Path(constants["__file__"])
     given = {name.lower(): value for name, value in constants.items() if name.isupper()}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    known = {field.name for field in fields(kind)} - {"dataset"}
+    known = {field.name for field in fields(settings_class)} - {"dataset"}
     for name in given.keys() - known:
         near = " or ".join(get_close_matches(name, known))
         hint = f" (did you mean {near.upper()}?)" if near else ""
@@ -250,4 +251,5 @@ def parse_settings(constants: dict, dataset: str, kind: type[Settings] = Setting
             f"{script.name}: unknown setting {name.upper()}{hint}; the settings are "
             f"{', '.join(sorted(known)).upper()}"
         )
-    return parse_options(kind(dataset=dataset, **given), constants["__doc__"], script)
+    default = settings_class(dataset=dataset, **given)
+    return parse_options(default, constants["__doc__"], script)

@@ -1,7 +1,7 @@
-"""A run from start to finish, and the entry point of the benchmark runners.
+"""Run a benchmark from start to finish: the entry point of the runners.
 
 Each image is encoded once, and all (shots, seed) runs are scored from that encoding. A category is
-the unit of work: its files are written when it is finished, and a run that was stopped continues
+the unit of work: its files are written when it is finished, and a runner that was stopped continues
 with the first unfinished category when it is started again.
 """
 
@@ -33,22 +33,22 @@ from utils.run.session import Session, open_session
 from utils.run.writer import CategoryWriter
 from utils.workers import worker_errors
 
-TABLES_INTERVAL_S = 60.0  # between two states of the tables, which take up to 1 s each
+TABLES_INTERVAL_S = 60.0  # shortest time between rewrites of the tables (up to 1 s each)
 
 
 def main(
     constants: dict,
     dataset: str,
     prepare: Callable[[str], None] | None = None,
-    kind: type[Settings] = Settings,
+    settings_class: type[Settings] = Settings,
 ) -> None:
-    """Run a benchmark as a script; `constants` is the runner's globals(), `kind` its settings.
+    """Run a benchmark as a script; `constants` is the runner's globals().
 
     `prepare` is called with DATA_ROOT before the run, once the settings are known to be valid. A
     user's mistake ends the process with one sentence.
     """
     with init_distributed() as context, exit_on_error(context.print_stderr):
-        settings = parse_settings(constants, dataset, kind)
+        settings = parse_settings(constants, dataset, settings_class)
         if prepare and context.is_main:
             with suppress_output(settings.quiet):
                 prepare(settings.data_root)
@@ -73,7 +73,7 @@ def run(
         with worker_errors(), tables_after_error(session), session.progress, writer:
             for task in session.pending:
                 session.progress.set_description(task.category, refresh=False)
-                result = score_category(task, session, writer.collect)
+                result = score_category(task, session, writer.finish_written)
                 if result is not None:  # in the main process
                     writer.write(task, result)
             if context.is_main:

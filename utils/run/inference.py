@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 
 from datasets.images import Item
-from utils.category.results import CategoryResult, ImageResult, collect, split_by_image
+from utils.category.results import CategoryResult, ImageResult, collect_results, split_by_image
 from utils.experiment.plan import CategoryTask
 from utils.results.methods import variant_of
 from utils.run.references import encode_references
@@ -52,10 +52,10 @@ def score_category(
         return None
     results, tile = list(chain.from_iterable(gathered)), session.settings.tile
     variant = variant_of(vars(session.settings))
-    return collect(task, results, leave_one_out, tile, method.map_blur, variant)
+    return collect_results(task, results, leave_one_out, tile, method.map_blur, variant)
 
 
 def read_results(items: Sequence[Item], copy: HostCopy, session: Session) -> list[ImageResult]:
     """Wait for the scores and maps of a batch, and split them by image."""
-    with session.clock.stage("score" if copy.copied is None else "wait for GPU"):
+    with session.clock.stage("score" if copy.event is None else "wait for GPU"):
         return split_by_image(items, *copy.read(), maximum=session.settings.tile > 0)

@@ -26,7 +26,7 @@ def score_references(references: References, text: TextBank, session: Session) -
 
 
 def score_features(references: References, text: TextBank, session: Session) -> LeaveOneOut:
-    """Score the features of each reference image, as any method does."""
+    """Score each reference image with the method's own `score`."""
     method, scores = session.method, {}
     with session.clock.stage("score"):
         for item, features in references.features:

@@ -71,7 +71,7 @@ def open_session(
         reuse_freed_memory()
         finished = context.broadcast(finished)
         pending = [task for task in experiment.tasks if task.category not in finished]
-        pending.sort(key=len, reverse=True)  # the run waits only for the evaluation of the last
+        pending.sort(key=len, reverse=True)  # evaluating the last one cannot overlap encoding
         shards = [task.shard(context) for task in pending]
         with clock.stage("start-up"):
             clip, method, kept_features = load(settings, experiment, shards, context)
@@ -216,14 +216,14 @@ def open_folder(
 ) -> ResultFolder:
     """Open the result folder and record title, settings, notes, weights and device.
 
-    `precision` is that of the features.
+    `precision` is the one in which features are kept.
     """
     weights, checkpoint = clip.weights, method.checkpoint
     fingerprint = settings.fingerprint() | describe_model(settings.model, clip)
     fingerprint["device"] = method.device.type
     if checkpoint:
         fingerprint["checkpoint"] = checkpoint.sha256 or checkpoint.description
-    if precision != EXACT:  # otherwise as before there were kept features
+    if precision != EXACT:  # left out for exact features, as in older folders
         fingerprint["features_precision"] = precision
     record = {
         "title": experiment.title,
@@ -249,7 +249,7 @@ def open_folder(
 
 
 def log_model(settings: Settings, record: Mapping, clip: LoadedClip, side: int) -> None:
-    """Log weights, checkpoint, preprocessing, method and device; `side` is that of the input."""
+    """Log weights, checkpoint, preprocessing, method and device; `side`: input pixels."""
     for name in ("weights", "checkpoint"):
         if file := record.get(name):
             log.info(f"{name}: {file['description']}")
@@ -263,7 +263,7 @@ def log_model(settings: Settings, record: Mapping, clip: LoadedClip, side: int) 
 
 
 def describe_resizing(settings: Settings, side: int) -> str:
-    """Return to which size images are resized for the encoder, whose input has `side` pixels."""
+    """Describe how images are resized to the encoder's input of `side` pixels."""
     if settings.resize == "squash":
         return f"images are squashed to {side} x {side} pixels"
     if settings.resize == "centre_crop":

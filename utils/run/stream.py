@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # only runs with kept features load it
     from utils.features.kept import KeptFeatures
 
 Encoded = TypeVar("Encoded", ImageFeatures, AllFeatures, Tensor)
-TILES_PER_PASS = 32  # of the encoder on a GPU, which bounds its memory whatever the images' shape
+TILES_PER_PASS = 32  # encoded at a time on a GPU; bounds its memory whatever the images' shape
 CROPS_PER_PASS = 256  # on a GPU; a crop has a twelfth of the tokens of a tile
 DECODE_TIMEOUT_S = 600  # for a batch; a worker that lacks the memory to send one never answers
 PREVIEW_BYTES = 128 * 2**20  # previews kept in memory per category; other images are decoded twice
@@ -40,7 +40,7 @@ class FeatureStream:
 
     The order is that of the tasks; within a task, the reference images come first, then the test
     images, as the task lists them. Call `take` for each task's references, then for its tests, in
-    this order, because the workers decode ahead. `tf32` is that of `WindowedEncoder`.
+    this order, because the workers decode ahead. For `tf32`, see `WindowedEncoder`.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class FeatureStream:
     def _encode_crops(self, items: list[Item]) -> Tensor:
         """Embed the C crops of the B tiles of some items: (B, C, E).
 
-        On a CPU, a pass has the crops of one tile that belong together in every variant, so that
-        scores do not depend on the other variants.
+        On a CPU, a pass has the crops of one tile that every variant has together or not at all, so
+        that scores do not depend on the other variants.
         """
         embeddings = []
         for arrays in zip(*(item.crops for item in items), strict=True):
@@ -126,7 +126,7 @@ class FeatureStream:
         return encoded
 
     def _read_or_encode(self, items: list[Item]) -> Iterator[tuple[list[Item], Features]]:
-        """Yield items with their features as the stores give them back."""
+        """Yield items with their features, read or newly encoded, as rounded by the store."""
         stores = self.kept_features
 
         def has_features(item: Item) -> tuple[bool, bool]:  # of its tiles, and of their crops
@@ -154,15 +154,15 @@ class HostCopy:
 
     def __init__(self, *tensors: Tensor):
         self.copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        self.copied = None
+        self.event = None
         if any(tensor.is_cuda for tensor in tensors):
-            self.copied = torch.cuda.Event()
-            self.copied.record()
+            self.event = torch.cuda.Event()
+            self.event.record()
 
     def read(self) -> list[np.ndarray]:
         """Wait for the copies and return them in ordinary memory, not in page-locked memory."""
-        if self.copied is not None:
-            self.copied.synchronize()
+        if self.event is not None:
+            self.event.synchronize()
         return [copy.numpy().copy() for copy in self.copies]
 
 
@@ -182,7 +182,7 @@ def make_loader(
     groups = [rows for task in tasks for rows in (task.references, task.tests)]
     height = settings.heatmap_size
     max_previews = PREVIEW_BYTES // (3 * MAX_ASPECT * height**2)
-    drawn = [sample for task in tasks for sample in task.drawn(settings.heatmaps)[:max_previews]]
+    panels = [task.images_with_panel(settings.heatmaps)[:max_previews] for task in tasks]
     dataset = ImageDataset(
         experiment.root,
         [sample for rows in groups for sample in rows],
@@ -193,7 +193,7 @@ def make_loader(
         settings.tile,
         white=experiment.white,
         mask_reader=experiment.mask_reader,
-        previewed=frozenset(sample.image for sample in drawn),
+        previewed=frozenset(sample.image for samples in panels for sample in samples),
         shrink=partial(fit, height=height),
         multi_crops=multi_crops,
         checksums=settings.features == "keep",

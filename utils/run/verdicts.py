@@ -38,11 +38,11 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
     above = sum(record["above_threshold"] for record in records)
     log.info(f"\nabove the threshold: {above} of {len(records)} images")
     log.info(f"{name}: {explain_threshold(threshold.value, len(images.references), rate)}")
-    drawn = finished.get("panel_threshold", threshold.value)  # older panels have none
-    if settings.heatmaps != "none" and drawn != threshold.value:
+    panel_threshold = finished.get("panel_threshold", threshold.value)  # older folders have none
+    if settings.heatmaps != "none" and panel_threshold != threshold.value:
         log.info(
-            f"the heatmaps still state the threshold {drawn:.4f}; to draw them again, delete "
-            f"{folder / 'done'} and start again"
+            f"the heatmaps still state the threshold {panel_threshold:.4f}; to draw them again, "
+            f"delete {folder / 'done'} and start again"
         )
     highest = max(zip(finished["leave_one_out"], images.references, strict=True))[1].image
     log.info(f"reference image with the highest score: {highest}; leave it out if it is damaged")

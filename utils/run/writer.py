@@ -43,14 +43,14 @@ class CategoryWriter:
         errors = []
         while self.waiting:
             try:
-                self.collect(0)
+                self.finish_written(0)
             except Exception as error:  # the other categories may have been written
                 errors.append(error)
         if errors and kind is None:
             raise errors[0]
 
     def write(self, task: CategoryTask, result: CategoryResult) -> None:
-        """Write a category, or have the workers write it; then `collect`."""
+        """Write a category, or have the workers write it; then `finish_written`."""
         target = target_of(self.session)
         settings = self.session.settings
         panels = panel_paths(task, settings.heatmaps) if has_maps(vars(settings)) else {}
@@ -60,14 +60,14 @@ class CategoryWriter:
             self._finish(task, record)
             return
         futures = []
-        for number, call in enumerate(calls):
-            path = target.folder / f".{task.category}-{number}.part"
+        for index, call in enumerate(calls):
+            path = target.folder / f".{task.category}-{index}.part"
             store_call(path, call)
             futures.append(self.session.pool.submit(call_stored, path))
         self.waiting.append((task, futures))
-        self.collect()
+        self.finish_written()
 
-    def collect(self, limit: int = MAX_WAITING) -> None:
+    def finish_written(self, limit: int = MAX_WAITING) -> None:
         """Finish written categories; block while more than `limit` are pending.
 
         Raises the error of a worker process; its category is no longer pending.
@@ -107,15 +107,15 @@ def target_of(session: Session) -> Target:
 def store_call(path: Path, call: tuple) -> None:
     """Write a function and its arguments to a file for `call_stored`.
 
-    The queue of a process pool must not carry them: if a worker dies, the main process would wait
-    for ever until somebody reads the rest.
+    Sending them through the queue of the process pool could hang: if a worker dies, nobody reads
+    the rest.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         pickle.dump(call, stream, pickle.HIGHEST_PROTOCOL)
 
 
 def call_stored(path: Path) -> tuple[object, dict[str, float]]:
-    """Call what `store_call` wrote, with a clock, in a worker; return its result and seconds."""
+    """Run a stored call in a worker; return its result and its seconds by stage."""
     with path.open("rb") as stream:
         function, *arguments = pickle.load(stream)
     path.unlink()
