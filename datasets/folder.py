@@ -72,7 +72,7 @@ def main(options: FolderOptions) -> list[Path]:
     check_categories(scan)
     raise_faults(scan.faults + describe_copies(scan))
     if not scan.samples:
-        raise InputError(f"{scan.root} has no train or test images; docs/own-data.md says where")
+        raise InputError(f"{scan.root} has no train or test images; see docs/own-data.md")
     spec = BenchmarkSpec(
         name=options.name,
         stem=options.name,
@@ -118,7 +118,10 @@ def read_dataset(options: FolderOptions) -> Scan:
     if root and not root.is_dir():
         raise InputError(f"--data-root: {root} is not a folder; give one, or a list as --csv FILE")
     if options.csv and options.good_folder:
-        raise InputError("--good-folder is for folders; in a CSV, the label of good images is good")
+        raise InputError(
+            "--good-folder has no effect with --csv, whose column label says which images are "
+            "good; remove it"
+        )
     if options.csv:
         file = user_path(options.csv)
         return read_table(file, root or file.parent, options.category or options.name)
@@ -153,8 +156,8 @@ def draw_missing_references(scan: Scan, count: int | None) -> list[str]:
         order = np.random.default_rng(SEED).permutation(len(good))[:number]
         drawn |= {good[index] for index in order}
         scan.notes.append(
-            f"{category} has no train images: references, which are not tested, are {number} of "
-            f"its {len(good)} good test images, drawn with seed {SEED}"
+            f"{category} has no train images: {number} of its {len(good)} good test images, drawn "
+            f"with seed {SEED}, serve as references and are not tested"
         )
     scan.samples = [replace(s, split="train") if s in drawn else s for s in scan.samples]
     return sorted({sample.class_name for sample in drawn})

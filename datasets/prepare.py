@@ -191,7 +191,8 @@ def readable(root: Path) -> Iterator[None]:
 def raise_faults(faults: Sequence[str]) -> None:
     """Raise `InputError` with all `faults`, one per line, if there are any."""
     if faults:
-        lines = [f"fix these files before the split can be written ({len(faults)} in total):"]
+        problems = f"{len(faults)} problem{'s' * (len(faults) > 1)}"
+        lines = [f"the split cannot be written before you fix {problems}:"]
         lines += faults[:MAX_LISTED_FAULTS]
         if len(faults) > MAX_LISTED_FAULTS:
             lines.append(f"and {len(faults) - MAX_LISTED_FAULTS} more")

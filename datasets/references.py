@@ -72,8 +72,9 @@ def listed_references(
             if len(set(images)) != count or len(images) != count or not known.issuperset(images):
                 raise InputError(
                     f"{label('references')}: the list needs {count} distinct train images of "
-                    f"{category} for {count} shots and seed {seed}, and has {len(images)}: "
-                    f"{images}"
+                    f"{category} for {count} shots and seed {seed}, but it has {len(images)}"
+                    f"{': ' if images else ''}{', '.join(images)}; complete it, or give other "
+                    "--shots and --seeds"
                 )
             settings.append(ShotSetting(count, seed, tuple(images)))
     return settings

@@ -103,7 +103,9 @@ def read_split(path: Path) -> list[Sample]:
     try:
         return parse_rows(text)
     except (ValueError, csv.Error) as error:
-        raise InputError(f"the split {path} has {error}; prepare it again") from error
+        raise InputError(
+            f"the split {path} has {error}; correct the file, or prepare the split again"
+        ) from error
 
 
 def parse_rows(text: str) -> list[Sample]:

@@ -129,7 +129,7 @@ def check_clip(clip: LoadedClip, vectors: dict[str, Tensor], file: Path) -> None
     if not clip.quick_gelu or not torch.allclose(stored, expected, rtol=1e-3, atol=1e-4):
         raise InputError(
             f"{label('checkpoint')}: {file} was trained with OpenAI's CLIP ViT-L-14-336, and "
-            f"these weights are others ({clip.weights.description}); leave --model and "
+            f"the given weights are different ({clip.weights.description}); leave --model and "
             "--pretrained at their defaults, or give a folder with OpenAI's weights and "
             "open_clip_config.json"
         )

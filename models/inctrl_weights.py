@@ -71,9 +71,9 @@ def describe_training(file: Path, dataset: str) -> tuple[str, tuple[str, ...]]:
             f"expected {', '.join(choices)}; rename it"
         )
     if f"{TRAINED_ON}{dataset}" in stated:
-        problem = f"trained on {dataset}, by the name of its folder, and so not for testing on it"
         raise InputError(
-            f"{label('checkpoint')}: {problem}; give one that was trained on other data"
+            f"{label('checkpoint')}: {file} was trained on {dataset} (as its folder says), so its "
+            "results there would mean nothing; give one that was trained on other data"
         )
     data = " and ".join(sorted({name.removeprefix(TRAINED_ON) for name in stated}))
     shots = next((path.name for path in paths if path.name in SHOTS), "AN UNKNOWN NUMBER OF")

@@ -93,7 +93,7 @@ def check_refused(dataset: BenchmarkSpec, root: Path, message: str) -> None:
     with time_limit(), pytest.raises(InputError) as caught:
         prepare(dataset, options)
     first, line = str(caught.value).splitlines()
-    assert first == "fix these files before the split can be written (1 in total):"
+    assert first == "the split cannot be written before you fix 1 problem:"
     assert message in line
     assert not options.splits_folder.exists()
 

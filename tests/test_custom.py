@@ -397,7 +397,7 @@ def test_a_class_name_of_too_many_tokens_is_refused_before_any_image_is_encoded(
         "x y " * 45,
         "新能源汽车动力电池铝合金外壳激光焊接焊缝区域表面外观检测图像",
     ):
-        with pytest.raises(InputError, match="too many tokens"):
+        with pytest.raises(InputError, match="more tokens than CLIP reads"):
             score_custom(settings(tmp_path, images=str(tmp_path / "in"), class_name=name.strip()))
     assert not (tmp_path / "result/scores").exists()
 

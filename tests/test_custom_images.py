@@ -232,7 +232,7 @@ def test_other_masks_are_named_and_cost_no_image_its_score(tmp_path, image, reas
     custom = find(tmp_path / "b")
     assert labels(custom) == {"0.png": 0, "1.png": label, "2.png": 1}
     assert said(custom, "labels by masks", f"{1 + (label == 1)} anomalous")
-    assert said(custom, "left out of metrics") == (label == UNKNOWN)
+    assert said(custom, "left out of the metrics") == (label == UNKNOWN)
 
 
 def test_a_mask_that_several_images_share_by_name_is_named(tmp_path):

@@ -314,8 +314,8 @@ def test_without_train_images_references_are_drawn_and_not_tested(tmp_path, caps
     assert len(tested) == 5 + 4
     assert not set(train) & set(tested)
     assert (
-        "gear has no train images: references, which are not tested, are 4 of its 9 good test "
-        "images, drawn with seed 0"
+        "gear has no train images: 4 of its 9 good test images, drawn with seed 0, serve as "
+        "references and are not tested"
     ) in capsys.readouterr().out
     (note,) = read_notes(tmp_path / "a/parts.csv")
     assert note.startswith("NO TRAIN IMAGES in 1 of 2 categories: ")
@@ -341,13 +341,13 @@ def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_pa
         write_images(root / name, "Gut-Teile/0.png", "Gut-Teile/1.png", "rost/2.png")
     (root / "docs").mkdir()
     assert {s.class_name for s in split_of(root, tmp_path / "a")} == {"gear"}
-    note = "not used, as no folder in them is called test or good: 2 (nut, pin)"
+    note = "because they have no subfolder called test or good: 2 (nut, pin)"
     assert note in (printed := capsys.readouterr().out) and "--good-folder" in printed
     samples = split_of(root, tmp_path / "b", good_folder="gut teile")
     assert {s.class_name for s in samples} == {"nut", "pin"}
     assert {s.defect for s in samples} == {"good", "rost"}
     assert "called test or good: 1 (gear)" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--good-folder is for folders; in a CSV"):
+    with pytest.raises(InputError, match="--good-folder has no effect with --csv"):
         split_of(root, tmp_path / "c", good_folder="gut", csv=tmp_path / "list.csv")
     message = (
         r'no folder "ja" with images; its folders with images are: 6 \(gear/dent, gear/good, nut/G'

@@ -124,7 +124,7 @@ def test_every_broken_file_is_reported_by_path(tmp_path):
         assert path in text
     assert "crack/002_mask.png of an anomalous image is empty" in text
     assert "crack/003_mask.png cannot be read" in text
-    assert text.startswith("fix these files before the split can be written (6 in total):\n")
+    assert text.startswith("the split cannot be written before you fix 6 problems:\n")
     assert not (tmp_path / "splits").exists()
 
 

@@ -86,7 +86,7 @@ def test_a_list_without_the_needed_images_is_refused(tmp_path):
     table = pd.DataFrame([("bottle", 1, 0, "elsewhere.png")], columns=COLUMNS)
     with pytest.raises(InputError, match=r"needs 1 distinct train images of bottle"):
         listed_references(table, rows, (1,), (0,))
-    with pytest.raises(InputError, match=r"for 2 shots and seed 0, and has 0"):
+    with pytest.raises(InputError, match=r"for 2 shots and seed 0, but it has 0; complete"):
         listed_references(table, rows, (2,), (0,))
     (tmp_path / "bad.csv").write_text("category,image\nbottle,a.png\n")
     with pytest.raises(InputError, match="has no column shots, seed"):

@@ -90,7 +90,11 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
         (["--device", "cuda:7"], 1, "--device cuda:7: "),
         (["--precision", "fp16", "--device", "cpu"], 1, "--precision fp16 needs"),
         (["--references", "gone.csv"], 1, "--references: there is no file gone.csv"),
-        (["--extra-normal-states", "x"], 1, '--extra-normal-states "x": expected "class: state"'),
+        (
+            ["--extra-normal-states", "x"],
+            1,
+            '--extra-normal-states "x": expected "category: state"',
+        ),
         (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
         (["--result-dir", "{file}"], 1, "--result-dir: cannot write to"),
         (["--bogus"], 2, "Unrecognized options: --bogus"),

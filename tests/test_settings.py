@@ -124,7 +124,7 @@ def test_values_out_of_range_are_refused(given):
 
 def test_extra_states_need_a_category_and_a_placeholder():
     settings = Settings("mvtec", extra_normal_states=("bottle shiny {}",))
-    with pytest.raises(InputError, match='"class: state" with one'):
+    with pytest.raises(InputError, match='"category: state" with one'):
         settings.extra_states("bottle")
 
 
@@ -137,7 +137,7 @@ def test_extra_states_need_a_category_and_a_placeholder():
         ("--no-maps --heatmaps 3", "--heatmaps 3 has no effect with --no-maps; remove it"),
         (
             "--shots 0 --seeds 0 --references s.csv",
-            "--references s.csv has no effect without reference images; remove it",
+            "--references s.csv has no effect with --shots 0; remove it",
         ),
         ("--heatmaps 0 --heatmap-size 99", "--heatmap-size 99 has no effect with --heatmaps 0;"),
         ("--features-precision fp32", "--features-precision fp32 has no effect without --features"),
@@ -322,7 +322,7 @@ INCTRL = {"method": "inctrl", "checkpoint": "random", "shots": (2,)}
         ({"maps": False, "extra_metrics": True}, "EXTRA_METRICS = .* no effect"),
         ({"maps": False, "heatmap_size": 99}, "HEATMAP_SIZE = .* no effect"),
         ({"maps": False, "coco": True}, "COCO = .* no effect with MAPS = False"),
-        ({"maps": False, "features": "keep"}, "there is nothing to keep"),
+        ({"maps": False, "features": "keep"}, "it has no features to keep"),
         ({"resize": "centre_crop"}, "maps must cover the whole image; add --no-maps"),
         ({"maps": False, "resize": "centre_crop", "tile": 300}, "cropped images have no tiles"),
         ({"pretrained": "checkpoint"}, "is for InCTRL alone"),

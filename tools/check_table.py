@@ -4,8 +4,8 @@
 
 The CSV file has the columns category, metric and value (percent), or is a run's summary.csv or
 metrics.csv, whose benchmark is read from settings.json. The command prints its means beside the
-paper's, or the closest public code's where the paper has none, and names each known fault whose
-fingerprint the numbers carry.
+paper's, or the closest public code's where the paper has none, and names each known fault that
+the numbers point to.
 """
 
 import sys

@@ -5,9 +5,9 @@
     python tools/figure.py --result result/mvtec result/mvtec-public --shots 0 4
 
 Rows are categories; columns are a test image, its ground truth, and for each result folder its map
-in the first run of each number of shots, on one colour scale per category and column as in the
-run's heatmaps. Each category is represented by the anomalous image with the median score in the
-first of these runs: neither the best nor the worst.
+at each number of shots (first seed), on one colour scale per category and column as in the
+heatmaps. Each category is represented by the anomalous image with the median score in the first of
+these columns: neither the best nor the worst.
 """
 
 import sys
@@ -141,7 +141,9 @@ def draw_row(
     name = str(scores.image[median_anomalous(scores, first_run(scores, shots))])
     sample = samples.get(name)
     if sample is None:
-        raise InputError(f"{name} is no longer in the split; run again")
+        raise InputError(
+            f"{name} is no longer in the split; run the benchmark again, or restore its split"
+        )
     if not sample.mask:
         raise InputError(
             f"{sample.image} has no mask for the column of ground truth; leave "

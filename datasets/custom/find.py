@@ -52,8 +52,12 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     checked, faults = check_images(root, (*tests.images, *references.images), request)
     for tree in (tests, references):
         tree.images = [image for image in tree.images if image.path.as_posix() in checked]
-    if not tests.images or (request.references is not None and not references.images):
-        raise InputError(f"none of the images can be read: {faults[0]}")
+    if not tests.images:
+        raise InputError(f"--images: none of the images can be read; the first: {faults[0]}")
+    if request.references is not None and not references.images:
+        raise InputError(
+            f"--references: none of the reference images can be read; the last: {faults[-1]}"
+        )
     names = distinct_references(tests, references, checked, messages)
     peaks = [inspection.peak for inspection in checked.values()]
     sizes = {path: inspection.size for path, inspection in checked.items()}

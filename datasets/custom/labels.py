@@ -177,7 +177,8 @@ def describe_labels(samples: Sequence[Sample], masks: Mapping[str, str]) -> list
     ]
     if counts[2]:
         lines.append(
-            f"left out of metrics, as their mask is not used and no folder labels them: {counts[2]}"
+            "images left out of the metrics, because their mask cannot be used and no folder "
+            f"labels them: {counts[2]}"
         )
     return lines
 

@@ -168,9 +168,10 @@ def explain_empty(folder: Path, top: Sequence[str], masks: int) -> str:
     """
     if not top:
         hint = f"; {masks} files are masks by their names" if masks else ""
-        return f"no images ({', '.join(CUSTOM_SUFFIXES)}) in {folder}{hint}"
+        suffixes = ", ".join(CUSTOM_SUFFIXES)
+        return f"no images ({suffixes}) in {folder}{hint}; give the folder that holds them"
     return (
-        f"no images in {folder} itself, but in its folders {', '.join(top)}: if one holds the good "
-        "images, name it with --good-folder; --recursive takes all images below; or give one of "
-        "them"
+        f"{folder} has images only in its subfolders {', '.join(top)}; name the one with the good "
+        "images with --good-folder, add --recursive to include all of them, or give one of them "
+        "instead"
     )

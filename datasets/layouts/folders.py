@@ -75,7 +75,10 @@ def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
     scan, folders = find_categories(given, good_words)
     if category and len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
-        raise InputError(f"--category: the dataset has {len(folders)} categories ({names})")
+        raise InputError(
+            f"--category {category} names a single category, but the dataset has {len(folders)} "
+            f"({names}); remove it"
+        )
     for folder in folders:
         name = Path(os.path.abspath(folder)).name  # noqa: PTH100 (of ".." too, but not of a link)
         scan_category(scan, folder, category or name)
@@ -102,8 +105,9 @@ def find_categories(given: Path, good_words: Collection[str]) -> tuple[Scan, lis
         ]
         if folders and others:
             scan.notes.append(
-                f"not used, as no folder in them is called test or good: {list_names(others)}; if "
-                "they are categories, name the folder of their good images with --good-folder"
+                "folders that are not used, because they have no subfolder called test or good: "
+                f"{list_names(others)}; if they are categories, name the folder of their good "
+                "images with --good-folder"
             )
         if folders:
             return scan, folders
@@ -119,7 +123,7 @@ def describe_unknown_layout(given: Path, good_words: Collection[str]) -> str:
             f"holds no category itself, but {category} is one; give its parent, {category.parent}"
         )
     if not images:
-        return f"holds no images ({', '.join(SUFFIXES)})"
+        return f"holds no images ({', '.join(SUFFIXES)}); give the folder that holds them"
     if images == [PurePath()]:
         return (
             f"holds {len(list_images(given))} images, and nothing says which are good; put them "

@@ -90,9 +90,12 @@ def parse_table(file: Path) -> list[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise InputError(f"--csv: {file} is not UTF-8; save it as CSV UTF-8") from error
     except (OSError, csv.Error) as error:
-        raise InputError(f"--csv: {file} cannot be read ({describe_error(error)})") from error
+        raise InputError(
+            f"--csv: {file} cannot be read ({describe_error(error)}); check its permissions and "
+            "format"
+        ) from error
     if not any(map(any, (row for _, row in rows))):
-        raise InputError(f"--csv: {file} lists no images")
+        raise InputError(f"--csv: {file} lists no images; add one row for each image")
     if missing := [name for name in ("image", "label") if name not in columns]:
         raise InputError(
             f"--csv: {file} has no column {', '.join(missing)}; its first line names the columns: "

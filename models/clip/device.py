@@ -48,7 +48,7 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
         multiply_on(device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the latter
         raise InputError(
-            f"{spell('device', name)}: a trial product on the GPU failed "
+            f"{spell('device', name)}: a test computation on the GPU failed "
             f"({describe_error(error)}); this GPU is busy, or not supported by this build of "
             "torch; use --device cpu"
         ) from error

@@ -42,7 +42,8 @@ def check_scales(scales: Sequence[int], grid: tuple[int, int]) -> None:
     largest = min(grid)
     if any(not 1 <= size <= largest for size in scales):
         raise InputError(
-            f"{spell('scales', scales)}: a window of this model is 1 to {largest} patches wide"
+            f"{spell('scales', scales)}: expected window sizes from 1 to {largest} patches for "
+            "this model"
         )
 
 

@@ -229,7 +229,8 @@ def locate_weights(name: str, pretrained: str, tag_config: dict) -> Path:
         raise InputError(f"{spell('pretrained', pretrained)} {problem}; {advice}")
     if path.suffix not in SUFFIXES:
         raise InputError(
-            f"{label('pretrained')}: {path} does not end in one of {', '.join(SUFFIXES)}"
+            f"{label('pretrained')}: {path} does not end in one of {', '.join(SUFFIXES)}; give a "
+            "weight file that does"
         )
     return path
 

@@ -113,7 +113,9 @@ def common_categories(sources: Sequence[Source]) -> tuple[list[str], list[str]]:
     if not common:
         pairs = zip(sources, names, strict=True)
         have = "; ".join(f"{s.name} has {list_names(categories)}" for s, categories in pairs)
-        raise InputError(f"no category is in all results: {have}")
+        raise InputError(
+            f"no category is in all results: {have}; give results on the same categories"
+        )
     left_out = sorted(set().union(*names) - set(common))
     text = f"Left out, because not all results have them: {list_names(left_out)}."
     return common, [text] if left_out else []
@@ -130,7 +132,8 @@ def common_shots(sources: Sequence[Source]) -> tuple[list[int], list[str]]:
             "that share one"
         )
     left_out = sorted(first.union(*others) - set(common))
-    text = f"Left out: {', '.join(f'{shots}-shot' for shots in left_out)}; nothing to compare."
+    names = ", ".join(f"{shots}-shot" for shots in left_out)
+    text = f"Left out, because the first result and the others do not share them: {names}."
     return common, [text] if left_out else []
 
 

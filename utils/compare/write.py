@@ -14,9 +14,9 @@ from utils.results.summary import MEAN, metric_title
 
 LEGEND = (
     "Percent, means over {categories}; ± is the sample standard deviation over seeds. "
-    "Differences are to {first}. The interval (95 %) and the two-sided p-value come from the "
-    "variance over images (for AUROC that of pairs of images, else of halves of the images, drawn "
-    "without replacement within categories) and between seeds; p-values are not corrected for the "
+    "Differences are relative to {first}. The interval (95 %) and the two-sided p-value come from "
+    "the variance over images (for AUROC, from pairs of images; for the other metrics, from random "
+    "halves of the images of each category) and between seeds; p-values are not corrected for the "
     "number of comparisons. Wins, ties and losses count categories; differences below 0.005 are "
     "ties."
 )

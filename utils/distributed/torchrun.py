@@ -152,7 +152,7 @@ def count_silence(context: TorchrunContext, silence: dict[int, int], over: threa
         if context.rank == min(alive, default=context.rank):
             silent = " and ".join(str(rank) for rank in silence if rank not in alive)
             print_stderr(
-                f"error: process {silent} of this run has been silent for {PEER_TIMEOUT_S} s; "
+                f"error: no heartbeat of process {silent} of this run for {PEER_TIMEOUT_S} s; "
                 "start the run again: finished work is kept"
             )
         os._exit(1)  # the main thread may be waiting for that process

@@ -25,9 +25,9 @@ MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at 
 class CustomOptions:
     """The options of custom images, which --help lists before the others."""
 
-    images: Annotated[str, default_text("none")] = ""
+    images: Annotated[str, default_text("required")] = ""
     """An image, or a folder of images; if it has a subfolder "good", subfolders are labels."""
-    class_name: Annotated[str, default_text("none")] = ""
+    class_name: Annotated[str, default_text("required")] = ""
     """What the images show, in a word or two of English: "metal nut"."""
     references: Annotated[str, default_text("none, zero-shot only")] = ""
     """Folder of images of good parts, for WinCLIP+."""

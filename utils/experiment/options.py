@@ -29,7 +29,7 @@ def by_protocol(values: tuple) -> object:
 class NameOption:
     """The name of a user's own benchmark."""
 
-    name: Annotated[str, default_text("none")] = ""
+    name: Annotated[str, default_text("required")] = ""
     """Name of your own benchmark, as given to datasets/folder.py."""
 
 
@@ -112,9 +112,9 @@ class ScoringOptions:
     scales: tuple[int, ...] = (2, 3)
     """Window sizes, in patches."""
     extra_normal_states: Annotated[tuple[str, ...], default_text("none")] = ()
-    """Additional normal states, each "class: state", such as "pcb1: {} with neat soldering"."""
+    """Additional normal states, each "category: state", such as "pcb1: {} with neat soldering"."""
     extra_anomalous_states: Annotated[tuple[str, ...], default_text("none")] = ()
-    """Additional anomalous states, each "class: state", such as "pcb1: {} with bad soldering"."""
+    """Additional anomalous states, each "category: state", such as "pcb1: {} with rust"."""
     maps: bool = True
     """Compute anomaly maps. Without them, WinCLIP encodes no windows: ten times as fast.
     Zero-shot image scores stay the same; WinCLIP+ compares patch tokens alone."""
@@ -150,7 +150,7 @@ class MachineOptions:
     batch_size: int = 8
     """Images decoded and sent to the device together; 1 or more."""
     num_workers: int | Literal["auto"] = "auto"
-    """Processes that decode images, and as many that write results beside a GPU.
+    """Processes that decode images; on a GPU, as many again write results, on a CPU at most one.
     "auto": one per core, at most 8; 0: do all in the main process."""
     result_dir: str = "auto"
     """Folder of the results.

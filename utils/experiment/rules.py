@@ -95,7 +95,7 @@ def unused_options(options: RunOptions) -> dict[str, str]:
     """
     causes = {}
     if not options.few_shot:
-        causes["references"] = "without reference images"
+        causes["references"] = f"with {spell('shots', options.shots)}"
     if options.heatmaps in ("none", 0):
         causes["heatmap_size"] = f"with {spell('heatmaps', options.heatmaps)}"
     if options.features != "keep":
@@ -135,8 +135,8 @@ def check_combinations(options: RunOptions) -> None:
         )
     if not options.maps and options.features == "keep":
         raise InputError(
-            f"{spell('features', 'keep')}: without maps, no windows are encoded, so there "
-            "is nothing to keep; keep features in a run with maps, whose features this one can use"
+            f"{spell('features', 'keep')}: a run without maps encodes no windows, so it has no "
+            "features to keep; keep them in a run with maps, and this run can use them"
         )
     if options.tile and options.resize != "tile":
         images = {"squash": "squashed", "centre_crop": "cropped"}[options.resize]

@@ -41,7 +41,7 @@ MAX_WORKERS = 8  # of NUM_WORKERS = "auto"
 class Settings(RunOptions):
     """Everything that a run depends on."""
 
-    STATE_FORM = '"class: state" with one {} for the class name, as in "pcb1: {} with rust"'
+    STATE_FORM = '"category: state" with one {} for its name, as in "pcb1: {} with rust"'
 
     def __post_init__(self) -> None:
         """Raise `InputError` for invalid values; make a single EVAL_SIZE a tuple."""

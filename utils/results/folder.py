@@ -164,8 +164,8 @@ def read_json(path: Path, *keys: str) -> dict:
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} is damaged, or was not written by a run of this version; delete it, or choose "
-            f"{ANOTHER_FOLDER}"
+            f"{path} is damaged, or was not written by a run of this version; delete it and start "
+            "the run again, or use another result folder"
         ) from error
 
 

@@ -86,7 +86,7 @@ def plan_custom(settings: CustomSettings) -> Experiment:
         apply_exif=True,
         white={settings.class_name: images.white},
         mask_reader=read_custom_masks,
-        messages=images.messages + [f"skipped: {fault}" for fault in images.faults],
+        messages=images.messages + [f"left out: {fault}" for fault in images.faults],
         after_run=partial(report_scores, images, settings),
         faults=explain_faults(images, settings),
     )

@@ -17,7 +17,7 @@ from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, describe_model, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
-from utils.cli import label, offers
+from utils.cli import offers
 from utils.distributed.context import DistributedContext
 from utils.errors import InputError
 from utils.experiment.notes import notes_on_settings, notes_on_weights
@@ -170,8 +170,8 @@ def check_prompts(settings: Settings, category: str, clip: LoadedClip) -> None:
     normal, anomalous = compose_prompts(settings, category)
     if prompt := find_truncated(clip.tokenizer, [*normal, *anomalous]):
         raise InputError(
-            f'{label("class_name")}: "{category[:40]}" is too long: CLIP would cut off the prompt '
-            f'"{prompt[:40]}...", which has too many tokens; use a word or two of English'
+            f'{category[:40]}: the prompt "{prompt[:60]}..." has more tokens than CLIP reads; '
+            "shorten the class name, to a word or two of English, or the additional states"
         )
 
 

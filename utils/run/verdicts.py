@@ -27,8 +27,8 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
     records = score_records(scores, threshold)
     write_text(folder / "scores.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     name = scores.run_names()[-1]
-    listed = f", the highest {MAX_LISTED}" if len(records) > MAX_LISTED else ""
-    log.info(f"scores of {len(records)} test image{'s' * (len(records) > 1)}, {name}{listed}")
+    listed = f"; the {MAX_LISTED} highest:" if len(records) > MAX_LISTED else ":"
+    log.info(f"{name} scores of {len(records)} test image{'s' * (len(records) > 1)}{listed}")
     for record in sorted(records, key=lambda record: -record[name])[:MAX_LISTED]:
         mark = "  above the threshold" if record.get("above_threshold") else ""
         log.info(f"  {record[name]:.3f}  {record['image']}{mark}")
@@ -72,7 +72,7 @@ def explain_scores(references: int, method: MethodName = "winclip") -> str:
     """Return what scores without a threshold mean, and what they do not mean."""
     text = (
         "The scores rank the images. They are not calibrated: 0.5 does not separate good from "
-        "damaged, and scores of two classes cannot be compared."
+        "damaged, and scores of two categories cannot be compared."
     )
     if not ABILITIES[method].few_shot:
         return text
