@@ -27,6 +27,7 @@ def small_mvtec(folder: Path) -> Settings:
         seeds=SEEDS,
         model=str(write_config(folder, "small-run", 240, 16, layers=2, width=32)),
         pretrained="random",
+        device="cpu",  # also where the tests of CUDA see a GPU
         batch_size=3,
         num_workers=0,
         result_dir=str(folder / "result"),

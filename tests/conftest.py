@@ -9,7 +9,7 @@ import pytest
 # inherit this, so that their scores have the same bits. Must be set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Only a CPU gives the same bits each time, so the tests see no GPU; those of CUDA itself are run by
-# `WINCLIP_TEST_CUDA=1 python -m pytest tests/test_cuda.py`.
+# `WINCLIP_TEST_CUDA=1 python -m pytest tests/test_cuda.py tests/test_cuda_runs.py`.
 if os.environ.get("WINCLIP_TEST_CUDA") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

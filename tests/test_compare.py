@@ -375,10 +375,8 @@ def test_only_common_categories_and_shots_are_compared(results, tmp_path):
     comparison = compare(read_sources([results[0], other]))
     assert comparison.categories == list(CATEGORIES)
     assert "Left out, because not all results have them: cable." in comparison.remarks
-    assert (
-        "Left out, because the first result and the others do not share them: 8-shot."
-        in comparison.remarks
-    )
+    remark = "Left out, because the first result and the others do not share them: 8-shot."
+    assert remark in comparison.remarks
     assert mean_of(comparison, "c").high > 0
 
 
