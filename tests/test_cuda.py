@@ -195,7 +195,7 @@ def test_a_gpu_that_cannot_multiply_is_one_sentence(monkeypatch, name, error):
     with pytest.raises(InputError) as caught:
         resolve_device(name)
     sentence = str(caught.value)
-    assert f'DEVICE = "{name}": a trial product on the GPU failed ({str(error)[:20]}' in sentence
+    assert f'DEVICE = "{name}": a test computation on the GPU failed ({str(error)[:20]}' in sentence
     assert "not supported by this build of torch; use --device cpu" in sentence
     assert "\n" not in sentence
 

@@ -380,7 +380,7 @@ def silence_of_a_peer(monkeypatch):
 
 def test_a_silent_peer_ends_the_run_with_one_sentence(silence_of_a_peer, capfd):
     assert silence_of_a_peer(beats=10, leaves=False) == [1]
-    assert "error: process 1 of this run has been silent for 0.5 s" in capfd.readouterr().err
+    assert "error: no heartbeat of process 1 of this run for 0.5 s" in capfd.readouterr().err
 
 
 def test_a_peer_that_has_done_its_work_may_be_silent(silence_of_a_peer):
