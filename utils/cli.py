@@ -15,7 +15,7 @@ from typing import TypeVar, get_type_hints
 import tyro
 
 from utils.errors import InputError
-from utils.types import describe_option
+from utils.option_types import describe_option
 
 Options = TypeVar("Options")
 TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages

@@ -11,7 +11,7 @@ from utils.errors import InputError
 from utils.experiment.options import DataOptions, MachineOptions, ModelOptions, NameOption
 from utils.experiment.settings import FolderSettings, Settings
 from utils.files import PROJECT, user_path
-from utils.types import describe_type, has_type
+from utils.option_types import describe_type, has_type
 
 DEMO_MODEL = PROJECT / "models/demo_clip/demo-clip"  # .json and .safetensors
 
