@@ -96,7 +96,9 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
             '--extra-normal-states "x": expected "category: state"',
         ),
         (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
-        (["--result-dir", "{file}"], 1, "--result-dir: cannot write to"),
+        (["--categories", "bottle,x"], 1, '"bottle,x" in the split; separate names by spaces;'),
+        (["--result-dir", "{file}"], 1, "file is a file, not a folder; choose another"),
+        (["--result-dir", "{file}/r"], 1, "--result-dir: cannot write to"),
         (["--bogus"], 2, "Unrecognized options: --bogus"),
         (["--batch-size", "many"], 2, "--batch-size"),
     ],
@@ -105,7 +107,7 @@ def test_a_users_mistake_is_one_sentence(
     mvtec_settings, tmp_path, monkeypatch, capsys, words, status, message
 ):
     (tmp_path / "file").write_text("")
-    words = [str(tmp_path / "file") if word == "{file}" else word for word in words]
+    words = [word.replace("{file}", str(tmp_path / "file")) for word in words]
     settings = replace(mvtec_settings, result_dir=str(tmp_path / "out"))
     monkeypatch.setattr(sys, "argv", ["run_winclip.py", *options_of(settings), *words])
     with pytest.raises(SystemExit) as end:

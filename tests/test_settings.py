@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import run_custom
 import run_demo
 import run_winclip
 from datasets.splits import RESERVED_SUFFIXES
+from utils.cli import offers
 from utils.errors import InputError
+from utils.experiment.custom import CustomSettings
 from utils.experiment.settings import DemoSettings, Settings, parse_settings
 from utils.files import PROJECT
 
@@ -72,6 +75,20 @@ def test_help_explains_every_setting(arguments, capsys):
         (["--bogus", "3"], "Unrecognized options: --bogus"),
         (["--shotz", "3"], "(did you mean --shots?)"),
         (["--batch-size", "x"], "--batch-size x: expected a whole number;"),
+        (
+            ["--shotz=3", "--bogus"],
+            "Unrecognized options: --shotz (did you mean --shots?), --bogus;",
+        ),
+        (["--image", "/path"], "Unrecognized options: --image;"),
+        (["--dataset", "visa"], "Unrecognized options: --dataset;"),
+        (["--kept-crops", "five"], "Unrecognized options: --kept-crops;"),
+        (["--no-shots"], "Unrecognized options: --no-shots (did you mean --shots?);"),
+        (["--shots", "2", "--device", "cpu", "2"], "--device cpu 2: expected one value; put text"),
+        (["--split=my", "split.csv"], "--split=my split.csv: expected one value; put text with"),
+        (["--device", "cpu", "x" * 99], f"--device cpu {'x' * 99}: expected one value; put text"),
+        (["5", "--shots", "5"], '"5" belongs to no option;'),
+        (["x" * 99], f'"{"x" * 99}" belongs to no option;'),
+        (["--maps", "True"], "--maps True: expected --maps or --no-maps, without a value;"),
         (["--batch-size", "1", "2"], "--batch-size 1 2: expected a whole number;"),
         (["--limit=x"], "--limit=x: expected a whole number;"),
         (["--temperature", "hot"], "--temperature hot: expected a number;"),
@@ -84,7 +101,9 @@ def test_help_explains_every_setting(arguments, capsys):
             ["--eval-size", "big"],
             '--eval-size big: expected a whole number or "source", or several',
         ),
-        (["--data-root"], "--data-root: expected text;"),
+        (["--precision", "x"], 'expected one of "fp32", "tf32", "bf16", "fp16", "int8";'),
+        (["--features"], "--features: expected one of auto, keep, off, FOLDER;"),
+        (["--data-root"], "--data-root: expected auto or FOLDER;"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
@@ -94,6 +113,27 @@ def test_a_wrong_option_is_one_sentence_and_status_2(arguments, words, message):
     (line,) = str(caught.value).splitlines()
     assert message in line
     assert "--help lists all options" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--class-name metal nut", "--class-name metal nut: expected one value; put text with"),
+        ("--references a b", "--references a b: expected one value; put text with spaces in"),
+        ("--class-name", "--class-name: expected text;"),
+        ("--shots 1", "Unrecognized options: --shots;"),
+        (
+            "--image /path --shots=1 2",
+            "Unrecognized options: --image (did you mean --images?), --s",
+        ),
+    ],
+)
+def test_custom_images_have_no_options_of_a_benchmark(monkeypatch, words, message):
+    monkeypatch.setattr(sys, "argv", ["run_custom.py", *words.split()])
+    with pytest.raises(InputError) as caught:
+        parse_settings(vars(run_custom), "custom", CustomSettings)
+    assert str(caught.value).startswith(message)
+    assert offers("images") and not offers("shots")
 
 
 @pytest.mark.parametrize(

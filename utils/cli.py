@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar, get_type_hints
@@ -15,11 +15,13 @@ from typing import TypeVar, get_type_hints
 import tyro
 
 from utils.errors import InputError
-from utils.types import describe_option
+from utils.files import PROJECT
+from utils.option_types import describe_option, is_flag, is_text, most_values
 
 Options = TypeVar("Options")
 TYRO_FRAME = "│╭╮╰╯─"  # the characters that tyro draws around its messages
 EMPTY = ("", "''", "None")  # tyro's words for the defaults (), "" and None
+SIMILARITY = 0.71  # at least, of a suggested option: --root suggests --data-root
 GIVEN: dict[str, list[str]] = {}  # the words of the command line for each option, by its name
 OFFERED: set[str] = set()  # the names of the script's options; empty without a command line
 
@@ -42,72 +44,115 @@ def parse_options(default: Options, description: str, script: Path) -> Options:
     reads types and help from it. Messages quote the options from now on (`spell`). Raises
     `InputError` (exit status 2) for a wrong option.
     """
-    hints = get_type_hints(type(default))
+    hints = option_types(type(default))
     OFFERED.clear()
     OFFERED.update(hints)
-    record_options(sys.argv[1:])
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            return tyro.cli(
-                type(default), default=default, description=description, prog=script.name
-            )
-    except SystemExit as end:
-        if end.code:
-            raise InputError(usage_error(messages.getvalue(), script, hints), status=2) from None
-        raise  # --help
+    strays = record_options(sys.argv[1:])
+    path = script.resolve()
+    program = str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else script.name
+    fault = describe_fault(strays, hints)
+    if not fault or {"-h", "--help"} & {*sys.argv}:
+        messages = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(messages):
+                return tyro.cli(
+                    type(default), default=default, description=description, prog=program
+                )
+        except SystemExit as end:
+            if not end.code:
+                raise  # --help
+        fault = describe_tyro_error(messages.getvalue(), hints)
+    raise InputError(f"{fault}; python {program} --help lists all options", status=2)
 
 
-def usage_error(message: str, script: Path, hints: Mapping[str, object]) -> str:
-    """Return one sentence about a wrong command line from tyro's error message.
+def option_types(kind: type) -> dict[str, object]:
+    """Return the types of the options of a dataclass by name, without those that are hidden."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {n: hint for n, hint in hints.items() if not has_marker(hint, tyro.conf.Suppress)}
 
-    `hints` maps the names of the options, with underscores, to their types. A value that is refused
-    is quoted with what is allowed; options that resemble a misspelt one are suggested.
+
+def has_marker(hint: object, marker: object) -> bool:
+    """Return whether the annotation of an option contains one of tyro's markers."""
+    return marker in getattr(hint, "__metadata__", ())
+
+
+def record_options(words: Sequence[str]) -> list[str]:
+    """Record the options among the words of a command line in GIVEN; --no-maps as "maps".
+
+    Returns the words before the first option.
     """
-    lines = [line.strip(TYRO_FRAME + " ") for line in message.splitlines()[1:]]
-    paragraph = lines[: lines.index("")] if "" in lines else lines
-    text = " ".join(paragraph).rstrip(".")
-    if name := refused_option(text, hints):
-        option = name.replace("_", "-")
-        flags = f"--{option} or --no-{option}, without a value"
-        expected = flags if hints[name] is bool else describe_option(hints[name])
-        text = f"{spell(name, None)}: expected {expected}"
-    else:
-        options = [f"--{name.replace('_', '-')}" for name in hints]
-        given = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-        near = [get_close_matches(word, options, n=1) for word in given if word not in options]
-        text += "".join(f" (did you mean {match}?)" for matches in near for match in matches)
-    return f"{text}; python {script.name} --help lists all options"
-
-
-def refused_option(text: str, names: Iterable[str]) -> str | None:
-    """Return the option that tyro's error message names, or whose value it calls unrecognized.
-
-    None for an option that does not exist, or that was not given.
-    """
-    if option := re.search(r"--([\w-]+)", text):
-        name = option[1].replace("-", "_")
-        return name if name in GIVEN and name in names else None
-    value = text.rpartition(" ")[2]
-    for name, (option, *values) in GIVEN.items():
-        if name in names and value in (*values, option.partition("=")[2]):
-            return name
-    return None
-
-
-def record_options(words: Sequence[str]) -> None:
-    """Record the options among the words of a command line in GIVEN; --no-maps as "maps"."""
     GIVEN.clear()
-    current: list[str] = []
+    current = strays = []
     for word in words:
         if word.startswith("--"):
             name = word.partition("=")[0].removeprefix("--").replace("-", "_").removeprefix("no_")
             current = GIVEN[name] = []
         current.append(word)
+    return strays
+
+
+def describe_fault(strays: Sequence[str], hints: Mapping[str, object]) -> str | None:
+    """Return one sentence about options that do not exist, or words that belong to none.
+
+    `hints` maps the names of the options to their types; options that resemble a misspelt one are
+    suggested. None if there is no such fault. Where a script has an option without a name, which
+    can follow any other, the words are left to tyro.
+    """
+    named = {n: hint for n, hint in hints.items() if not has_marker(hint, tyro.conf.Positional)}
+    if unknown := [words[0] for name, words in GIVEN.items() if not is_option(name, named)]:
+        options = [f"--{name.replace('_', '-')}" for name in named]
+        listed = []
+        for word in unknown:
+            option = word.partition("=")[0]
+            near = get_close_matches(option, options, n=1, cutoff=SIMILARITY)
+            listed.append(f"{option} (did you mean {near[0]}?)" if near else option)
+        return f"Unrecognized options: {', '.join(listed)}"
+    if len(named) < len(hints):
+        return None
+    if strays:
+        return f'"{strays[0]}" belongs to no option'
+    for name in GIVEN:
+        if name in hints and has_surplus(name, hints[name]):
+            return describe_value(name, hints[name])
+    return None
+
+
+def is_option(name: str, hints: Mapping[str, object]) -> bool:
+    """Return whether a name in GIVEN is that of an option, also of one that tyro adds."""
+    negated = GIVEN[name][0].startswith("--no-")
+    return name.startswith("tyro_") or (name in hints and (not negated or is_flag(hints[name])))
+
+
+def has_surplus(name: str, hint: object) -> bool:
+    """Return whether an option was given more values than it takes."""
+    option, *values = GIVEN[name]
+    return len(values) + ("=" in option) > most_values(hint)
+
+
+def describe_tyro_error(message: str, hints: Mapping[str, object]) -> str:
+    """Return one sentence about a value that tyro refuses, from its message."""
+    lines = [line.strip(TYRO_FRAME + " ") for line in message.splitlines()[1:]]
+    paragraph = lines[: lines.index("")] if "" in lines else lines
+    text = " ".join(paragraph).rstrip(".")
+    option = re.search(r"--([\w-]+)", text)
+    name = option[1].replace("-", "_") if option else ""
+    return describe_value(name, hints[name]) if name in GIVEN and name in hints else text
+
+
+def describe_value(name: str, hint: object) -> str:
+    """Return one sentence that quotes a refused option and says what its value may be."""
+    if is_flag(hint):
+        flag = name.replace("_", "-")
+        expected = f"--{flag} or --no-{flag}, without a value"
+    elif has_surplus(name, hint) and is_text(hint):
+        expected = "one value; put text with spaces in quotes"
+    else:
+        expected = describe_option(hint)
+    return f"{spell(name, None)}: expected {expected}"
 
 
 def offers(name: str) -> bool:
-    """Return whether the script has this option; an ablation offers only some of a runner's."""
+    """Return whether the running script has this option; True if none was parsed."""
     return not OFFERED or name in OFFERED
 
 

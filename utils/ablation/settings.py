@@ -8,10 +8,16 @@ from datasets.tiles import CropVariant
 from utils.ablation.variants import SWITCHES, Switch
 from utils.cli import default_text, spell
 from utils.errors import InputError
-from utils.experiment.options import DataOptions, MachineOptions, ModelOptions, NameOption
+from utils.experiment.options import (
+    AUTO_FOLDER,
+    DataOptions,
+    MachineOptions,
+    ModelOptions,
+    NameOption,
+)
 from utils.experiment.settings import FolderSettings, Settings
 from utils.files import PROJECT, user_path
-from utils.types import describe_type, has_type
+from utils.option_types import describe_type, has_type
 
 DEMO_MODEL = PROJECT / "models/demo_clip/demo-clip"  # .json and .safetensors
 
@@ -41,7 +47,7 @@ class AblationSettings(MachineOptions, AblationOptions, ModelOptions, DataOption
     seeds: tuple[int, ...] = (0, 1, 2)
     features_precision: Literal["fp16", "fp32"] = "fp32"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    result_dir: str = "auto"
+    result_dir: Annotated[str, AUTO_FOLDER] = "auto"
     """Folder of the results.
     "auto": result/ablation/<dataset>, with -random appended for random weights."""
 

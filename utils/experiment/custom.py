@@ -13,6 +13,7 @@ from models.clip.weights import check_names
 from models.methods import ABILITIES, check_checkpoint
 from utils.cli import default_text, label, spell
 from utils.errors import ANOTHER_FOLDER, InputError
+from utils.experiment.options import AUTO_FOLDER
 from utils.experiment.rules import expect, given_option, refuse
 from utils.experiment.settings import EXTRA_STATES, Settings
 from utils.files import PROJECT, real_path, user_path
@@ -25,13 +26,13 @@ MAX_NAME_BYTES = 200  # of a class name, which becomes part of file names of at 
 class CustomOptions:
     """The options of custom images, which --help lists before the others."""
 
-    images: Annotated[str, default_text("required")] = ""
+    images: Annotated[str, default_text("required", "FILE|FOLDER")] = ""
     """An image, or a folder of images; if it has a subfolder "good", subfolders are labels."""
     class_name: Annotated[str, default_text("required")] = ""
     """What the images show, in a word or two of English: "metal nut"."""
-    references: Annotated[str, default_text("none, zero-shot only")] = ""
+    references: Annotated[str, default_text("none, zero-shot only", "FOLDER")] = ""
     """Folder of images of good parts, for WinCLIP+."""
-    masks: Annotated[str, default_text("those inside the image folder, if any")] = ""
+    masks: Annotated[str, default_text("those in the image folder, if any", "FILE|FOLDER")] = ""
     """Folder of masks, named like the images, or one mask."""
     false_alarms: Annotated[float | None, default_text("none", "FLOAT")] = None
     """Share of good images that may exceed the threshold, such as 0.05; needs enough references."""
@@ -47,7 +48,7 @@ class CustomSettings(Settings, CustomOptions):
 
     dataset: tyro.conf.Suppress[Literal["custom"]] = "custom"
     # Repeated: `CustomOptions` lists it first in --help, but `Settings` replaces its default there.
-    references: Annotated[str, default_text("none, zero-shot only")] = ""
+    references: Annotated[str, default_text("none, zero-shot only", "FOLDER")] = ""
     """Folder of images of good parts, for WinCLIP+."""
     data_root: tyro.conf.Suppress[str] = ""
     split: tyro.conf.Suppress[str] = ""
@@ -59,7 +60,7 @@ class CustomSettings(Settings, CustomOptions):
     shots: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     seeds: tyro.conf.Suppress[tuple[int, ...]] = (0,)
     limit: tyro.conf.Suppress[int | None] = None
-    result_dir: str = "auto"
+    result_dir: Annotated[str, AUTO_FOLDER] = "auto"
     """Folder of the results; "auto": result/custom/<name of images>, or ...-with-references."""
 
     STATE_FORM = 'a state with one {} for the class name, as in "{} with rust"'

@@ -18,6 +18,7 @@ from models.winclip import CropAverage
 from utils.cli import default_text
 
 BOOLEANS = (True, False)
+AUTO_FOLDER = tyro.conf.arg(metavar="auto|FOLDER")
 
 
 def by_protocol(values: tuple) -> object:
@@ -40,9 +41,9 @@ class DataOptions:
     dataset: Annotated[
         Literal["mvtec", "visa", "mpdd", "demo", "folder", "custom"], tyro.conf.Suppress
     ]
-    data_root: str = "auto"
+    data_root: Annotated[str, AUTO_FOLDER] = "auto"
     """Folder of the dataset; "auto": the one that was prepared."""
-    split: str = "auto"
+    split: Annotated[str, tyro.conf.arg(metavar="auto|CSV")] = "auto"
     """Split CSV; "auto": the one that the preparation script wrote to datasets/splits/."""
     categories: Annotated[tuple[str, ...], default_text("all")] = ()
     """Categories to run."""
@@ -50,7 +51,7 @@ class DataOptions:
     """Numbers of normal reference images; 0 is zero-shot."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds for drawing reference images, each used for every number of shots above 0."""
-    references: str = "draw"
+    references: Annotated[str, tyro.conf.arg(metavar="draw|CSV")] = "draw"
     """"draw", or a CSV of reference images in the format of a run's shots.csv."""
     limit: Annotated[int | None, default_text("all images", "INT")] = None
     """Use only the first N good test images and the first N of each defect, for a trial."""
@@ -63,7 +64,7 @@ class MethodOptions:
     method: MethodName = "winclip"
     """WinCLIP with WinCLIP+, AnomalyCLIP (zero-shot only) or InCTRL (needs references, no maps).
     The last two need --checkpoint."""
-    checkpoint: Annotated[str, default_text("none")] = ""
+    checkpoint: Annotated[str, default_text("none", "random|FILE")] = ""
     """File that the authors of AnomalyCLIP or InCTRL have released; "random" for a trial."""
 
 
@@ -71,9 +72,9 @@ class MethodOptions:
 class ModelOptions:
     """The CLIP model."""
 
-    model: str = "auto"
+    model: Annotated[str, tyro.conf.arg(metavar="auto|NAME|JSON")] = "auto"
     """An open_clip model with a class token, or a model config (.json); "auto": the method's."""
-    pretrained: str = "auto"
+    pretrained: Annotated[str, tyro.conf.arg(metavar="auto|random|TAG|FILE|FOLDER")] = "auto"
     """An open_clip tag, a weight file, a folder that contains one, or "random";
     "auto": the method's."""
 
@@ -130,7 +131,7 @@ class ScoringOptions:
     extra_metrics: bool = False
     """Also compute AUPRO up to a false positive rate of 0.05, the maximal IoU,
     and the mean of the seven metrics."""
-    features: str = "auto"
+    features: Annotated[str, tyro.conf.arg(metavar="auto|keep|off|FOLDER")] = "auto"
     """"auto": use kept features, if any; "keep": also write them, to score other prompts, shots
     or seeds without encoding again; "off": neither; or a result folder whose features to use."""
 
@@ -141,7 +142,7 @@ class MachineOptions:
 
     features_precision: Literal["fp16", "fp32"] = "fp16"
     """Precision in which features are kept and scored; fp32 takes twice the space."""
-    device: str = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """"auto" (CUDA if available), "cpu", "cuda" or "cuda:N"."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "int8"] = "fp32"
     """Precision of the image encoder; refused if the device does not support it."""
@@ -152,7 +153,7 @@ class MachineOptions:
     num_workers: int | Literal["auto"] = "auto"
     """Processes that decode images; on a GPU, as many again write results, on a CPU at most one.
     "auto": one per core, at most 8; 0: do all in the main process."""
-    result_dir: str = "auto"
+    result_dir: Annotated[str, AUTO_FOLDER] = "auto"
     """Folder of the results.
     "auto": result/<dataset>, with the method, -no-maps and -random appended where they apply."""
     quiet: bool = False

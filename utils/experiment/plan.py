@@ -139,6 +139,8 @@ def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[Categ
         if category not in in_split:
             near = " or ".join(f'"{name}"' for name in get_close_matches(category, in_split))
             hint = f" (did you mean {near}?)" if near else ""
+            if "," in category:
+                hint = "; separate names by spaces"
             raise InputError(
                 f'there is no category "{category}" in the split{hint}; its categories are '
                 f"{', '.join(in_split)}"

@@ -10,7 +10,7 @@ from utils.errors import InputError
 from utils.experiment.options import RunOptions
 from utils.experiment.presets import DEFAULT, FIXED, WITHOUT_MAPS
 from utils.files import is_printable_name
-from utils.types import describe_type, has_type
+from utils.option_types import describe_type, has_type
 
 MAX_EVAL_SIZE = 8192  # a map of this size takes 268 MB
 MINIMA = {"batch_size": 1, "limit": 1, "num_workers": 0, "heatmap_size": 64, "tile": 0}

@@ -213,10 +213,10 @@ def check_writable(path: Path, keep: bool = True) -> None:
         for folder in [] if keep else missing:
             folder.rmdir()
     except OSError as error:
-        raise InputError(
-            f"{label('result_dir')}: cannot write to {path} ({error.strerror}); choose "
-            f"{ANOTHER_FOLDER}"
-        ) from error
+        fault = f"cannot write to {path} ({error.strerror})"
+        if path.is_file():
+            fault = f"{path} is a file, not a folder"
+        raise InputError(f"{label('result_dir')}: {fault}; choose {ANOTHER_FOLDER}") from error
 
 
 def describe_changes(earlier: dict, current: dict, options: Collection[str]) -> list[str]:
