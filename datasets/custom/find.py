@@ -12,9 +12,10 @@ from pathlib import Path, PurePath
 
 from datasets.check import Inspection, find_white, inspect_image, notes_on_sizes
 from datasets.custom.labels import label_samples
-from datasets.custom.tree import CustomRequest, ListedImage, Tree, list_tree
+from datasets.custom.tree import CustomRequest, list_tree
 from datasets.decode import SIXTEEN_BITS, THREADS, White
 from datasets.layouts.names import BAD_WORDS, good_words_for, list_names, plain_word
+from datasets.layouts.walk import ListedImage, Tree
 from datasets.splits import Sample
 from datasets.tiles import check_tile_count
 from utils.cli import label

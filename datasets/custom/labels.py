@@ -8,16 +8,10 @@ from pathlib import PurePath
 
 from datasets.custom.masks import Pairs, pair_masks
 from datasets.custom.read_masks import SEPARATOR, MaskError, read_custom_masks
-from datasets.custom.tree import (
-    CUSTOM_SUFFIXES,
-    NO_FOLDER,
-    OTHER_TYPES,
-    CustomRequest,
-    Tree,
-    walk,
-)
+from datasets.custom.tree import CUSTOM_SUFFIXES, OTHER_TYPES, CustomRequest
 from datasets.decode import THREADS
 from datasets.layouts.names import MASK_WORDS, list_names, plain_word
+from datasets.layouts.walk import NO_FOLDER, Tree, walk
 from datasets.splits import UNKNOWN, Sample
 from utils import cli
 from utils.errors import InputError

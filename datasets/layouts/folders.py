@@ -21,22 +21,18 @@ from itertools import chain
 from pathlib import Path, PurePath
 
 from datasets.check import is_blank
-from datasets.custom.tree import Tree, walk
 from datasets.decode import SUFFIXES
+from datasets.layouts.masks import fault_of_mask_folder, find_mask_folders, find_masks
 from datasets.layouts.names import (
     GOOD_WORDS,
     MASK_WORDS,
-    fault_of_mask_folder,
-    find_mask_folders,
     find_mask_siblings,
-    find_masks,
     good_words_for,
     image_stems,
-    list_images,
     list_names,
     plain_word,
-    subfolders,
 )
+from datasets.layouts.walk import Tree, list_images, subfolders, walk
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 
