@@ -447,7 +447,7 @@ def test_damaged_files_are_named(tmp_path):
     write_mask(root / "gear/ground_truth/crack/001_mask.png", (0, 9, 0, 9))
     with pytest.raises(InputError) as caught:
         split_of(root, tmp_path / "splits")
-    assert "(2 in total)" in str(caught.value)
+    assert "before you fix 2 problems" in str(caught.value)
     assert "good/000.png cannot be read" in str(caught.value)
     assert "001_mask.png is 64 x 48 pixels, its image 96 x 96" in str(caught.value)
 
