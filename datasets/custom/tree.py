@@ -57,10 +57,7 @@ def list_tree(
         labelled &= {PurePath()}
     top = sorted({parent.parts[0] for parent in folders})
     if good_folder and not labelled and option == "images":
-        raise InputError(
-            f'{label("good_folder")}: {folder} has no folder "{good_folder}" with images; its '
-            f"folders with images are: {', '.join(top) or 'none'}"
-        )
+        raise InputError(f"{label('good_folder')}: {explain_unlabelled(folder, top, good_folder)}")
     labels = [folder for folder in folders if folder.parent in labelled]
     for name in find_mask_siblings([str(folder) for folder in labels]):
         raise InputError(
@@ -95,6 +92,19 @@ def label_by_folder(
             is_good = plain_word(parent.name) in good
             return ListedImage(path, int(not is_good), "good" if is_good else parent.name)
     return None
+
+
+def explain_unlabelled(folder: Path, top: Sequence[str], good_folder: str) -> str:
+    """Return the message about a folder without good images; `top` as in `explain_empty`."""
+    if top:
+        return (
+            f'{folder} has no folder "{good_folder}" with images; its folders with images are: '
+            f"{', '.join(top)}"
+        )
+    return (
+        f"{folder} has no subfolders with images; to label the images, put the good ones into "
+        f"{folder / good_folder} and the others into subfolders named after their defects"
+    )
 
 
 def explain_empty(folder: Path, top: Sequence[str], masks: int) -> str:
