@@ -622,7 +622,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     for absent in ("OFFICIAL", "published", "paper", "15"):
         assert absent not in text
     assert "image_auroc" in text
-    assert "Without masks, there are no pixel metrics." in text and "pixel_" not in text
+    assert "Without usable masks, there are no pixel metrics." in text and "pixel_" not in text
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
     assert "<title>WinCLIP on parts" in page and "Image ROC" in page
     for absent in ("Pixel ROC", "pixel AUROC", "AUPRO"):
