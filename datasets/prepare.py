@@ -158,7 +158,7 @@ def find_root(spec: BenchmarkSpec, given: Path) -> Path:
     """Return the folder of the categories: the given one, or the archive's top folder in it."""
     if not given.is_dir():
         fault = "is not a folder" if given.exists() else "does not exist"
-        default = "the default, " if given == default_root(spec.name) else ""
+        default = "the default folder " if given == default_root(spec.name) else ""
         download = "add --download, or " if spec.archive.urls else ""
         raise InputError(
             f"--data-root: {default}{given} {fault}; give the folder of the raw dataset, which "

@@ -139,9 +139,11 @@ def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[Categ
         if category not in in_split:
             near = " or ".join(f'"{name}"' for name in get_close_matches(category, in_split))
             hint = f" (did you mean {near}?)" if near else ""
+            if category in OFFICIAL.get(settings.dataset, ()):
+                hint = ": it is an official category that the prepared data lack"
             raise InputError(
-                f'there is no category "{category}" in the split{hint}; its categories are '
-                f"{', '.join(in_split)}"
+                f'there is no category "{category}" in the split {settings.split}{hint}; its '
+                f"categories are {', '.join(in_split)}"
             )
     listed = None
     if settings.references != "draw":
