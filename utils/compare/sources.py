@@ -209,6 +209,12 @@ def dataset_beside(path: Path) -> str | None:
     return dataset_name(read_json(record, "settings")["settings"]) if record.exists() else None
 
 
+def notes_beside(path: Path) -> list[str]:
+    """Return the warnings of the run whose result folder holds a file; [] without a run."""
+    record = path.with_name("settings.json")
+    return read_json(record).get("notes", []) if record.exists() else []
+
+
 def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
     """Say how the categories of `rows` differ from those published for `dataset`."""
     given = set(rows["category"]) - {MEAN}
@@ -220,7 +226,8 @@ def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
         remarks.append(f"not checked, because not published for {dataset}: {', '.join(unknown)}")
     if missing := sorted(published - given) if given else []:
         remarks.append(
-            f"it lacks {len(missing)} of {len(published)} categories, such as {missing[0]}"
+            f"it lacks {len(missing)} of {len(published)} categories, such as {missing[0]}; the "
+            "published means are over the others"
         )
     return remarks
 
