@@ -354,6 +354,8 @@ def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_pa
     )
     with pytest.raises(InputError, match=message):
         split_of(root, tmp_path / "c", good_folder="ja")
+    with pytest.raises(InputError, match="holds 2 images, and nothing says which are good; put"):
+        split_of(root / "nut/Gut-Teile", tmp_path / "c", good_folder="ja")
 
 
 @pytest.mark.parametrize("good", ["good", "ok_parts"])

@@ -61,8 +61,8 @@ def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
     is recognised, if it is unclear which images are good, or if there is no such `good_folder`.
     """
     good_words = good_words_for(good_folder)
-    images = image_folders(given) if good_folder else []
-    if good_folder and not any(plain_word(path.name) in good_words for path in images):
+    images = [path for path in image_folders(given) if path.parts] if good_folder else []
+    if images and not any(plain_word(path.name) in good_words for path in images):
         raise InputError(
             describe_nested_good_images(given, good_words)
             or f'--good-folder: {given} has no folder "{good_folder}" with images; its folders '
