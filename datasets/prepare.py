@@ -74,8 +74,13 @@ class BenchmarkSpec:
 
 def main(spec: BenchmarkSpec, description: str, script: str) -> None:
     """Run a preparation script: parse its options, then `prepare`."""
-    default = Options(data_root=PROJECT / "data" / spec.name)
+    default = Options(data_root=default_root(spec.name))
     run_cli(lambda: prepare(spec, parse_options(default, description, Path(script))))
+
+
+def default_root(name: str) -> Path:
+    """Return the default data root of a benchmark."""
+    return PROJECT / "data" / name
 
 
 def prepare(spec: BenchmarkSpec, options: Options) -> list[Path]:
@@ -153,9 +158,11 @@ def find_root(spec: BenchmarkSpec, given: Path) -> Path:
     """Return the folder of the categories: the given one, or the archive's top folder in it."""
     if not given.is_dir():
         fault = "is not a folder" if given.exists() else "does not exist"
+        default = "the default folder " if given == default_root(spec.name) else ""
+        download = "add --download, or " if spec.archive.urls else ""
         raise InputError(
-            f"--data-root: {given} {fault}; give the folder of the raw dataset, which holds "
-            f"{spec.layout}. To get it, {spec.archive.by_hand}"
+            f"--data-root: {default}{given} {fault}; give the folder of the raw dataset, which "
+            f"holds {spec.layout}. To get it, {download}{spec.archive.by_hand}"
         )
     inside = [given / name for name in spec.top_folders if (given / name).is_dir()]
     if len(inside) == 1 and not any((given / name).is_dir() for name in OFFICIAL[spec.name]):
@@ -170,8 +177,9 @@ def scan(spec: BenchmarkSpec, root: Path) -> tuple[list[Sample], list[str]]:
         samples, faults = spec.scan(root)
     if not samples:
         raise InputError(
-            f"{root} is not {spec.title}: it has no category with images; expected {spec.layout}; "
-            "for a dataset of your own, run python datasets/folder.py --data-root DIR --name NAME"
+            f"--data-root: {root} is not {spec.title}: it has no category with images; expected "
+            f"{spec.layout}; for a dataset of your own, run python datasets/folder.py --data-root "
+            "DIR --name NAME"
         )
     return samples, faults
 

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.cli import offers
 from utils.errors import InputError
 
 # Overlapping square tiles, or one: of the squashed image, or of the square at its centre.
@@ -25,6 +24,14 @@ MultiCrop = Literal["none", CropVariant]
 STRIDE = 0.8  # largest step between tiles, of their side: neighbours overlap by a fifth or more
 MAX_TILES, MAX_TILES_OF_TILE = 32, 512  # per image, without and with TILE: bounds the memory
 CROP_RATIO = 0.875  # side of a crop / side of the resized tile, as in ImageNet's evaluation
+
+
+class TileCountError(InputError):
+    """An image that would be cut into too many tiles."""
+
+    def __init__(self, sentence: str, smallest_tile: int | None = None):
+        super().__init__(sentence)
+        self.smallest_tile = smallest_tile  # TILE that fits; None: without TILE, or no TILE fits
 
 
 def tile_side(height: int, width: int, tile: int = 0) -> int:
@@ -59,17 +66,31 @@ def tile_boxes(
 
 
 def check_tile_count(path: Path, size: tuple[int, int], resize: Resize, tile: int) -> None:
-    """Raise `InputError` for an image of (width, height) that would be cut into too many tiles."""
+    """Raise `TileCountError` for an image of (width, height) that would make too many tiles."""
     width, height = size
     rows, columns = tile_grid(height, width, tile_side(height, width, tile))
     limit = MAX_TILES_OF_TILE if tile else MAX_TILES
     if resize == "tile" and rows * columns > limit:
-        squash = ", or set --resize squash" if offers("resize") else ""
-        advice = "set a larger --tile" if tile else f"crop it{squash}"
-        raise InputError(
+        smallest = smallest_tile(height, width) if tile else None
+        advice = f"set --tile to {smallest} or more" if smallest else "crop it"
+        raise TileCountError(
             f"{path} is {width} x {height} pixels, which makes {rows * columns} "
-            f"square tiles, more than {limit}; {advice}"
+            f"square tiles, more than {limit}; {advice}",
+            smallest,
         )
+
+
+def smallest_tile(height: int, width: int) -> int | None:
+    """Return the smallest TILE that an image can be cut with; None if it is too long for any.
+
+    >>> smallest_tile(480, 640), smallest_tile(1, 1000)
+    (32, None)
+    """
+    sides = range(1, min(height, width) + 1)
+    fits = (
+        side for side in sides if math.prod(tile_grid(height, width, side)) <= MAX_TILES_OF_TILE
+    )
+    return next(fits, None)
 
 
 def cut_tiles(

@@ -25,11 +25,11 @@ import pandas as pd
 from datasets.download import Archive
 from datasets.layouts.mvtec_ad import scan_mvtec_layout
 from datasets.official import OFFICIAL
-from datasets.prepare import BenchmarkSpec, Options, prepare
+from datasets.prepare import BenchmarkSpec, Options, default_root, prepare
 from datasets.splits import Sample
 from utils.cli import parse_options, run_cli
 from utils.errors import InputError
-from utils.files import PROJECT, sha256_of
+from utils.files import sha256_of
 
 URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
 SHA256 = "2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"
@@ -81,7 +81,8 @@ def scan(root: Path, split: str) -> tuple[list[Sample], list[str]]:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(
-            f"there is no {path}; give the folder of VisA, which holds split_csv/, candle/, ..."
+            f"--data-root: there is no {path}; give the folder of VisA, which holds split_csv/, "
+            "candle/, ..."
         ) from error
     except ValueError as error:  # undecodable or no table
         raise InputError(f"{path} cannot be read as a CSV ({error}); restore it") from error
@@ -134,7 +135,7 @@ def scan_converted(root: Path, split: str) -> tuple[list[Sample], list[str]]:
 
 def main() -> None:
     """Parse the options and prepare the split."""
-    default = VisaOptions(data_root=PROJECT / "data" / "visa")
+    default = VisaOptions(data_root=default_root("visa"))
     options = parse_options(default, __doc__, Path(__file__))
     prepare(visa(options.split), options)
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.images import check_tile_count
 from models.clip.encoder import WindowedEncoder
 from models.clip.text import encode_states
 from models.departures import (
@@ -370,8 +369,6 @@ def test_messages_name_options_of_the_ablation_alone(ablation, ablation_settings
     with pytest.raises(InputError, match=r"^FEATURES_PRECISION: .*; add --features-precision fp32"):
         run_ablation(replace(ablation_settings, features_precision="fp16"))
     assert "--features" not in alternative_to_another_folder(ablation / "tile")
-    with pytest.raises(InputError, match=r"crop it$"):
-        check_tile_count(Path("a.png"), (10**5, 10), "tile", 0)
     folder = ablation / "tile/features"
     with pytest.raises(InputError, match="with --result-dir, or to use"):
         FeatureStore(folder, read_encoding(folder) | {"scales": [2]}, "tile").check_encoding()

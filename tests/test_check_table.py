@@ -3,6 +3,7 @@
 Only the effect of squashing on real images needs a real encoder: its table is a published one.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def test_the_command_prints_both_tables_and_the_faults(tmp_path, capsys, monkeyp
     text = capsys.readouterr().out
     assert "No known fault found." in text
     assert "not checked, because not published for mvtec: flask" in text
-    assert "it lacks 1 of 15 categories, such as bottle" in text
+    assert "it lacks 1 of 15 categories, such as bottle; the published means are over" in text
 
 
 @pytest.mark.parametrize(
@@ -229,9 +230,13 @@ def test_two_values_of_one_number_raise_one_sentence(tmp_path):
 def test_the_benchmark_of_a_run_is_read_from_its_settings(tmp_path, capsys):
     path = tmp_path / "summary.csv"
     published("winclip_paper", "visa").to_csv(path, index=False)
-    (tmp_path / "settings.json").write_text('{"settings": {"dataset": "visa"}}')
+    record = {"settings": {"dataset": "visa"}, "notes": ["DEMO WEIGHTS", "ONLY 2 IMAGES"]}
+    (tmp_path / "settings.json").write_text(json.dumps(record))
     check_table.main(check_table.Options(path))
-    assert "| image_auroc  |   78.1 |      78.1 |        0.0 |" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "| image_auroc  |   78.1 |      78.1 |        0.0 |" in text
+    notes = "Note of the run: DEMO WEIGHTS.\n\nNote of the run: ONLY 2 IMAGES.\n"
+    assert text.endswith(f"|\n\n{notes}\nNo known fault found.\n")
     with pytest.raises(InputError, match="is in a category published for mpdd"):
         check_table.main(check_table.Options(path, "mpdd"))
     (tmp_path / "settings.json").write_text('{"settings": {"dataset": "demo"}}')

@@ -342,6 +342,14 @@ def test_a_missing_or_repeated_result_raises_one_sentence(results, tmp_path):
         read_sources([results[0], tmp_path / "none.csv"])
     with pytest.raises(InputError, match=r"settings\.json"):
         read_sources([results[0], tmp_path])
+    trial = write_result(tmp_path / "trial", 2.0)
+    (trial / "metrics.csv").unlink()
+    with pytest.raises(InputError, match="trial has no metrics, because its run has not finished"):
+        read_sources([results[0], trial])
+    (trial / "done").mkdir()
+    (trial / "done/bottle.json").write_text('{"metrics": [], "references": []}')
+    with pytest.raises(InputError, match="trial has no metrics, because its images have no labels"):
+        read_sources([results[0], trial])
 
 
 def test_a_table_may_lack_seeds_and_separate_columns_by_semicolons(results, tmp_path):
@@ -378,6 +386,35 @@ def test_only_common_categories_and_shots_are_compared(results, tmp_path):
     remark = "Left out, because the first result and the others do not share them: 8-shot."
     assert remark in comparison.remarks
     assert mean_of(comparison, "c").high > 0
+
+
+def rename_category(folder: Path, name: str) -> None:
+    """Give the only category of a result folder another name."""
+    path = folder / "metrics.csv"
+    pd.read_csv(path).assign(category=name).to_csv(path, index=False)
+    (scores,) = (folder / "scores").iterdir()
+    scores.rename(scores.with_stem(name))
+
+
+def test_trials_of_class_names_on_the_same_images_are_compared_under_the_first(tmp_path):
+    first, trial = (
+        write_result(tmp_path / name, shift, categories=["bottle"])
+        for name, shift in (("first", 0.5), ("trial", 3.0))
+    )
+    expected = compare(read_sources([first, trial]))
+    rename_category(trial, "glass bottle")
+    comparison = compare(read_sources([first, trial]))
+    pd.testing.assert_frame_equal(comparison.table, expected.table)
+    assert mean_of(comparison, "trial").low > 0
+    assert "(bottle, glass bottle) with the same images" in comparison.remarks[-1]
+    record = json.loads((trial / "settings.json").read_text())
+    record["fingerprint"]["images"] = {"bottle/00.png": "other pixels"}
+    (trial / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="no category is in all results: first has bottle; trial"):
+        compare(read_sources([first, trial]))
+    other = write_result(tmp_path / "other", 0.5, categories=["grid"])
+    with pytest.raises(InputError, match="no category is in all results: first has bottle; other"):
+        compare(read_sources([first, other]))
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_another_name_for_good_is_an_option_that_the_error_offers(tmp_path):
     assert labels(find(tmp_path, good_folder="Gut")) == {"gut/0.png": 0, "schlecht/1.png": 1}
     with pytest.raises(InputError, match=r'no folder "bon".*gut, schlecht'):
         find(tmp_path, good_folder="bon")
+    with pytest.raises(InputError, match=r"gut has no subfolders .* put the good ones into .*bon "):
+        find(tmp_path / "gut", good_folder="bon")
 
 
 def test_whatever_is_passed_over_is_counted_and_named(tmp_path):
@@ -233,6 +235,9 @@ def test_other_masks_are_named_and_cost_no_image_its_score(tmp_path, image, reas
     assert labels(custom) == {"0.png": 0, "1.png": label, "2.png": 1}
     assert said(custom, "labels by masks", f"{1 + (label == 1)} anomalous")
     assert said(custom, "left out of the metrics") == (label == UNKNOWN)
+    assert said(custom, "by a mask that cannot be used for pixel metrics", "its image: 1") == (
+        label == 1
+    )
 
 
 def test_a_mask_that_several_images_share_by_name_is_named(tmp_path):
@@ -455,6 +460,9 @@ def test_only_good_images_of_a_labelled_folder_are_references(tmp_path):
     custom = find(tmp_path / "in", references=tmp_path / "train")
     assert [Path(sample.image).name for sample in custom.references] == ["1.png"]
     assert said(custom, "REFERENCES", "not good", "bad/2.png")
+    save(tmp_path, "deep/good/day/1.png", "deep/bad/2.png")
+    with pytest.raises(InputError, match=r"^REFERENCES: .*deep hold no images themselves; add --r"):
+        find(tmp_path / "in", references=tmp_path / "deep")
 
 
 def test_images_that_cannot_be_scored_are_left_out_by_name(tmp_path):
@@ -477,6 +485,26 @@ def test_images_that_cannot_be_scored_are_left_out_by_name(tmp_path):
     ):
         assert sum(word in fault for fault in custom.faults) == 1
     assert len(find(tmp_path, resize="squash").faults) == 3
+    assert sum(fault.endswith("; crop it, or set --resize squash") for fault in custom.faults) == 1
+
+
+def test_images_of_which_none_can_be_scored_are_explained(tmp_path):
+    (tmp_path / "a.png").write_text("text")
+    with pytest.raises(InputError, match=r"^IMAGES: none of the images can be used; the first"):
+        find(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^IMAGES: .*a\.png cannot be read as an image .* another$"
+    ):
+        find(tmp_path / "a.png")
+
+
+def test_a_tile_too_small_for_all_images_is_named_with_the_smallest_that_fits(tmp_path):
+    save(tmp_path, "0.png", image=Image.new("L", (600, 400)))
+    save(tmp_path, "1.png", image=Image.new("L", (640, 480)))
+    with pytest.raises(InputError, match=r"^TILE = 9: all images .* give at least 32, the small"):
+        find(tmp_path, tile=9)
+    assert len(find(tmp_path, tile=32).tests) == 2
+    assert "1.png is 640 x 480" in find(tmp_path, tile=31).faults[0]
 
 
 def test_tiles_larger_than_all_images_are_reported(tmp_path):

@@ -234,6 +234,12 @@ def test_both_readmes_have_the_same_numbers_in_their_tables():
     assert english == chinese
 
 
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_the_options_of_the_demos_model_leave_the_default_result_folder_alone(page):
+    text = page.read_text(encoding="utf-8")
+    assert re.search(r"--pretrained\s+models/demo_clip/\S+ --result-dir \S+`", text)
+
+
 def test_a_command_that_differs_is_found():
     text = READMES[0].read_text(encoding="utf-8")
     assert commands_of(text) != commands_of(text.replace("--references GOOD_DIR", ""))

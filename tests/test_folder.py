@@ -354,6 +354,8 @@ def test_a_folder_without_a_known_name_for_good_is_named_and_can_be_given(tmp_pa
     )
     with pytest.raises(InputError, match=message):
         split_of(root, tmp_path / "c", good_folder="ja")
+    with pytest.raises(InputError, match="holds 2 images, and nothing says which are good; put"):
+        split_of(root / "nut/Gut-Teile", tmp_path / "c", good_folder="ja")
 
 
 @pytest.mark.parametrize("good", ["good", "ok_parts"])
@@ -447,7 +449,7 @@ def test_damaged_files_are_named(tmp_path):
     write_mask(root / "gear/ground_truth/crack/001_mask.png", (0, 9, 0, 9))
     with pytest.raises(InputError) as caught:
         split_of(root, tmp_path / "splits")
-    assert "fix 2 problems" in str(caught.value)
+    assert "before you fix 2 problems" in str(caught.value)
     assert "good/000.png cannot be read" in str(caught.value)
     assert "001_mask.png is 64 x 48 pixels, its image 96 x 96" in str(caught.value)
 
@@ -622,7 +624,7 @@ def test_a_run_without_masks_has_image_metrics_and_the_users_name(mvtec_settings
     for absent in ("OFFICIAL", "published", "paper", "15"):
         assert absent not in text
     assert "image_auroc" in text
-    assert "Without masks, there are no pixel metrics." in text and "pixel_" not in text
+    assert "Without usable masks, there are no pixel metrics." in text and "pixel_" not in text
     page = (tmp_path / "result/report.html").read_text(encoding="utf-8")
     assert "<title>WinCLIP on parts" in page and "Image ROC" in page
     for absent in ("Pixel ROC", "pixel AUROC", "AUPRO"):

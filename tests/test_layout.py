@@ -27,6 +27,7 @@ LAYERS = (
     ("utils.report",),
     ("utils.results",),
     ("utils.evaluation",),
+    ("datasets.custom",),
     ("models", "datasets"),
     ("datasets.render",),
     ("utils",),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets import mpdd, mvtec, visa
 from datasets.official import OFFICIAL, count_images, count_mismatches
-from datasets.prepare import DEFAULT_SHOTS, Options, prepare
+from datasets.prepare import DEFAULT_SHOTS, Options, default_root, prepare
 from datasets.splits import read_depths, read_notes, read_root, read_split
 from tests.conftest import PROJECT
 from tests.layouts import make_mvtec, make_visa
@@ -162,12 +162,23 @@ def test_a_folder_without_the_dataset_is_refused_even_with_allow_incomplete(tmp_
     (tmp_path / "animals" / "cat").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     for root, message in [
-        ("animals", "is not MVTec AD: it has no category with images"),
+        ("animals", "^--data-root: .*is not MVTec AD: it has no category with images"),
         ("file", "is not a folder"),
         ("gone", "does not exist"),
     ]:
         with pytest.raises(InputError, match=message):
             prepare_mvtec(tmp_path / root, tmp_path / "splits", allow_incomplete=True)
+
+
+def test_a_missing_default_folder_is_called_the_default_and_download_is_offered(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("datasets.prepare.PROJECT", tmp_path)
+    message = r"the default folder .*data/mvtec does not exist; .* To get it, add --download, or d"
+    with pytest.raises(InputError, match=message):
+        prepare_mvtec(default_root("mvtec"), tmp_path / "splits")
+    with pytest.raises(InputError, match=r"To get it, open the README"):
+        prepare(mpdd.MPDD, Options(tmp_path / "gone"))
 
 
 def test_a_symlink_loop_is_not_a_category(tmp_path):
@@ -225,7 +236,7 @@ def test_visa_without_its_split_or_a_mask_is_refused(tmp_path):
     with pytest.raises(InputError, match="no column label, image, mask"):
         prepare_visa(root, tmp_path / "splits")
     table.unlink()
-    with pytest.raises(InputError, match=r"there is no .*1cls\.csv"):
+    with pytest.raises(InputError, match=r"^--data-root: there is no .*1cls\.csv"):
         prepare_visa(root, tmp_path / "splits")
 
 

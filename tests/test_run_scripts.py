@@ -83,7 +83,12 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
         (
             ["--categories", "bottel"],
             1,
-            'no category "bottel" in the split (did you mean "bottle"?); its categories are',
+            'mvtec.csv (did you mean "bottle"?); its categories are',
+        ),
+        (
+            ["--categories", "cable"],
+            1,
+            "mvtec.csv: it is an official category that the prepared data lack; its categories are",
         ),
         (["--pretrained", "gone.pt"], 1, "--pretrained gone.pt is not a file"),
         (["--shots", "9"], 1, "--shots asks for 9 reference images, but bottle has 4"),

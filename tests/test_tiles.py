@@ -1,10 +1,18 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from datasets.tiles import STRIDE, tile_boxes, tile_grid, tile_side
+from datasets.tiles import (
+    STRIDE,
+    TileCountError,
+    check_tile_count,
+    tile_boxes,
+    tile_grid,
+    tile_side,
+)
 from utils.evaluation.stitching import StitchedMaps, stitch_tiles
 
 
@@ -109,3 +117,11 @@ def test_a_peak_in_a_tile_of_a_grid_is_at_the_same_point_of_the_stitched_map():
     row, column = np.unravel_index(np.argmax(stitched), shape)
     assert abs(row - boxes[7][0] - 150) <= 10
     assert abs(column - boxes[7][1] - 150) <= 10
+
+
+def test_an_image_of_too_many_tiles_is_refused_without_options_that_a_script_may_lack():
+    with pytest.raises(TileCountError, match=r"more than 32; crop it$"):
+        check_tile_count(Path("a.png"), (10**5, 10), "tile", 0)
+    with pytest.raises(TileCountError, match=r"more than 512; set --tile to 32 or more$"):
+        check_tile_count(Path("a.png"), (640, 480), "tile", 31)
+    check_tile_count(Path("a.png"), (640, 480), "tile", 32)

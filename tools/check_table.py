@@ -22,13 +22,12 @@ import pandas as pd
 import tyro
 
 from utils.cli import default_text, parse_options, run_cli
-from utils.compare.sources import dataset_beside, read_zero_shot, remark_on_categories
+from utils.compare.sources import dataset_beside, notes_beside, read_zero_shot, remark_on_categories
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS
 from utils.report.markdown import UNPUBLISHED, cell, table
 from utils.results.summary import MEAN, published_zero_shot
 
-KEYS = ["category", "metric"]
 NEVER_ZERO = ["image_aupr", "image_f1_max"]  # where defined
 RARELY_ZERO = ["image_auroc", "pixel_auroc", "pixel_aupro"]  # if all is ranked wrongly
 NEAR = 5.0  # percent below the published mean: other settings, not a fault
@@ -120,7 +119,7 @@ SOUND_RULES = undefined_as_zero, constant_windows, mean_iou_as_pro, squashed
 def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
     """Compare rows with the published ones and find faults; `InputError` if none is published."""
     published = published_zero_shot(dataset, set(rows["category"]))
-    both = rows.set_index(KEYS).join(published, how="inner")
+    both = rows.set_index(["category", "metric"]).join(published, how="inner")
     by_category = both.drop(MEAN, level="category", errors="ignore")
     both = (both if set(rows["category"]) == {MEAN} else by_category).dropna()
     if both.empty:
@@ -134,14 +133,16 @@ def check(rows: pd.DataFrame, dataset: str) -> tuple[Checked, list[str]]:
 
 def main(options: Options) -> None:
     """Print the table beside the published one, and the faults."""
-    rows, remarks = read_zero_shot(options.table.expanduser())
-    dataset = options.dataset or dataset_beside(options.table.expanduser()) or "mvtec"
+    path = options.table.expanduser()
+    rows, remarks = read_zero_shot(path)
+    dataset = options.dataset or dataset_beside(path) or "mvtec"
     checked, faults = check(rows, dataset)
     remarks += remark_on_categories(rows, dataset)
     columns = checked.theirs, checked.published, checked.theirs - checked.published
     body = [[m, *(cell(column[m]) or UNPUBLISHED for column in columns)] for m in METRICS]
-    print("".join(f"{options.table.name}: {remark}.\n\n" for remark in remarks), end="")
+    print("".join(f"{path.name}: {remark}.\n\n" for remark in remarks), end="")
     print(table(["metric", "theirs", "published", "difference"], body, text_columns=1))
+    print("".join(f"\nNote of the run: {note}.\n" for note in notes_beside(path)), end="")
     print("\n".join(f"\nFault: {text}." for text in faults) or "\nNo known fault found.")
 
 

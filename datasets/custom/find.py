@@ -12,12 +12,13 @@ from pathlib import Path, PurePath
 
 from datasets.check import Inspection, find_white, inspect_image, notes_on_sizes
 from datasets.custom.labels import label_samples
-from datasets.custom.tree import CustomRequest, ListedImage, Tree, list_tree
+from datasets.custom.tree import CustomRequest, list_tree
 from datasets.decode import SIXTEEN_BITS, THREADS, White
 from datasets.layouts.names import BAD_WORDS, good_words_for, list_names, plain_word
+from datasets.layouts.walk import ListedImage, Tree
 from datasets.splits import Sample
-from datasets.tiles import check_tile_count
-from utils.cli import label
+from datasets.tiles import MAX_TILES_OF_TILE, TileCountError, check_tile_count
+from utils.cli import label, spell
 from utils.errors import InputError
 from utils.files import is_printable_name, real_path
 
@@ -43,21 +44,17 @@ def find_custom_images(request: CustomRequest) -> CustomImages:
     """Find and decode images and references, and pair images with masks.
 
     Raise `InputError` if a folder is missing or has no images, if no image or no reference can be
-    decoded, if no mask of `request.masks` matches an image, or if a reference is also a test image.
+    used, if no mask of `request.masks` matches an image, or if a reference is also a test image.
     """
     check_paths(request)
     root = real_path(request.images if request.images.is_dir() else request.images.parent)
     tests, references = list_tests(request), list_references(request)
     messages = tests.messages("images") + references.messages("references")
-    checked, faults = check_images(root, (*tests.images, *references.images), request)
-    for tree in (tests, references):
-        tree.images = [image for image in tree.images if image.path.as_posix() in checked]
-    if not tests.images:
-        raise InputError(f"--images: none of the images can be read; the first: {faults[0]}")
-    if request.references is not None and not references.images:
-        raise InputError(
-            f"--references: none of the reference images can be read; the last: {faults[-1]}"
-        )
+    results = check_images(root, (*tests.images, *references.images), request)
+    keep_usable(tests, "images", results, request)
+    keep_usable(references, "references", results, request)
+    checked = {n: result for n, result in results.items() if isinstance(result, Inspection)}
+    faults = [str(result) for result in results.values() if isinstance(result, InputError)]
     names = distinct_references(tests, references, checked, messages)
     peaks = [inspection.peak for inspection in checked.values()]
     sizes = {path: inspection.size for path, inspection in checked.items()}
@@ -127,35 +124,66 @@ def list_references(request: CustomRequest) -> Tree:
         for image in tree.images
         if image.label != 1
     ]
+    if not tree.images:
+        raise InputError(
+            f"{label('references')}: the folders of good images in {folder} hold no images "
+            "themselves; add --recursive, or give the folder that holds them"
+        )
     return tree
 
 
 def check_images(
     root: Path, images: Sequence[ListedImage], request: CustomRequest
-) -> tuple[dict[str, Inspection], list[str]]:
-    """Decode images; return the properties of those that can be scored, by path, and all faults."""
+) -> dict[str, Inspection | InputError]:
+    """Decode images; return the properties of each, or why it cannot be scored, by path."""
     names = [image.path.as_posix() for image in images]
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda name: check_image(root, name, request), names))
-    checked = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, Inspection)}
-    return checked, [result for result in results if isinstance(result, str)]
+        results = pool.map(lambda name: check_image(root, name, request), names)
+        return dict(zip(names, results, strict=True))
 
 
-def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | str:
+def check_image(root: Path, name: str, request: CustomRequest) -> Inspection | InputError:
     """Decode the image `name` below `root`; return its properties, or why it cannot be scored."""
     path = root / name
     if not is_printable_name(name):
-        return f"{name!a} is not UTF-8 or has control characters; rename it"
+        return InputError(f"{name!a} is not UTF-8 or has control characters; rename it")
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
-        return f"{path} has too long a name for a file with its heatmap; shorten it"
+        return InputError(f"{path} has too long a name for a file with its heatmap; shorten it")
     if not path.exists():
-        return f"{path} is a link to a file that does not exist; restore the file"
+        return InputError(f"{path} is a link to a file that does not exist; restore the file")
     try:
         inspection = inspect_image(path)
         check_tile_count(path, inspection.size, request.resize, request.tile)
+    except TileCountError as error:
+        return error if request.tile else InputError(f"{error}, or set --resize squash")
     except InputError as error:
-        return str(error)
+        return error
     return inspection
+
+
+def keep_usable(
+    tree: Tree, option: str, results: Mapping[str, Inspection | InputError], request: CustomRequest
+) -> None:
+    """Remove the images that cannot be scored; raise `InputError` if none of them can."""
+    by_image = {image: results[image.path.as_posix()] for image in tree.images}
+    tree.images = [image for image, r in by_image.items() if isinstance(r, Inspection)]
+    if by_image and not tree.images:
+        raise InputError(explain_unusable(option, [*by_image.values()], request))
+
+
+def explain_unusable(option: str, faults: Sequence[InputError], request: CustomRequest) -> str:
+    """Return the message about images or references of which none can be scored."""
+    noun = "reference images" if option == "references" else "images"
+    smallest = [getattr(fault, "smallest_tile", None) for fault in faults]
+    if all(smallest):
+        return (
+            f"{spell('tile', request.tile)}: all {noun} would be cut into more than "
+            f"{MAX_TILES_OF_TILE} tiles; give at least {max(smallest)}, the smallest tile that "
+            "fits the largest image"
+        )
+    if getattr(request, option).is_file():
+        return f"{label(option)}: {faults[0]}, or give another"
+    return f"{label(option)}: none of the {noun} can be used; the first: {faults[0]}"
 
 
 def distinct_references(

@@ -8,16 +8,10 @@ from pathlib import PurePath
 
 from datasets.custom.masks import Pairs, pair_masks
 from datasets.custom.read_masks import SEPARATOR, MaskError, read_custom_masks
-from datasets.custom.tree import (
-    CUSTOM_SUFFIXES,
-    NO_FOLDER,
-    OTHER_TYPES,
-    CustomRequest,
-    Tree,
-    walk,
-)
+from datasets.custom.tree import CUSTOM_SUFFIXES, OTHER_TYPES, CustomRequest
 from datasets.decode import THREADS
 from datasets.layouts.names import MASK_WORDS, list_names, plain_word
+from datasets.layouts.walk import NO_FOLDER, Tree, walk
 from datasets.splits import UNKNOWN, Sample
 from utils import cli
 from utils.errors import InputError
@@ -175,6 +169,11 @@ def describe_labels(samples: Sequence[Sample], masks: Mapping[str, str]) -> list
         f"labels by masks, as no folder is called good: {counts[0]} anomalous (with a mask), "
         f"{counts[1]} good (without one, or it is all black)"
     ]
+    if unusable := sum(sample.label == 1 and not sample.mask for sample in samples):
+        lines.append(
+            "labelled anomalous by a mask that cannot be used for pixel metrics, because it has "
+            f"another shape than its image: {unusable}"
+        )
     if counts[2]:
         lines.append(
             "images left out of the metrics, because their mask cannot be used and no folder "

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from datasets.custom.tree import ListedImage
 from datasets.layouts.names import MASK_WORDS, image_stems, plain_word
+from datasets.layouts.walk import ListedImage
 
 
 @dataclass

@@ -4,26 +4,17 @@ A folder with a subfolder named like "good" is labelled: its other subfolders ar
 named like "mask", and files named like x_mask.png, are masks, never images.
 """
 
-import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from datasets.decode import SUFFIXES
-from datasets.layouts.names import (
-    find_mask_siblings,
-    good_words_for,
-    is_mask,
-    list_names,
-    plain_word,
-)
-from datasets.splits import UNKNOWN
+from datasets.layouts.names import find_mask_siblings, good_words_for, is_mask, plain_word
+from datasets.layouts.walk import ListedImage, Tree, walk
 from utils.cli import label
 from utils.errors import InputError
-from utils.files import real_path
 
 CUSTOM_SUFFIXES = (*SUFFIXES, ".gif", ".jfif", ".jpe", ".dib")
-NO_FOLDER = "images"  # stands for the defect where no subfolder names it
 OTHER_TYPES = "files of other types"  # a reason to pass over files
 
 
@@ -40,36 +31,6 @@ class CustomRequest:
     resize: str = "tile"  # a `Resize`; this and the next decide which images have too many tiles
     tile: int = 0
     results: Path | None = None  # the result folder, which may lie inside the folder of the images
-
-
-@dataclass(frozen=True)
-class ListedImage:
-    """An image and what its folders say about it."""
-
-    path: PurePath  # relative to the folder that was listed
-    label: int = UNKNOWN  # 0 good, 1 anomalous
-    defect: str = NO_FOLDER  # "good" for a good image
-
-
-@dataclass
-class Tree:
-    """The image files of a folder, sorted by path."""
-
-    images: list[ListedImage] = field(default_factory=list)
-    masks: list[PurePath] = field(default_factory=list)  # relative to the folder
-    labelled: set[PurePath] = field(default_factory=set)  # the folders with a good subfolder
-    passed_over: dict[str, list[str]] = field(default_factory=dict)  # reason to names
-
-    def pass_over(self, reason: str, name: object) -> None:
-        """Remember a file or folder that is not used."""
-        self.passed_over.setdefault(reason, []).append(str(name))
-
-    def messages(self, option: str) -> list[str]:
-        """Return one line for each reason, with a count and the first names."""
-        return [
-            f"{label(option)}: passed over {reason}: {list_names(names)}"
-            for reason, names in self.passed_over.items()
-        ]
 
 
 def list_tree(
@@ -96,10 +57,7 @@ def list_tree(
         labelled &= {PurePath()}
     top = sorted({parent.parts[0] for parent in folders})
     if good_folder and not labelled and option == "images":
-        raise InputError(
-            f'{label("good_folder")}: {folder} has no folder "{good_folder}" with images; its '
-            f"folders with images are: {', '.join(top) or 'none'}"
-        )
+        raise InputError(f"{label('good_folder')}: {explain_unlabelled(folder, top, good_folder)}")
     labels = [folder for folder in folders if folder.parent in labelled]
     for name in find_mask_siblings([str(folder) for folder in labels]):
         raise InputError(
@@ -122,31 +80,6 @@ def list_tree(
     return tree
 
 
-def walk(folder: Path, tree: Tree, skip: Collection[Path] = ()) -> Iterator[PurePath]:
-    """Yield the files below a folder as relative paths.
-
-    Hidden and unreadable entries are recorded in `tree`. Links are followed; each folder is
-    visited once, and those in `skip`, real paths, never.
-    """
-    visited = {real_path(folder), *skip}
-
-    def unreadable(error: OSError) -> None:
-        tree.pass_over("folders that cannot be read", error.filename)
-
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
-        inside = PurePath(os.path.relpath(parent, folder))
-        for name in sorted(name for name in (*folders, *names) if name.startswith(".")):
-            tree.pass_over("hidden files and folders", inside / name)
-        targets = {name: real_path(Path(parent, name)) for name in sorted(folders)}
-        folders[:] = [
-            name
-            for name, target in targets.items()
-            if not name.startswith(".") and target not in visited
-        ]
-        visited |= set(targets.values())
-        yield from (inside / name for name in sorted(names) if not name.startswith("."))
-
-
 def label_by_folder(
     path: PurePath, labelled: Collection[PurePath], good: Collection[str]
 ) -> ListedImage | None:
@@ -159,6 +92,19 @@ def label_by_folder(
             is_good = plain_word(parent.name) in good
             return ListedImage(path, int(not is_good), "good" if is_good else parent.name)
     return None
+
+
+def explain_unlabelled(folder: Path, top: Sequence[str], good_folder: str) -> str:
+    """Return the message about a folder without good images; `top` as in `explain_empty`."""
+    if top:
+        return (
+            f'{folder} has no folder "{good_folder}" with images; its folders with images are: '
+            f"{', '.join(top)}"
+        )
+    return (
+        f"{folder} has no subfolders with images; to label the images, put the good ones into "
+        f"{folder / good_folder} and the others into subfolders named after their defects"
+    )
 
 
 def explain_empty(folder: Path, top: Sequence[str], masks: int) -> str:

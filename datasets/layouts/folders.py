@@ -21,22 +21,18 @@ from itertools import chain
 from pathlib import Path, PurePath
 
 from datasets.check import is_blank
-from datasets.custom.tree import Tree, walk
 from datasets.decode import SUFFIXES
+from datasets.layouts.masks import fault_of_mask_folder, find_mask_folders, find_masks
 from datasets.layouts.names import (
     GOOD_WORDS,
     MASK_WORDS,
-    fault_of_mask_folder,
-    find_mask_folders,
     find_mask_siblings,
-    find_masks,
     good_words_for,
     image_stems,
-    list_images,
     list_names,
     plain_word,
-    subfolders,
 )
+from datasets.layouts.walk import Tree, list_images, subfolders, walk
 from datasets.splits import UNKNOWN, Sample
 from utils.errors import InputError
 
@@ -65,8 +61,8 @@ def scan_folders(given: Path, category: str, good_folder: str = "") -> Scan:
     is recognised, if it is unclear which images are good, or if there is no such `good_folder`.
     """
     good_words = good_words_for(good_folder)
-    images = image_folders(given) if good_folder else []
-    if good_folder and not any(plain_word(path.name) in good_words for path in images):
+    images = [path for path in image_folders(given) if path.parts] if good_folder else []
+    if images and not any(plain_word(path.name) in good_words for path in images):
         raise InputError(
             describe_nested_good_images(given, good_words)
             or f'--good-folder: {given} has no folder "{good_folder}" with images; its folders '

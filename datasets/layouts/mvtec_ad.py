@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.layouts.names import list_images
+from datasets.layouts.walk import list_images
 from datasets.splits import Sample
 
 

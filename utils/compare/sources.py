@@ -15,7 +15,7 @@ import pandas as pd
 from datasets.splits import UNKNOWN
 from utils.errors import InputError, describe_error
 from utils.evaluation.metrics import METRICS
-from utils.results.folder import read_json
+from utils.results.folder import read_finished, read_json
 from utils.results.methods import has_maps, method_name
 from utils.results.scores import load_arrays
 from utils.results.summary import (
@@ -51,12 +51,13 @@ class Source:
     metrics: pd.DataFrame  # the COLUMNS of metrics.csv; values in [0, 1]
     record: dict  # settings.json; empty for a CSV file
     remarks: list[str]  # on what is unknown, and what was changed in the numbers
+    category: str = ""  # given to its only category by `match_single_categories`
 
     @cached_property
     def scores(self) -> dict[str, ImageScores]:
         """The image scores of each category; empty for a CSV file."""
         files = sorted((self.path / "scores").glob("*.npz")) if self.record else []
-        return {file.stem: read_image_scores(file) for file in files}
+        return {self.category or file.stem: read_image_scores(file) for file in files}
 
 
 def read_image_scores(path: Path) -> ImageScores:
@@ -115,6 +116,8 @@ def read_source(path: Path, name: str) -> Source:
     if path.is_dir():
         record = read_json(path / "settings.json", "settings", "fingerprint", "versions", "notes")
         file = path / "metrics.csv"
+        if not file.exists():
+            raise InputError(f"{path} has no metrics, because {explain_no_metrics(path)}")
         if not has_maps(record["settings"]):
             remarks.append("run without maps, so it has no pixel metrics")
     else:
@@ -130,6 +133,41 @@ def read_source(path: Path, name: str) -> Source:
         remarks.append("values in percent were divided by 100")
         rows["value"] /= PERCENT
     return Source(name, path, rows, record, remarks)
+
+
+def explain_no_metrics(path: Path) -> str:
+    """Return why the run in a result folder has no metrics.csv, and what to do."""
+    if read_finished(path):
+        return "its images have no labels; give results of labelled images (docs/own-data.md)"
+    return "its run has not finished any category; start it again"
+
+
+def match_single_categories(sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
+    """Give trials of several class names on the same images one category, the first one's.
+
+    Other results stay as they are. Also return a remark on what was matched.
+    """
+    names = [source.metrics["category"].unique().tolist() for source in sources]
+    if any(len(categories) != 1 for categories in names) or names.count(names[0]) == len(names):
+        return list(sources), []
+    first, *others = [
+        source.scores.get(category) for source, (category,) in zip(sources, names, strict=True)
+    ]
+    pixels = [source.record.get("fingerprint", {}).get("images") for source in sources]
+    if first is None or pixels.count(pixels[0]) < len(pixels):
+        return list(sources), []
+    if not all(scores and np.array_equal(scores.image, first.image) for scores in others):
+        return list(sources), []
+    ((category,), *_) = names
+    matched = [
+        replace(source, metrics=source.metrics.assign(category=category), category=category)
+        for source in sources
+    ]
+    listed = ", ".join(name for (name,) in names)
+    return matched, [
+        f"The results have one category each ({listed}) with the same images, which are compared "
+        f"under the name of the first, {category}."
+    ]
 
 
 def read_zero_shot(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -171,6 +209,12 @@ def dataset_beside(path: Path) -> str | None:
     return dataset_name(read_json(record, "settings")["settings"]) if record.exists() else None
 
 
+def notes_beside(path: Path) -> list[str]:
+    """Return the warnings of the run whose result folder holds a file; [] without a run."""
+    record = path.with_name("settings.json")
+    return read_json(record).get("notes", []) if record.exists() else []
+
+
 def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
     """Say how the categories of `rows` differ from those published for `dataset`."""
     given = set(rows["category"]) - {MEAN}
@@ -182,7 +226,8 @@ def remark_on_categories(rows: pd.DataFrame, dataset: str) -> list[str]:
         remarks.append(f"not checked, because not published for {dataset}: {', '.join(unknown)}")
     if missing := sorted(published - given) if given else []:
         remarks.append(
-            f"it lacks {len(missing)} of {len(published)} categories, such as {missing[0]}"
+            f"it lacks {len(missing)} of {len(published)} categories, such as {missing[0]}; the "
+            "published means are over the others"
         )
     return remarks
 

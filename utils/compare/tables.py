@@ -11,7 +11,7 @@ import pandas as pd
 
 from utils.compare.differences import describe_differences
 from utils.compare.intervals import compare_category, interval, why_undefined
-from utils.compare.sources import Source, describe_row
+from utils.compare.sources import Source, describe_row, match_single_categories
 from utils.errors import InputError
 from utils.evaluation.metrics import IMAGE_METRICS, metric_order
 from utils.results.methods import variant_of
@@ -58,6 +58,7 @@ def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
 
     `seed` is that of the resampling.
     """
+    sources, match_remarks = match_single_categories(sources)
     categories, remarks = common_categories(sources)
     tables = [source_means(source, categories) for source in sources]
     shots, shots_remarks = common_shots(sources)
@@ -84,7 +85,7 @@ def compare(sources: Sequence[Source], seed: int = 0) -> Comparison:
         labels=labels,
         notes=shared_notes(sources),
         differences=describe_differences(sources),
-        remarks=[*source_remarks, *remarks, *shots_remarks],
+        remarks=[*source_remarks, *match_remarks, *remarks, *shots_remarks],
         reasons=[*dict.fromkeys(reasons), *undefined],
         categories=categories,
         table=table,

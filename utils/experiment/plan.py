@@ -141,9 +141,11 @@ def plan_categories(settings: Settings, samples: Sequence[Sample]) -> list[Categ
             hint = f" (did you mean {near}?)" if near else ""
             if "," in category:
                 hint = "; separate names by spaces"
+            if category in OFFICIAL.get(settings.dataset, ()):
+                hint = ": it is an official category that the prepared data lack"
             raise InputError(
-                f'there is no category "{category}" in the split{hint}; its categories are '
-                f"{', '.join(in_split)}"
+                f'there is no category "{category}" in the split {settings.split}{hint}; its '
+                f"categories are {', '.join(in_split)}"
             )
     listed = None
     if settings.references != "draw":

@@ -87,7 +87,7 @@ def legend(record: Mapping, rows: pd.DataFrame) -> str:
         if is_mean(rows).any():
             sentences.append("Means are taken over categories within each seed, then over seeds.")
     if not has_pixels(rows).any():
-        missing = "masks" if has_maps(record["settings"]) else "maps"
+        missing = "usable masks" if has_maps(record["settings"]) else "maps"
         sentences.append(f"Without {missing}, there are no pixel metrics.")
     return " ".join(sentences)
 
