@@ -26,7 +26,7 @@ from models.winclip import Features
 from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
 from utils import workers
 from utils.category.panels import Target
-from utils.category.results import CategoryResult
+from utils.category.result import CategoryResult
 from utils.distributed import torchrun
 from utils.distributed.torchrun import TorchrunContext, watch_peers
 from utils.errors import InputError
@@ -103,7 +103,7 @@ def test_the_scores_of_some_images_are_theirs():
 )
 def test_workers_get_only_the_images_that_they_draw(tmp_path, monkeypatch, heatmaps, expected):
     calls = []
-    monkeypatch.setattr("utils.category.write.PANELS_PER_CALL", 3)
+    monkeypatch.setattr("utils.category.files.PANELS_PER_CALL", 3)
     monkeypatch.setattr(
         "utils.run.writer.store_call", lambda path, call: calls.append(pickle.dumps(call))
     )
@@ -133,7 +133,7 @@ def test_a_killed_decoding_worker_ends_the_run_with_one_sentence(with_workers, m
 
 
 def test_a_killed_writing_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):
-    monkeypatch.setattr("utils.category.write.write_category", kill_this_process)
+    monkeypatch.setattr("utils.category.files.write_category", kill_this_process)
     with pytest.raises(InputError, match=r"writes results has died.* --num-workers 0"):
         run(with_workers)
     assert not (with_workers.result_folder / "done").exists()
@@ -173,7 +173,7 @@ def test_an_interrupted_run_unlocks_its_folder_last_and_leaves_no_temporary_file
                 alive.extend(child for child in processes if not child.daemon)  # they write
 
     monkeypatch.setattr(session, "lock_folder", observed_lock)
-    monkeypatch.setattr("utils.category.write.write_category", interrupt_the_run)
+    monkeypatch.setattr("utils.category.files.write_category", interrupt_the_run)
     with pytest.raises(KeyboardInterrupt):
         run(with_workers)
     assert not alive
@@ -295,7 +295,7 @@ def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, mon
         return {"metrics": [], "references": []}, {"metrics": 1.0}
 
     monkeypatch.setattr("utils.run.writer.call_stored", slow)
-    monkeypatch.setattr("utils.category.write.colour_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.category.files.colour_ranges", lambda scores: {})
     folder = new_folder(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         session = replace(session_of(folder), pool=pool)
@@ -336,7 +336,7 @@ def test_scored_categories_are_finished_and_the_first_error_is_raised(
         return {"metrics": [], "references": []}, {}
 
     monkeypatch.setattr("utils.run.writer.call_stored", write)
-    monkeypatch.setattr("utils.category.write.colour_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.category.files.colour_ranges", lambda scores: {})
     with (
         ThreadPoolExecutor(1) as pool,
         pytest.raises(InputError) as caught,

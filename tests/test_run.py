@@ -22,7 +22,7 @@ from datasets.splits import read_split
 from models.clip.encoder import WindowedEncoder
 from tests.benches import RUNS, SEEDS, SHOTS, contents
 from tests.reports import new_folder
-from utils.category.results import split_by_image
+from utils.category.result import split_by_image
 from utils.errors import InputError
 from utils.evaluation.metrics import EXTRA_METRICS, IMAGE_METRICS, METRICS
 from utils.experiment.plan import plan_benchmark

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datasets.decode import THREADS
 from datasets.tiles import MultiCrop, Resize
+from models.clip.features import EXACT
 from models.clip.weights import ClipSource, describe_model
 from utils.cli import label, offers, spell
 from utils.distributed.context import DistributedContext
@@ -20,7 +21,6 @@ from utils.features.kept import KeptFeatures
 from utils.features.store import FeatureStore, read_encoding
 from utils.log import log
 from utils.results.folder import (
-    EXACT,
     FEATURES_FOLDER,
     FEATURES_JSON,
     describe_changes,

@@ -42,7 +42,6 @@ MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # not in the fingerprint w
 BEFORE_RESULTS = {"settings.json", "run.log", ".lock"}  # written before a category is scored
 FEATURES_FOLDER = "features"  # of kept features, in a result folder
 FEATURES_JSON = "features.json"  # in that folder; without it, there are no features
-EXACT = "fp32"  # the precision in which features are not rounded
 TIMES = ("started", "seconds", "seconds_total")  # entries of settings.json that are kept on resume
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 

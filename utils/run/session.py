@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from models.clip.device import check_precision, describe_device, resolve_device, to_device
 from models.clip.encoder import WindowedEncoder
+from models.clip.features import EXACT
 from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, describe_model, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
@@ -25,7 +26,7 @@ from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
 from utils.features.find import find_features
 from utils.log import log, log_to_console, log_to_file, progress_bar
-from utils.results.folder import EXACT, ResultFolder, check_writable, lock_folder, read_finished
+from utils.results.folder import ResultFolder, check_writable, lock_folder, read_finished
 from utils.results.methods import method_name
 from utils.run.stream import FeatureStream, make_loader
 from utils.stopwatch import Stopwatch
