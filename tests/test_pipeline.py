@@ -134,7 +134,7 @@ def test_a_killed_decoding_worker_ends_the_run_with_one_sentence(with_workers, m
 
 def test_a_killed_writing_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):
     monkeypatch.setattr("utils.category.files.write_category", kill_this_process)
-    with pytest.raises(InputError, match=r"writes results has died.* --num-workers 0"):
+    with pytest.raises(InputError, match=r"writes results has died, probably.* --num-workers 0"):
         run(with_workers)
     assert not (with_workers.result_folder / "done").exists()
 
@@ -174,8 +174,9 @@ def test_an_interrupted_run_unlocks_its_folder_last_and_leaves_no_temporary_file
 
     monkeypatch.setattr(session, "lock_folder", observed_lock)
     monkeypatch.setattr("utils.category.files.write_category", interrupt_the_run)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         run(with_workers)
+    assert caught.value.sentence.startswith("interrupted; categories finished: 0 of 1; ")
     assert not alive
     assert not list(with_workers.result_folder.rglob(".*.part"))
 
@@ -206,6 +207,7 @@ def test_a_gpu_without_memory_is_one_sentence(with_workers, monkeypatch, batch_s
         run(replace(with_workers, num_workers=0, batch_size=batch_size, tile=tile))
     assert "CUDA out of memory. Tried to allocate 20.00 MiB." in str(caught.value)
     assert advice in str(caught.value)
+    assert f"error: {caught.value}" in (with_workers.result_folder / "run.log").read_text()
 
 
 @pytest.mark.parametrize(("tile", "images", "ahead"), [(0, 3, 2), (48, 1, 1)])
@@ -380,7 +382,7 @@ def silence_of_a_peer(monkeypatch):
 
 def test_a_silent_peer_ends_the_run_with_one_sentence(silence_of_a_peer, capfd):
     assert silence_of_a_peer(beats=10, leaves=False) == [1]
-    assert "error: process 1 of this run has been silent for 0.5 s" in capfd.readouterr().err
+    assert "error: no heartbeat of process 1 of this run for 0.5 s" in capfd.readouterr().err
 
 
 def test_a_peer_that_has_done_its_work_may_be_silent(silence_of_a_peer):

@@ -82,7 +82,7 @@ class ResultFolder:
         elif self.finished():
             raise InputError(
                 f"{path} has finished categories but no settings.json that says how they were "
-                f"made; choose {ANOTHER_FOLDER}, or delete this one"
+                f"made; choose {ANOTHER_FOLDER}"
             )
         self._write_record()
 
@@ -133,9 +133,12 @@ def holds_results(path: Path) -> bool:
 
 
 def alternative_to_another_folder(path: Path) -> str:
-    """Suggest deleting a folder with results of other settings, unless it holds features."""
-    if offers("features") and (path / FEATURES_FOLDER / FEATURES_JSON).exists():
+    """Suggest what else to do about results of other settings; never to delete kept features."""
+    features = Path(FEATURES_FOLDER, FEATURES_JSON)
+    if offers("features") and (path / features).exists():
         return f" (with --features {path} to use the features kept there)"
+    if (path / features).exists() or any(path.glob(f"*/{features}")):
+        return ", or undo the change"
     return f", or delete {path}, which holds the results from before"
 
 
