@@ -13,7 +13,7 @@ from datasets.decode import make_thumbnail
 from datasets.official import OFFICIAL
 from datasets.references import NO_SEED, ShotSetting
 from datasets.splits import Sample
-from utils.category.results import CategoryResult
+from utils.category.result import CategoryResult
 from utils.distributed.context import SINGLE_PROCESS
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings

@@ -250,6 +250,18 @@ def test_the_lines_of_a_page():
     assert "| without states |" not in page
 
 
+def test_an_undefined_mean_is_not_explained_as_unaffected():
+    ablation = fixed_ablation()
+    means, metric = ablation.means, ablation.means["metric"] == "pixel_aupro"
+    kept = means["variant"].isin(["paper", "two-class prompts"])
+    means = means.assign(mean=means["mean"].mask(metric))[kept]
+    variants = [variant for variant in ablation.variants if variant.name == "two-class prompts"]
+    page = markdown(ablation._replace(means=means, variants=variants))
+    (row,) = (line for line in page.splitlines() if line.startswith("| two-class prompts | ours"))
+    assert row.count("n/a") == 1 and "n/a (" not in row
+    assert "does not enter" not in page
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -368,7 +380,8 @@ def test_a_finished_ablation_is_only_compared_again(ablation, ablation_settings,
 def test_messages_name_options_of_the_ablation_alone(ablation, ablation_settings, command_line):
     with pytest.raises(InputError, match=r"^FEATURES_PRECISION: .*; add --features-precision fp32"):
         run_ablation(replace(ablation_settings, features_precision="fp16"))
-    assert "--features" not in alternative_to_another_folder(ablation / "tile")
+    for folder in (ablation, ablation / "tile"):
+        assert alternative_to_another_folder(folder) == ", or undo the change"  # and not "delete"
     folder = ablation / "tile/features"
     with pytest.raises(InputError, match="with --result-dir, or to use"):
         FeatureStore(folder, read_encoding(folder) | {"scales": [2]}, "tile").check_encoding()
@@ -411,7 +424,7 @@ def test_deleted_features_are_encoded_again(ablation, ablation_settings, tmp_pat
 
 
 def test_other_settings_are_refused_before_images_are_encoded(ablation, ablation_settings):
-    with pytest.raises(InputError, match=f"--limit was 2, now 3: .* {re.escape(str(ablation))},"):
+    with pytest.raises(InputError, match=r"--limit was 2, now 3: .*, or undo the change$"):
         run_ablation(replace(ablation_settings, limit=3))
 
 

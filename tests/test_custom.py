@@ -21,12 +21,12 @@ from tests.conftest import PROJECT
 from tests.layouts import make_mvtec
 from tests.test_custom_images import save
 from utils.cli import GIVEN
-from utils.errors import InputError
+from utils.errors import ANOTHER_FOLDER, InputError
 from utils.experiment.custom import CustomSettings
 from utils.files import write_text
 from utils.results.scores import load_scores
 from utils.run.custom import plan_custom, run_custom
-from utils.run.verdicts import explain_scores
+from utils.run.verdicts import count_mistakes, explain_scores
 
 
 def find(images: Path, references: Path | None = None, masks: Path | None = None) -> CustomImages:
@@ -258,6 +258,17 @@ def test_without_labels_there_are_no_metrics_and_no_verdict(tmp_path):
     assert "Image ROC" not in page and "false alarms" not in page
 
 
+def test_mistakes_are_counted_where_there_are_labels(done):
+    records = json.loads((done / "scores.json").read_text())
+    missed = sum(row["anomalous"] and not row["above_threshold"] for row in records)
+    alarms = sum(row["above_threshold"] and not row["anomalous"] for row in records)
+    expected = (
+        f"missed {missed} of 4 anomalous images; {alarms} of 3 good images above the threshold"
+    )
+    assert expected in (done / "run.log").read_text(encoding="utf-8")
+    assert not count_mistakes([{"above_threshold": True}])
+
+
 def test_the_meaning_of_scores_is_explained():
     assert "not calibrated" in explain_scores(0)
     assert "Two or more reference images" in explain_scores(1)
@@ -272,12 +283,14 @@ def test_a_broken_file_is_reported_and_the_others_are_scored(tmp_path):
     done = scripts.start("run_custom.py", *options, cwd=tmp_path).finish()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    message = "error: 1 of 12 images could not be used"
+    message = "error: 1 of 12 images could not be used: "
     assert done.stderr.splitlines()[-1].startswith(message)
     assert "broken.png" in done.stderr
-    assert "Once they can be used, choose another result folder" in done.stderr
-    scores, results = (done.stdout.index(text) for text in ("scores of 11", "results are in"))
-    assert scores < results and "seconds per stage" not in done.stdout
+    assert done.stderr.splitlines()[-1].endswith(". After mending them, choose " + ANOTHER_FOLDER)
+    out = tmp_path / "out"
+    texts = "scores of 11", "no threshold", f"results are in {out}; open {out / 'report.html'}"
+    positions = [done.stdout.index(text) for text in texts]
+    assert positions == sorted(positions) and "seconds per stage" not in done.stdout
     assert "seconds per stage" in (tmp_path / "out" / "run.log").read_text()
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())) == 11
 

@@ -402,4 +402,5 @@ def test_kept_features_serve_another_class_name(bottle, mvtec_settings, tmp_path
         first, class_name="jar", features=first.result_dir, result_dir=str(tmp_path / "jar")
     )
     run(second, plan_custom(second))
-    assert "features of 3 of 3 images are kept in" in log_of(second)
+    assert "features of 3 of 3 images are read from" in log_of(second)
+    assert "0 images must be encoded" in log_of(second)

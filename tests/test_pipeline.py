@@ -26,7 +26,7 @@ from models.winclip import Features
 from tests.reports import LABELS, new_folder, samples_of, scores_of, session_of
 from utils import workers
 from utils.category.panels import Target
-from utils.category.results import CategoryResult
+from utils.category.result import CategoryResult
 from utils.distributed import torchrun
 from utils.distributed.torchrun import TorchrunContext, watch_peers
 from utils.errors import InputError
@@ -103,7 +103,7 @@ def test_the_scores_of_some_images_are_theirs():
 )
 def test_workers_get_only_the_images_that_they_draw(tmp_path, monkeypatch, heatmaps, expected):
     calls = []
-    monkeypatch.setattr("utils.category.write.PANELS_PER_CALL", 3)
+    monkeypatch.setattr("utils.category.files.PANELS_PER_CALL", 3)
     monkeypatch.setattr(
         "utils.run.writer.store_call", lambda path, call: calls.append(pickle.dumps(call))
     )
@@ -133,8 +133,8 @@ def test_a_killed_decoding_worker_ends_the_run_with_one_sentence(with_workers, m
 
 
 def test_a_killed_writing_worker_ends_the_run_with_one_sentence(with_workers, monkeypatch):
-    monkeypatch.setattr("utils.category.write.write_category", kill_this_process)
-    with pytest.raises(InputError, match=r"writes results has died.* --num-workers 0"):
+    monkeypatch.setattr("utils.category.files.write_category", kill_this_process)
+    with pytest.raises(InputError, match=r"writes results has died, probably.* --num-workers 0"):
         run(with_workers)
     assert not (with_workers.result_folder / "done").exists()
 
@@ -173,9 +173,10 @@ def test_an_interrupted_run_unlocks_its_folder_last_and_leaves_no_temporary_file
                 alive.extend(child for child in processes if not child.daemon)  # they write
 
     monkeypatch.setattr(session, "lock_folder", observed_lock)
-    monkeypatch.setattr("utils.category.write.write_category", interrupt_the_run)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr("utils.category.files.write_category", interrupt_the_run)
+    with pytest.raises(KeyboardInterrupt) as caught:
         run(with_workers)
+    assert caught.value.sentence.startswith("interrupted; categories finished: 0 of 1; ")
     assert not alive
     assert not list(with_workers.result_folder.rglob(".*.part"))
 
@@ -206,6 +207,7 @@ def test_a_gpu_without_memory_is_one_sentence(with_workers, monkeypatch, batch_s
         run(replace(with_workers, num_workers=0, batch_size=batch_size, tile=tile))
     assert "CUDA out of memory. Tried to allocate 20.00 MiB." in str(caught.value)
     assert advice in str(caught.value)
+    assert f"error: {caught.value}" in (with_workers.result_folder / "run.log").read_text()
 
 
 @pytest.mark.parametrize(("tile", "images", "ahead"), [(0, 3, 2), (48, 1, 1)])
@@ -295,7 +297,7 @@ def test_at_most_two_categories_wait_and_all_are_finished_in_order(tmp_path, mon
         return {"metrics": [], "references": []}, {"metrics": 1.0}
 
     monkeypatch.setattr("utils.run.writer.call_stored", slow)
-    monkeypatch.setattr("utils.category.write.colour_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.category.files.colour_ranges", lambda scores: {})
     folder = new_folder(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         session = replace(session_of(folder), pool=pool)
@@ -336,7 +338,7 @@ def test_scored_categories_are_finished_and_the_first_error_is_raised(
         return {"metrics": [], "references": []}, {}
 
     monkeypatch.setattr("utils.run.writer.call_stored", write)
-    monkeypatch.setattr("utils.category.write.colour_ranges", lambda scores: {})
+    monkeypatch.setattr("utils.category.files.colour_ranges", lambda scores: {})
     with (
         ThreadPoolExecutor(1) as pool,
         pytest.raises(InputError) as caught,

@@ -55,6 +55,8 @@ def test_the_page_says_what_was_run_and_warns_first(page):
     facts = ("2 of 15", "6 good, 8 anomalous", "Shots 0, 1 Seeds 3, 4", "4.0 s", "75.0 %")
     for fact in (*facts, "f65b", "5af1"):
         assert fact in text
+    assert "Colours are relative" not in text  # labels show which images are good
+    assert "<label>Category" in page and "<label>Defect" in page
 
 
 def test_our_numbers_stand_beside_the_published_ones_with_the_difference(page):
@@ -257,6 +259,8 @@ def test_without_labels_the_page_shows_the_threshold_of_the_references_and_no_ou
     assert text.count("threshold from the references 0.6500 , exceeded by 3 of 7 images") == 1
     assert page.count('class="threshold"') == 2  # in the histogram and its legend
     assert "<label>Outcome" in page and 'value="above"' in page
+    assert "<label hidden>Category" in page and "<label hidden>Defect" in page  # one entry each
+    assert "Colours are relative to the category" in text
     assert 'value="mistakes"' not in page and 'value="worst"' not in page
     assert "Expect about 1 in 3 good images to exceed it" in text
     (index,) = embedded(page, 'id="index"')

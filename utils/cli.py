@@ -195,7 +195,7 @@ def exit_on_error(report: Callable[[str], None] = print_stderr) -> Iterator[None
         report(f"error: {error}")
         raise SystemExit(error.status) from None
     except KeyboardInterrupt as interrupt:
-        report("interrupted; any finished work is kept")
+        report(getattr(interrupt, "sentence", "interrupted; any finished work is kept"))
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         raise SystemExit(128 + number) from None
 

@@ -17,6 +17,14 @@ class InputError(Exception):
         self.status = status
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or the signal `number`, during a run; the sentence says what is finished."""
+
+    def __init__(self, sentence: str, *number: int):
+        super().__init__(*number)
+        self.sentence = sentence
+
+
 def describe_error(error: Exception) -> str:
     """Return a library's error message on one line, at most 100 characters.
 

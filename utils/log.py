@@ -45,6 +45,11 @@ class LogFile(logging.FileHandler):
         ) from error
 
 
+def log_results(folder: Path, page: str) -> None:
+    """Log where the results are, and the page to open first."""
+    log.info(f"\nresults are in {folder.absolute()}; open {folder.absolute() / page}")
+
+
 def progress_bar(work: Iterable | None = None, **options) -> tqdm:
     """Return a tqdm bar; when standard error is not a terminal, it prints once a minute."""
     if not sys.stderr.isatty():

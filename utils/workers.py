@@ -78,10 +78,10 @@ def worker_errors() -> Iterator[None]:
         writes = isinstance(error, BrokenProcessPool)
         if not writes and "DataLoader" not in str(error):
             raise
-        work = "writes results has died" if writes else "decodes images has died or hangs"
+        decodes = f"decodes images has died or hangs ({describe_error(error)})"
         raise InputError(
-            f"a process that {work} ({describe_error(error)}), probably for lack of memory; start "
-            "the run again with --num-workers 0: finished work is kept"
+            f"a process that {'writes results has died' if writes else decodes}, probably for lack "
+            "of memory; start the run again with --num-workers 0: finished work is kept"
         ) from error
 
 

@@ -12,6 +12,7 @@ from models.winclip import Features
 # The patch tokens that WinCLIP+ compares: the last block's, after the tower's last normalisation
 # (as open_clip returns them) or before it, or those of the block before the last.
 PatchTokens = Literal["post_ln", "pre_ln", "penultimate"]
+EXACT = "fp32"  # the precision in which kept features are not rounded
 
 
 @dataclass(frozen=True)

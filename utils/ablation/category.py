@@ -17,7 +17,7 @@ from utils.ablation.scoring import VariantScorer, text_banks
 from utils.ablation.source import StoredCategory
 from utils.ablation.variants import Variant
 from utils.category.evaluate import Masks, evaluate
-from utils.category.results import CategoryResult, collect_results, split_by_image
+from utils.category.result import CategoryResult, collect_results, split_by_image
 from utils.experiment.plan import CategoryTask
 from utils.experiment.settings import Settings
 from utils.results.scores import Scores

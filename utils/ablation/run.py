@@ -31,9 +31,10 @@ from utils.experiment.plan import CategoryTask, images_of, plan_benchmark
 from utils.experiment.settings import NOT_FINGERPRINTED, Settings, parse_settings
 from utils.features.find import find_features
 from utils.files import write_text
-from utils.log import log, log_to_console, log_to_file, suppress_output
+from utils.log import log, log_results, log_to_console, log_to_file, suppress_output
 from utils.results.folder import (
     ResultFolder,
+    alternative_to_another_folder,
     describe_changes,
     lock_folder,
     read_finished,
@@ -42,6 +43,7 @@ from utils.results.folder import (
 )
 from utils.results.scores import load_arrays
 from utils.run import benchmark
+from utils.run.session import count_finished
 from utils.run.writer import call_stored, store_call
 from utils.stopwatch import WORKERS, Stopwatch
 from utils.workers import worker_errors, worker_pool
@@ -117,8 +119,8 @@ def check_settings(path: Path, settings: AblationSettings) -> bool:
     values = [{name: record.get(name) for name in names} for record in (earlier, current)]
     if changes := describe_changes(*values, names):
         raise InputError(
-            f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}, or delete {path}, which "
-            "holds the results from before"
+            f"{summarise_changes(changes)}: choose {ANOTHER_FOLDER}"
+            f"{alternative_to_another_folder(path)}"
         )
     return sorted(earlier["multi_crops"]) != sorted(current["multi_crops"])
 
@@ -154,7 +156,8 @@ def score_and_compare(settings: AblationSettings, runs: Runs, rescore: bool) -> 
         order = [name for name in settings.order if name != "resize" or len(runs) > 1]
         page = compare(folder, variants, order)
         folder.write_times(clock)
-        log.info(f"\n{page.rstrip()}\n\nresults are in {path}")
+        log.info(f"\n{page.rstrip()}")
+        log_results(path, "ablation.html")
     return page
 
 
@@ -180,7 +183,7 @@ def score_categories(
     tasks = [task for task in experiment.tasks if task.category not in finished]
     if not tasks:
         return
-    with worker_pool(tile.num_workers) as pool:
+    with count_finished(folder.path, experiment.tasks), worker_pool(tile.num_workers) as pool:
         with clock.stage("start-up"):
             source = locate_clip(tile.model, tile.pretrained)
             clip = build_clip(source, text_only=True)

@@ -6,7 +6,7 @@ does, so on a CPU their scores equal that run's bit for bit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import chain
 from typing import get_args
 
@@ -76,10 +76,12 @@ class VariantScorer:
             from_text = zero_shot(id(bank), equations, *crops)
             few_shot = iter(())
             if nearest:
-                add = (
-                    partial(depart_few_shot, equations=equations) if equations else add_visual_maps
-                )
-                few_shot = zip(*add(from_text, visual_maps(kind, equations)), strict=True)
+                from_images = visual_maps(kind, equations)
+                if equations is None:
+                    scored = add_visual_maps(from_text, from_images)
+                else:
+                    scored = depart_few_shot(from_text, from_images, equations)
+                few_shot = zip(*scored, strict=True)
             outputs += [
                 from_text if rows is None else next(few_shot) for rows in self.reference_sets
             ]

@@ -163,12 +163,15 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     is_mvtec = ablation.record["settings"]["dataset"] == "mvtec" and is_full(ablation)
     paper_rows = PAPER_ROWS if is_mvtec and shots == 0 else {}
     cells, unchanged = {"paper": format_means(means.loc["paper"])}, []
+    has_unaffected = False
     for variant in compared_variants(ablation, shots):
         name = variant.name
         if (changes.loc[name].abs() < UNCHANGED).all():
             unchanged.append(variant_name(name))
         else:
-            cells[name] = departure_cells(variant, means.loc[name], changes.loc[name], shots)
+            affected = variant.few_shot_metrics if shots else variant.zero_shot_metrics
+            cells[name] = departure_cells(affected, means.loc[name], changes.loc[name])
+            has_unaffected |= not set(METRICS) <= set(affected)
     body = []
     for name, row in cells.items():
         body.append([variant_name(name), "ours", *row])
@@ -178,7 +181,7 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     text = DEPARTURE_TEXT
     if unchanged:
         text += f" These change no metric: {'; '.join(unchanged)}."
-    if any(UNDEFINED in row for row in cells.values()):
+    if has_unaffected:
         text += f" {UNAFFECTED_TEXT}"
     if paper_rows:
         header = ["variant", "source", *(METRIC_NAMES[metric] for metric in METRICS)]
@@ -186,14 +189,11 @@ def departure_table(ablation: Ablation, shots: int) -> Table:
     return metric_table(DEPARTURES, text, "variant", [[row[0], *row[2:]] for row in body])
 
 
-def departure_cells(
-    variant: Variant, means: pd.Series, changes: pd.Series, shots: int
-) -> list[str]:
-    """Return the mean of each metric with its change; n/a for metrics that cannot change."""
-    metrics = variant.few_shot_metrics if shots else variant.zero_shot_metrics
+def departure_cells(affected: Sequence[str], means: pd.Series, changes: pd.Series) -> list[str]:
+    """Return the mean of each metric with its change; n/a if undefined or not `affected`."""
     return [
         f"{number(means[metric])} ({difference(changes[metric])})"
-        if metric in metrics
+        if metric in affected and not pd.isna(means[metric])
         else UNDEFINED
         for metric in METRICS
     ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.decode import SIXTEEN_BITS, White, read_image
 from datasets.splits import Sample
-from utils.category.results import CategoryResult
+from utils.category.result import CategoryResult
 from utils.experiment.plan import CategoryTask
 from utils.files import write_png
 from utils.results.heatmaps import ColourRange, colour_range, draw_panel

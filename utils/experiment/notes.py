@@ -1,8 +1,8 @@
 """The warnings about weights and settings to show beside every result."""
 
+from models.clip.features import EXACT
 from models.clip.weights import Weights
 from utils.experiment.settings import Settings
-from utils.results.folder import EXACT
 
 PATCH_TOKENS_NOTE = (
     "PATCH TOKENS ALONE: few-shot image scores compare patch tokens without windows, which is not "

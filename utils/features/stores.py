@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datasets.decode import THREADS
 from datasets.tiles import MultiCrop, Resize
+from models.clip.features import EXACT
 from models.clip.weights import ClipSource, describe_model
 from utils.cli import label, offers, spell
 from utils.distributed.context import DistributedContext
@@ -20,7 +21,6 @@ from utils.features.kept import KeptFeatures
 from utils.features.store import FeatureStore, read_encoding
 from utils.log import log
 from utils.results.folder import (
-    EXACT,
     FEATURES_FOLDER,
     FEATURES_JSON,
     describe_changes,
@@ -195,19 +195,21 @@ def match_stores(
 def log_counts(
     counts: Sequence[tuple[int, int, Counter, Sequence[str]]], variants: Sequence[MultiCrop]
 ) -> None:
-    """Log in which folders the images of all processes have kept features.
+    """Log from which folders features are read, and how many images have none in any of them.
 
     The counts of a process are those of its images, of those that lack some of the crops of
     `variants`, and of those in each folder; the reasons why files are passed over come last.
     """
     totals, lacking, by_folder, reasons = zip(*counts, strict=True)
     for folder, count in sum(by_folder, Counter()).items():
-        log.info(f"features of {count} of {sum(totals)} images are kept in {folder}")
+        log.info(f"features of {count} of {sum(totals)} images are read from {folder}")
     if messages := [*chain.from_iterable(reasons)]:
         log.info(f"{len(messages)} files of features are not used; the first: {messages[0]}")
     if any(lacking):
         crops = " ".join(variants)
         log.info(f"{sum(lacking)} of them lack crops ({crops}), which are encoded now")
+    if with_features := sum(by_folder, Counter()).total():
+        log.info(f"{sum(totals) - with_features} images must be encoded")
 
 
 def describe_encoding(settings: Settings, experiment: Experiment, source: ClipSource) -> dict:

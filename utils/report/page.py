@@ -5,6 +5,7 @@ writes tables, charts, curves and a gallery of all test images. report.css and t
 it are copied into the page.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from datasets.splits import UNKNOWN
 from utils.evaluation.metrics import METRICS
@@ -128,6 +129,7 @@ def report_page(
         categories=sections,
         labelled=any(section["labelled"] for section in sections),
         counts=image_counts(data),
+        defects={image["defect"] for category in data.values() for image in category["images"]},
         style=style,
         index=script_json(gallery_index(data, thresholds)),
         images=map(script_json, images),
@@ -184,7 +186,17 @@ def template(name: str = "report.html.j2"):
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     return environment.get_template(name)
+
+
+def breakable(text: str) -> Markup:
+    """Let a path wrap behind its separators, instead of in the middle of a word.
+
+    >>> breakable("models/demo-clip.json")
+    Markup('models/<wbr>demo-<wbr>clip.json')
+    """
+    return Markup(re.sub("([/_-])", r"\1<wbr>", str(escape(text))))
 
 
 def asset(name: str) -> Markup:

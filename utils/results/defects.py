@@ -34,7 +34,6 @@ import numpy as np
 
 from utils.evaluation.metrics import THREADS
 from utils.files import write_text
-from utils.log import log
 from utils.results.coco import COCO_FILE, write_coco
 from utils.results.folder import read_finished, read_json, read_record
 from utils.results.methods import has_maps, method_name
@@ -99,35 +98,33 @@ def rate_of(path: Path) -> float | None:
         return json.loads(stream.readline())["false_alarms"]
 
 
-def write_defects(folder: Path) -> None:
-    """Write the files described above into a result folder; log categories without a threshold."""
+def write_defects(folder: Path) -> list[str]:
+    """Write the files described above; return the categories left out, which have no threshold."""
     record = read_record(folder)
     settings = record["settings"]
     if not has_maps(settings):
-        return
+        return []
     rate = settings.get("false_alarms")
-    categories, images = {}, []
+    categories, images, left_out = {}, [], []
     for category, finished in read_finished(folder).items():
         head, *lines = read_category_lines(folder, category, finished, rate)
         entry = json.loads(head)["category"]
         if entry is None:
-            log.info(
-                f"no threshold for {category}, so it is not in {FILE}: a threshold needs good and "
-                "anomalous images, or two reference images"
-            )
+            left_out.append(category)
             continue
         categories[category] = entry
         images += lines
     for name in (FILE, COCO_FILE):
         (folder / name).unlink(missing_ok=True)  # of an earlier run with another rate
     if not categories:
-        return
+        return left_out
     lines = ",\n".join(images)
     head = json.dumps(categories, ensure_ascii=False, indent=1)
     write_text(folder / FILE, f'{{"categories": {head},\n"images": [\n{lines}\n]}}\n')
     if settings.get("coco"):
         title = f"defects that {method_name(settings)} detected: {record['title']}"
         write_coco(folder, title, list(categories), [json.loads(line) for line in images])
+    return left_out
 
 
 def read_defects(folder: Path) -> dict[str, dict]:

@@ -42,7 +42,6 @@ MAPS_ONLY = ("scales", "eval_size", "extra_metrics")  # not in the fingerprint w
 BEFORE_RESULTS = {"settings.json", "run.log", ".lock"}  # written before a category is scored
 FEATURES_FOLDER = "features"  # of kept features, in a result folder
 FEATURES_JSON = "features.json"  # in that folder; without it, there are no features
-EXACT = "fp32"  # the precision in which features are not rounded
 TIMES = ("started", "seconds", "seconds_total")  # entries of settings.json that are kept on resume
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pandas", "pillow")
 
@@ -83,7 +82,7 @@ class ResultFolder:
         elif self.finished():
             raise InputError(
                 f"{path} has finished categories but no settings.json that says how they were "
-                f"made; choose {ANOTHER_FOLDER}, or delete this one"
+                f"made; choose {ANOTHER_FOLDER}"
             )
         self._write_record()
 
@@ -134,9 +133,12 @@ def holds_results(path: Path) -> bool:
 
 
 def alternative_to_another_folder(path: Path) -> str:
-    """Suggest deleting a folder with results of other settings, unless it holds features."""
-    if offers("features") and (path / FEATURES_FOLDER / FEATURES_JSON).exists():
+    """Suggest what else to do about results of other settings; never to delete kept features."""
+    features = Path(FEATURES_FOLDER, FEATURES_JSON)
+    if offers("features") and (path / features).exists():
         return f" (with --features {path} to use the features kept there)"
+    if (path / features).exists() or any(path.glob(f"*/{features}")):
+        return ", or undo the change"
     return f", or delete {path}, which holds the results from before"
 
 

@@ -12,19 +12,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from datasets.references import COLUMNS as REFERENCE_COLUMNS
 from utils.cli import exit_on_error, offers
 from utils.distributed.context import SINGLE_PROCESS, DistributedContext
 from utils.distributed.join import init_distributed
-from utils.errors import InputError, describe_error
+from utils.errors import InputError
 from utils.experiment.plan import Experiment, plan_benchmark
 from utils.experiment.settings import Settings, parse_settings
 from utils.files import write_text
-from utils.log import log, suppress_output
+from utils.log import log, log_results, suppress_output
 from utils.report.markdown import write_summary_page
 from utils.report.summary_tex import write_summary_tex
+from utils.results.defects import FILE as DEFECTS_FILE
 from utils.results.defects import write_defects
 from utils.results.folder import FEATURES_FOLDER, FEATURES_JSON
 from utils.results.summary import COLUMNS, published_beside, write_tables
@@ -68,7 +68,7 @@ def run(
     """
     settings = settings.resolve()
     experiment = experiment or plan_benchmark(settings)
-    with gpu_errors(settings), open_session(settings, experiment, context) as session:
+    with open_session(settings, experiment, context) as session:
         writer = CategoryWriter(session, at_most_every(TABLES_INTERVAL_S, write_summary, session))
         with worker_errors(), tables_after_error(session), session.progress, writer:
             for task in session.pending:
@@ -79,22 +79,6 @@ def run(
             if context.is_main:
                 load_report()
         return finish(session) if context.is_main else ""
-
-
-@contextmanager
-def gpu_errors(settings: Settings) -> Iterator[None]:
-    """Raise `InputError` for a GPU that has too little memory."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        divisible = settings.batch_size > 1 and not settings.tile
-        smaller = f"--batch-size {settings.batch_size // 2} or " if divisible else ""
-        half = "--precision fp16 or " if settings.precision in ("fp32", "tf32") else ""
-        advice = f"use {(smaller + half).removesuffix(' or ')}, or " if smaller + half else ""
-        raise InputError(
-            f"the GPU has too little free memory ({describe_error(error)}); {advice}end the other "
-            "programs on this GPU"
-        ) from error
 
 
 def at_most_every(seconds: float, function: Callable, *arguments: object) -> Callable[[], None]:
@@ -164,15 +148,20 @@ def finish(session: Session) -> str:
     folder.write_times(clock)  # the report shows them
     with clock.stage("report"):
         summary = write_summary(session)
-        write_defects(folder.path)
+        without_threshold = write_defects(folder.path)
         write_report(folder.path)
     folder.write_times(clock)
     log.debug(f"seconds per stage\n{clock.table()}")
     experiment.after_run(folder.path)
+    if without_threshold:
+        log.info(
+            f"\nno threshold for {', '.join(without_threshold)}, so no defects in {DEFECTS_FILE}: "
+            "a threshold needs labelled good and anomalous images, or two reference images"
+        )
     log.info(f"\n{summary.rstrip()}")
     if session.settings.features == "keep" and offers("features"):
         log.info(f"\n{explain_kept_features(session.settings)}")
-    log.info(f"\nresults are in {folder.path}")
+    log_results(folder.path, "report.html")
     if experiment.faults:
         raise InputError(experiment.faults)
     return summary

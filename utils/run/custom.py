@@ -115,8 +115,8 @@ def explain_faults(images: CustomImages, settings: CustomSettings) -> str:
         return ""
     total = len(images.faults) + len(images.tests) + len(images.references)
     kinds = "test and reference images" if settings.references else "images"
+    first = " (run.log lists all as left out); the first" if len(images.faults) > 1 else ""
     return (
-        f"{len(images.faults)} of {total} {kinds} could not be used; the others were. First "
-        f"problem: {images.faults[0]}; run.log lists all as skipped. Once they can be used, "
-        f"choose {ANOTHER_FOLDER}: {settings.result_folder} holds the results without them"
+        f"{len(images.faults)} of {total} {kinds} could not be used{first}: {images.faults[0]}. "
+        f"After mending them, choose {ANOTHER_FOLDER}"
     )

@@ -7,7 +7,7 @@ from itertools import chain
 import torch
 
 from datasets.images import Item
-from utils.category.results import CategoryResult, ImageResult, collect_results, split_by_image
+from utils.category.result import CategoryResult, ImageResult, collect_results, split_by_image
 from utils.experiment.plan import CategoryTask
 from utils.results.methods import variant_of
 from utils.run.references import encode_references

@@ -8,7 +8,7 @@ import torch
 
 from models.leave_one_out import ReferenceTiles, lazy_maxima, leave_one_out_distances
 from models.winclip import TextBank
-from utils.category.results import LeaveOneOut
+from utils.category.result import LeaveOneOut
 from utils.log import log, progress_bar
 from utils.run.references import References
 from utils.run.session import Session

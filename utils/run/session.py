@@ -13,21 +13,22 @@ from tqdm import tqdm
 
 from models.clip.device import check_precision, describe_device, resolve_device, to_device
 from models.clip.encoder import WindowedEncoder
+from models.clip.features import EXACT
 from models.clip.text import find_truncated
 from models.clip.weights import LoadedClip, Weights, build_clip, describe_model, locate_clip
 from models.methods import ABILITIES, Method, WinClip, check_checkpoint, load_method
 from models.prompts import prompt_ensemble, spaced_words
 from utils.cli import offers
 from utils.distributed.context import DistributedContext
-from utils.errors import InputError
+from utils.errors import InputError, Interrupted
 from utils.experiment.notes import notes_on_settings, notes_on_weights
 from utils.experiment.plan import CategoryTask, Experiment, images_of
 from utils.experiment.settings import Settings
 from utils.features.find import find_features
 from utils.log import log, log_to_console, log_to_file, progress_bar
-from utils.results.folder import EXACT, ResultFolder, check_writable, lock_folder, read_finished
+from utils.results.folder import ResultFolder, check_writable, lock_folder, read_finished
 from utils.results.methods import method_name
-from utils.run.stream import FeatureStream, make_loader
+from utils.run.stream import FeatureStream, gpu_errors, make_loader
 from utils.stopwatch import Stopwatch
 from utils.workers import reuse_freed_memory, worker_pool
 
@@ -68,6 +69,8 @@ def open_session(
         if context.is_main:
             pool = stack.enter_context(locked_folder(settings))  # before CUDA starts
             finished = list(read_finished(Path(settings.result_dir)))
+        stack.enter_context(gpu_errors(settings))  # within the log, which records its sentence
+        stack.enter_context(count_finished(settings.result_dir, experiment.tasks))
         reuse_freed_memory()
         finished = context.broadcast(finished)
         pending = [task for task in experiment.tasks if task.category not in finished]
@@ -117,6 +120,21 @@ def locked_folder(settings: Settings) -> Iterator[Executor | None]:
     # The lock is released when no worker can write any more.
     with lock_folder(path), worker_pool(pool_size(settings)) as pool, log_to_file(path / "run.log"):
         yield pool
+
+
+@contextmanager
+def count_finished(result_dir: str | Path, tasks: Sequence[CategoryTask]) -> Iterator[None]:
+    """Raise `Interrupted`, with the number of finished categories, if the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        records = (Path(result_dir) / "done" / f"{task.category}.json" for task in tasks)
+        count = sum(record.exists() for record in records)
+        raise Interrupted(
+            f"interrupted; categories finished: {count} of {len(tasks)}; start the same command "
+            "again to score the rest",
+            *interrupt.args,
+        ) from interrupt
 
 
 def load(

@@ -1,6 +1,7 @@
 """Stream the features of a run's images: decoded ahead by workers, encoded once each."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -18,7 +19,7 @@ from models.clip.features import AllFeatures
 from models.clip.weights import LoadedClip
 from models.methods import ImageFeatures, Method
 from models.winclip import Features
-from utils.errors import InputError
+from utils.errors import InputError, describe_error
 from utils.experiment.plan import CategoryTask, Experiment
 from utils.experiment.settings import Settings
 from utils.results.heatmaps import MAX_ASPECT, fit
@@ -209,6 +210,22 @@ def make_loader(
         timeout=DECODE_TIMEOUT_S if workers else 0,
         worker_init_fn=exit_with_parent,
     )
+
+
+@contextmanager
+def gpu_errors(settings: Settings) -> Iterator[None]:
+    """Raise `InputError` for a GPU that has too little memory."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        divisible = settings.batch_size > 1 and not settings.tile
+        smaller = f"--batch-size {settings.batch_size // 2} or " if divisible else ""
+        half = "--precision fp16 or " if settings.precision in ("fp32", "tf32") else ""
+        advice = f"use {(smaller + half).removesuffix(' or ')}, or " if smaller + half else ""
+        raise InputError(
+            f"the GPU has too little free memory ({describe_error(error)}); {advice}end the other "
+            "programs on this GPU"
+        ) from error
 
 
 def group_items(items: Sequence[Item], tiles: int) -> list[list[Item]]:

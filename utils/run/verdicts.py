@@ -1,6 +1,7 @@
 """Write and print the scores of custom images, with verdicts if there is a threshold."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.custom.find import CustomImages
@@ -37,6 +38,8 @@ def report_scores(images: CustomImages, settings: CustomSettings, folder: Path) 
         return
     above = sum(record["above_threshold"] for record in records)
     log.info(f"\nabove the threshold: {above} of {len(records)} images")
+    if mistakes := count_mistakes(records):
+        log.info(mistakes)
     log.info(f"{name}: {explain_threshold(threshold.value, len(images.references), rate)}")
     panel_threshold = finished.get("panel_threshold", threshold.value)  # older folders have none
     if settings.heatmaps != "none" and panel_threshold != threshold.value:
@@ -66,6 +69,21 @@ def score_records(scores: Scores, threshold: Threshold | None) -> list[dict]:
             record["above_threshold"] = bool(threshold.exceeded_by(scores.image_scores[-1, index]))
         records.append(record)
     return records
+
+
+def count_mistakes(records: Sequence[Mapping]) -> str:
+    """Say how many labelled images are on the wrong side of the threshold; "" without labels.
+
+    >>> count_mistakes([{"anomalous": True, "above_threshold": False}, {"above_threshold": True}])
+    'missed 1 of 1 anomalous images'
+    """
+    above = {
+        label: [record["above_threshold"] for record in records if record.get("anomalous") is label]
+        for label in (True, False)
+    }
+    missed = f"missed {above[True].count(False)} of {len(above[True])} anomalous images"
+    alarms = f"{sum(above[False])} of {len(above[False])} good images above the threshold"
+    return "; ".join(text for text, label in ((missed, True), (alarms, False)) if above[label])
 
 
 def explain_scores(references: int, method: MethodName = "winclip") -> str:

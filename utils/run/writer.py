@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+from utils.category.files import category_calls
 from utils.category.panels import Target, panel_paths
-from utils.category.results import CategoryResult
-from utils.category.write import category_calls
+from utils.category.result import CategoryResult
 from utils.experiment.plan import CategoryTask
 from utils.files import atomic_path
 from utils.results.methods import has_maps

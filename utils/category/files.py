@@ -10,7 +10,7 @@ from dataclasses import replace
 from datasets.references import reference_rows
 from utils.category.evaluate import evaluate
 from utils.category.panels import Target, colour_ranges, draw_heatmaps
-from utils.category.results import CategoryResult
+from utils.category.result import CategoryResult
 from utils.experiment.plan import CategoryTask
 from utils.report.data import category_data, write_category_data
 from utils.results.defects import write_category_defects
