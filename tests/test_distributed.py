@@ -144,7 +144,7 @@ def test_processes_without_images_wait_for_the_others(launch, mvtec_settings, tm
     (tmp_path / "four/scores/bottle.npz").unlink()
     done = finish(launch(2, four, *options))
     assert done.returncode == 0, done.stderr
-    assert "features of 4 of 4 images are kept" in done.stdout
+    assert "features of 4 of 4 images are read" in done.stdout
     assert contents(tmp_path / "four") == contents(tmp_path / "plain")
 
 
