@@ -101,7 +101,7 @@ def test_the_mpdd_script_reads_the_mvtec_layout(mvtec_settings, tmp_path):
             '--extra-normal-states "x": expected "category: state"',
         ),
         (["--extra-normal-states", "botle: shiny {}"], 1, 'no category "botle"'),
-        (["--categories", "bottle,x"], 1, '"bottle,x" in the split '),
+        (["--categories", "bottle,x"], 1, "; separate names by spaces; its categories"),
         (["--result-dir", "{file}"], 1, "file is a file, not a folder; choose another"),
         (["--result-dir", "{file}/r"], 1, "--result-dir: cannot write to"),
         (["--bogus"], 2, "Unrecognized options: --bogus"),
