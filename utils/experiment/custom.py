@@ -89,7 +89,7 @@ class CustomSettings(Settings, CustomOptions):
             )
 
     def with_class_name(self, setting: str, entry: str) -> str:
-        """Return an entry of additional states as "class: state"; raise `InputError` for others."""
+        """Return an additional state as "category: state"; raise `InputError` if it has no {}."""
         if "{}" not in entry.partition(":")[0]:
             return entry
         self.check_state(setting, entry, entry)

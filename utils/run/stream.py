@@ -218,10 +218,12 @@ def gpu_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        divisible = settings.batch_size > 1 and not settings.tile
-        smaller = f"--batch-size {settings.batch_size // 2} or " if divisible else ""
-        half = "--precision fp16 or " if settings.precision in ("fp32", "tf32") else ""
-        advice = f"use {(smaller + half).removesuffix(' or ')}, or " if smaller + half else ""
+        options = []
+        if settings.batch_size > 1 and not settings.tile:
+            options.append(f"--batch-size {settings.batch_size // 2}")
+        if settings.precision in ("fp32", "tf32"):
+            options.append("--precision fp16")
+        advice = f"use {' or '.join(options)}, or " if options else ""
         raise InputError(
             f"the GPU has too little free memory ({describe_error(error)}); {advice}end the other "
             "programs on this GPU"
